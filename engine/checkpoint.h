@@ -1,0 +1,57 @@
+/* Reading weights: torch zip (.pth, .bin), torch legacy pickle, safetensors (single or sharded by
+ * an index). A checkpoint is a list of named tensors; their values are read one tensor at a time
+ * straight from the file, so no second copy of the weights is ever held. Nothing in a file is
+ * executed: the pickle reader knows the few opcodes and globals that a state dict needs and refuses
+ * the rest by name.
+ *
+ * Threads: a checkpoint is used by one thread at a time. */
+#ifndef IMF__CHECKPOINT_H
+#define IMF__CHECKPOINT_H
+
+#include "imf.h"
+
+enum imf__stored_type {
+    IMF__STORED_F32,
+    IMF__STORED_F16,
+    IMF__STORED_BF16,
+    IMF__STORED_F64,
+    IMF__STORED_OTHER
+};
+
+#define IMF__MAX_DIMS 8
+
+struct imf__tensor {
+    const char *name;
+    enum imf__stored_type type;
+    int ndim;
+    int64_t shape[IMF__MAX_DIMS];
+    uint64_t count; /* product of shape, checked not to overflow */
+};
+
+struct imf__checkpoint; /* opaque */
+
+/* Opens and parses the directory of tensors. A nesting dict ("model", "state_dict", "ema", ...) is
+ * entered; names are as in the file. On failure `err` names file, tensor and cause. */
+IMF_MUST_CHECK imf_status imf__checkpoint_open(struct imf__checkpoint **out, const char *path,
+                                               struct imf_error *err);
+void imf__checkpoint_close(struct imf__checkpoint *c); /* NULL is fine */
+const char *imf__checkpoint_path(const struct imf__checkpoint *c);
+const char *imf__checkpoint_format(
+    const struct imf__checkpoint *c); /* "torch zip", "torch legacy", "safetensors" */
+
+size_t imf__checkpoint_count(const struct imf__checkpoint *c);
+const struct imf__tensor *imf__checkpoint_at(const struct imf__checkpoint *c, size_t i);
+/* By name, then by name with or without a leading "net."; NULL when missing. */
+const struct imf__tensor *imf__checkpoint_find(const struct imf__checkpoint *c, const char *name);
+/* Metadata string of a safetensors file ("input_size", ...), or NULL. */
+const char *imf__checkpoint_metadata(const struct imf__checkpoint *c, const char *key);
+
+/* Reads all values as float32 in C order into dst (t->count floats). Fails on a NaN or infinity, on
+ * IMF__STORED_OTHER, and on anything truncated. Also feeds the checkpoint's running fingerprint. */
+IMF_MUST_CHECK imf_status imf__checkpoint_read(struct imf__checkpoint *c,
+                                               const struct imf__tensor *t, float *dst,
+                                               struct imf_error *err);
+/* Fingerprint (XXH3 128) of names, types, shapes and values read so far, in order. */
+void imf__checkpoint_fingerprint(const struct imf__checkpoint *c, uint64_t out[2]);
+
+#endif

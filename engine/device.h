@@ -1,0 +1,186 @@
+/* The device table: the closed list of layer-sized operations over which MiT, the decoders and
+ * InceptionV3 are written once (engine/models). A device (engine/cpu, engine/cuda) fills the table;
+ * tests/ops holds a third implementation in plain loops, the oracle.
+ *
+ * Conventions
+ *   - dst first, as in memcpy. `B` samples, `T` tokens each, `C` features; row-major, dense.
+ *   - `act` is the running precision (float32, or bfloat16 stored as uint16_t); f32 is float32.
+ *   - Token tensors are plain device memory (void *). Picture activations are struct imf__image:
+ *     their layout belongs to the device, and the model never looks inside.
+ *   - Operations enqueue; only download and sync wait. The caller orders nothing else.
+ *   - While `dry` is set an operation checks its arguments, prepares what it will need for exactly
+ *     these shapes (primitives, algorithms, scratch memory) and executes nothing; pointers may be
+ *     fictitious. Models run their forward pass dry once for every batch size at load; afterwards
+ *     nothing is allocated. Arena sizes come from the same dry run.
+ *   - Row invariance: the bits of one sample's result do not depend on B or its place in it. */
+#ifndef IMF__DEVICE_H
+#define IMF__DEVICE_H
+
+#include "imf.h"
+
+enum imf__dtype { IMF__F32, IMF__ACT };
+
+enum imf__epilogue {
+    IMF__STORE, /* dst = x W^T + bias */
+    IMF__SILU,  /* dst = silu(x W^T + bias) */
+    IMF__ADD,   /* dst += x W^T + bias; dst is f32: the residual stream */
+};
+
+struct imf__linear; /* packed (N, K) matrix with optional bias; the device's */
+struct imf__swiglu; /* packed pair of (M, K) matrices w1, w3; the device's */
+struct imf__conv;   /* packed convolution; the device's */
+struct imf__graph;  /* a captured forward pass; the device's */
+
+struct imf__image {
+    void *data; /* device memory, layout and element type private to the device */
+    int n, h, w, c;
+};
+
+struct imf__conv_desc {
+    int in, out;      /* channels */
+    int kh, kw;       /* kernel */
+    int stride;       /* both axes */
+    int pad_h, pad_w; /* zeros on both sides */
+    int in_h, in_w;   /* input size before upsampling */
+    bool upsample2x;  /* nearest x2 of the input first (kernel 3x3, stride 1, pad 1 only) */
+    bool relu;        /* after bias and residual */
+    bool residual;    /* conv2d will be given an image to add (before relu) */
+};
+
+enum imf__pool { IMF__POOL_MAX, IMF__POOL_AVG /* padding not counted */ };
+
+struct imf__device {
+    const struct imf__device_ops *ops;
+    enum imf_precision precision; /* FP32 or BF16 */
+    size_t act_size;              /* bytes of one act element: 4 or 2 */
+    int decode_batch;             /* preferred pictures per decoder pass */
+    bool dry;
+    size_t weights_bytes; /* held by the *_load calls and weight_alloc so far */
+    size_t scratch_bytes; /* device-owned work memory, part of the arena figure */
+    struct imf_engine_info info;
+    char error[256]; /* sentence about the last IMF_EDEVICE */
+};
+
+typedef imf_status (*imf__forward_fn)(void *ctx, int B);
+
+struct imf__device_ops {
+    void (*destroy)(struct imf__device *d);
+
+    /* Memory: 256-byte aligned, zeroed. upload and download are host <-> device. `weight` tells
+     * that the block counts as weights. */
+    imf_status (*alloc)(struct imf__device *d, void **out, size_t bytes, bool weight);
+    void (*free)(struct imf__device *d, void *p); /* NULL is fine */
+    imf_status (*upload)(struct imf__device *d, void *dst, const void *src, size_t bytes);
+    imf_status (*download)(struct imf__device *d, void *dst, const void *src, size_t bytes);
+    imf_status (*sync)(struct imf__device *d);
+    /* Runs fn(ctx, B), or replays what it enqueued the last time for this *slot (one slot per
+     * function and B, NULL at first). Pointers used inside fn must not change between calls. */
+    imf_status (*graph_run)(struct imf__device *d, struct imf__graph **slot, imf__forward_fn fn,
+                            void *ctx, int B);
+    void (*graph_free)(struct imf__device *d, struct imf__graph *g);
+
+    /* Weights. Host float32 in, device packing out; the host arrays are not kept. bias may be NULL.
+     * type: the element type of the matrix and of the x it will multiply. */
+    imf_status (*linear_load)(struct imf__device *d, struct imf__linear **out, enum imf__dtype type,
+                              const float *weight /* (N, K) */, const float *bias /* (N) */, int N,
+                              int K);
+    void (*linear_free)(struct imf__device *d, struct imf__linear *w);
+    imf_status (*swiglu_load)(struct imf__device *d, struct imf__swiglu **out,
+                              const float *w1 /* (M, K) */, const float *w3 /* (M, K) */, int M,
+                              int K);
+    void (*swiglu_free)(struct imf__device *d, struct imf__swiglu *w);
+    imf_status (*conv_load)(struct imf__device *d, struct imf__conv **out,
+                            const struct imf__conv_desc *desc,
+                            const float *weight /* (out, in, kh, kw) */, const float *bias);
+    void (*conv_free)(struct imf__device *d, struct imf__conv *w);
+
+    /* Tokens. */
+    imf_status (*linear)(struct imf__device *d, void *dst /* (rows, N) */, enum imf__dtype dst_type,
+                         const void *src /* (rows, K), type as loaded */,
+                         const struct imf__linear *w, int rows, enum imf__epilogue epilogue);
+    /* dst (rows, M) = silu(src w1^T) * (src w3^T), src (rows, K); both act, dense. */
+    imf_status (*swiglu)(struct imf__device *d, void *dst, const void *src,
+                         const struct imf__swiglu *w, int rows);
+    /* dst (B, T - t0, C) = x / sqrt(mean(x^2) + eps) * weight over tokens t0..T-1 of src (B, T, C)
+     * f32; weight (C) f32 on the device, or NULL where it is folded into the next matrix. */
+    imf_status (*rms_norm)(struct imf__device *d, void *dst, enum imf__dtype dst_type,
+                           const float *src, const float *weight, int B, int T, int t0, int C,
+                           float eps);
+    /* dst (B, T, NH, 64) = softmax(rope(norm(q)) . rope(norm(k)) / 8) v, of qkv (B, T, 3, NH, 64);
+     * RMSNorm over 64 with q_norm, k_norm (64) f32, eps 1e-6; rope (2, T, 32) f32 holds cos then
+     * sin, pairs are adjacent elements; the 1/8 is applied here. */
+    imf_status (*attention)(struct imf__device *d, void *dst, const void *qkv, const float *q_norm,
+                            const float *k_norm, const float *rope, int B, int T, int NH);
+    /* dst (rows, 256) f32 = [cos(s f), sin(s f)], f_k = exp(-ln(10000) k / 128). */
+    imf_status (*scalar_embed)(struct imf__device *d, float *dst, const float *values, int rows);
+    /* dst (B P, C p p) f32: patches of z (B, C, S, S), P = (S/p)^2 row-major, features [c][py][px].
+     */
+    imf_status (*patchify)(struct imf__device *d, float *dst, const float *z, int B, int C, int S,
+                           int p);
+    /* The sequence x (B, 20 + P, D): 8 class, 4 omega, 2 t_min, 2 t_max, 4 time tokens, P patches.
+     * tokens (20, D) learned; classes (n, D) rows looked up by labels (B) int32; scalars (4, B, D)
+     * embeddings of omega, t_min, t_max, h; patches (B, P, D). All f32. */
+    imf_status (*assemble)(struct imf__device *d, float *x, const float *tokens,
+                           const float *classes, const int32_t *labels, const float *scalars,
+                           const float *patches, int B, int P, int D);
+    /* z (B, C, S, S) -= dt[b] u, u given as patches (B P, [py][px][c]) f32. */
+    imf_status (*euler)(struct imf__device *d, float *z, const float *u, const float *dt, int B,
+                        int C, int S, int p);
+    /* dst (n, T, C) = softmax(q k^T / sqrt(C)) v: one head, q, k, v (n, T, C) each, all f32. */
+    imf_status (*attention_single)(struct imf__device *d, float *dst, const float *q,
+                                   const float *k, const float *v, int n, int T, int C);
+
+    /* Pictures. image_bytes: memory that an image of this size needs. */
+    size_t (*image_bytes)(const struct imf__device *d, int n, int h, int w, int c);
+    /* dst = z * scale[c] + shift[c]; with clamp3, 3 tanh(that / 3). z (n, C, S, S) f32. */
+    imf_status (*image_from_latent)(struct imf__device *d, struct imf__image *dst, const float *z,
+                                    const float *scale, const float *shift, bool clamp3);
+    /* dst = act(conv(src) + bias + residual); residual NULL unless the desc says so. dst's n, h, w,
+     * c are set by the caller and must agree. dst may be residual itself, never src. */
+    imf_status (*conv2d)(struct imf__device *d, struct imf__image *dst,
+                         const struct imf__image *src, const struct imf__conv *w,
+                         const struct imf__image *residual);
+    imf_status (*group_norm)(struct imf__device *d, struct imf__image *dst,
+                             const struct imf__image *src, const float *gamma, const float *beta,
+                             int groups, float eps, bool silu);
+    imf_status (*pool2d)(struct imf__device *d, struct imf__image *dst,
+                         const struct imf__image *src, enum imf__pool kind, int k, int stride,
+                         int pad);
+    /* dst channels [c0, c0 + src->c) = src. */
+    imf_status (*concat)(struct imf__device *d, struct imf__image *dst,
+                         const struct imf__image *src, int c0);
+    /* (n, h w, C) f32 tokens from and to an image; add: dst += . */
+    imf_status (*image_to_tokens)(struct imf__device *d, float *dst, const struct imf__image *src);
+    imf_status (*tokens_to_image)(struct imf__device *d, struct imf__image *dst, const float *src,
+                                  bool add);
+    /* dst (n, C) f32 = mean over the picture. */
+    imf_status (*global_mean)(struct imf__device *d, float *dst, const struct imf__image *src);
+    /* InceptionV3's input: TensorFlow-1 bilinear resize of rgb (n, H, W, 3) uint8 to dst's size
+     * (source = out * in / size, upper neighbour clamped), then (x - 128) / 128. */
+    imf_status (*resize_rgb8)(struct imf__device *d, struct imf__image *dst, const uint8_t *rgb,
+                              int n, int H, int W);
+    /* rgb (n, h, w, 3) = round(clip(src * scale + shift, 0, 255)), ties to even. */
+    imf_status (*to_rgb8)(struct imf__device *d, uint8_t *rgb, const struct imf__image *src,
+                          float scale, float shift);
+
+    /* FLOP/s of a plain matrix multiplication in the running precision, measured now. */
+    imf_status (*matmul_rate)(struct imf__device *d, double *flops_per_second);
+};
+
+#define IMF_TRY(call)                                                                              \
+    do {                                                                                           \
+        imf_status imf__try_status = (call);                                                       \
+        if (imf__try_status != IMF_OK)                                                             \
+            return imf__try_status;                                                                \
+    } while (0)
+
+/* Devices. The CUDA one lives in a module, libimf_cuda.so, whose one exported symbol is
+ * imf__cuda_device_create with this signature and IMF__DEVICE_ABI checked first. */
+#define IMF__DEVICE_ABI 1
+imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_engine_params *p,
+                                  struct imf_error *err);
+typedef imf_status (*imf__cuda_device_create_fn)(struct imf__device **out, int abi, int ordinal,
+                                                 enum imf_precision precision,
+                                                 struct imf_error *err);
+
+#endif
