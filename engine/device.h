@@ -34,6 +34,8 @@ struct imf__graph;  /* a captured forward pass; the device's */
 struct imf__image {
     void *data; /* device memory, layout and element type private to the device */
     int n, h, w, c;
+    bool f32; /* float32 whatever the running precision: the last convolution's result, so that the
+               * picture is not quantised to bfloat16; only conv2d writes and to_rgb8 reads these */
 };
 
 struct imf__conv_desc {
@@ -130,8 +132,8 @@ struct imf__device_ops {
     imf_status (*attention_single)(struct imf__device *d, float *dst, const float *q,
                                    const float *k, const float *v, int n, int T, int C);
 
-    /* Pictures. image_bytes: memory that an image of this size needs. */
-    size_t (*image_bytes)(const struct imf__device *d, int n, int h, int w, int c);
+    /* Pictures. image_bytes: memory that an image of this size (data is ignored) needs. */
+    size_t (*image_bytes)(const struct imf__device *d, const struct imf__image *img);
     /* dst = z * scale[c] + shift[c]; with clamp3, 3 tanh(that / 3). z (n, C, S, S) f32. */
     imf_status (*image_from_latent)(struct imf__device *d, struct imf__image *dst, const float *z,
                                     const float *scale, const float *shift, bool clamp3);
