@@ -1,10 +1,89 @@
-/* imfd: one program, several commands. */
+/* imfd: one program, several commands. This file only finds the command and runs it. */
+#include "commands.h"
 #include "imf.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <signal.h>
+#include <unistd.h>
 
-int main(void)
+struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *summary;
+};
+
+/* In the order a newcomer meets them. CMake defines IMFD_HAVE_x for every server/cmd_x.c. */
+static const struct command commands[] = {
+#ifdef IMFD_HAVE_SERVE
+    {"serve", imfd_cmd_serve, "serve pictures over HTTP"},
+#endif
+#ifdef IMFD_HAVE_SAMPLE
+    {"sample", imfd_cmd_sample, "draw pictures into a file"},
+#endif
+#ifdef IMFD_HAVE_EVALUATE
+    {"evaluate", imfd_cmd_evaluate, "measure FID and Inception Score"},
+#endif
+#ifdef IMFD_HAVE_INSPECT
+    {"inspect", imfd_cmd_inspect, "tell what a checkpoint file holds"},
+#endif
+#ifdef IMFD_HAVE_SYNTH
+    {"synth", imfd_cmd_synth, "write synthetic weights"},
+#endif
+#ifdef IMFD_HAVE_BENCH
+    {"bench", imfd_cmd_bench, "measure speed and memory"},
+#endif
+#ifdef IMFD_HAVE_SELFCHECK
+    {"selfcheck", imfd_cmd_selfcheck, "compare this machine's results with a plain reference"},
+#endif
+    {NULL, NULL, NULL},
+};
+
+static void print_help(FILE *out)
 {
-    printf("imfd %s\n", imf_version());
-    return 0;
+    fprintf(out, "usage: imfd COMMAND [options]\n\n"
+                 "Images from Improved Mean Flows models, one network evaluation at a time.\n\n"
+                 "commands:\n");
+    for (const struct command *c = commands; c->name; c++)
+        fprintf(out, "  %-10s %s\n", c->name, c->summary);
+    fprintf(out,
+            "\n'imfd COMMAND --help' lists a command's options; 'imfd --version' the version.\n"
+            "exit status: 0 done, 1 failed, 2 wrong usage\n");
+}
+
+/* libgomp reads OMP_WAIT_POLICY when it is loaded, before main, and its default makes idle threads
+ * spin: under load that costs a server milliseconds a parallel region, because the spinning team
+ * takes the processor from the loop and the PNG encoders. So the server starts itself once more
+ * with the policy set, unless the person who runs it has chosen one. */
+static void prefer_passive_waiting(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY") || setenv("OMP_WAIT_POLICY", "passive", 1) != 0)
+        return;
+    execv("/proc/self/exe", argv); /* where it fails, running on as we are is only slower */
+}
+
+int main(int argc, char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : "";
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        print_help(stdout);
+        return IMFD_EXIT_OK;
+    }
+    if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
+        printf("imfd %s\n", imf_version());
+        return IMFD_EXIT_OK;
+    }
+    if (strcmp(name, "serve") == 0)
+        prefer_passive_waiting(argv);
+    for (const struct command *c = commands; c->name; c++) {
+        if (strcmp(c->name, name) == 0)
+            return c->run(argc - 1, argv + 1);
+    }
+    if (*name)
+        fprintf(stderr, "imfd: unknown command '%s'\n", name);
+    else
+        fprintf(stderr, "imfd: no command given\n");
+    print_help(stderr);
+    return IMFD_EXIT_USAGE;
 }

@@ -1,0 +1,74 @@
+#!/bin/sh
+# Installs what imfd needs on Debian 12. Usage: tools/install-deps.sh [build] [test] [web] [all]
+# Looks first and installs only what is missing, with one apt-get call; silent when nothing is.
+# Python test tools go into a virtual environment, build/venv, never into the system.
+set -eu
+cd "$(dirname "$0")/.."
+
+# package            needed for   why
+table="
+gcc                  build        compiler
+libc6-dev            build        C library headers
+cmake                build        build system
+ninja-build          build        build system
+pkg-config           build        finds the libraries
+libdnnl-dev          build        oneDNN: matrices and convolutions on the CPU
+libmicrohttpd-dev    build        HTTP
+libuv1-dev           build        event loop
+libcjson-dev         build        JSON
+libpng-dev           build        pictures
+zlib1g-dev           build        deflated .npz files
+libxxhash-dev        build        fingerprints
+check                test         C unit tests
+g++                  test         the CUDA emulator is C++
+clang                test         fuzz targets (libFuzzer)
+curl                 test         HTTP tests
+python3              test         HTTP and command line tests
+python3-venv         test         Python test tools
+chromium             web          drives the web page
+chromium-driver      web          drives the web page
+"
+
+groups=" ${*:-build} "
+case $groups in *" all "*) groups=" build test web " ;; esac
+
+missing=$(printf '%s\n' "$table" | while read -r package group why; do
+    case "$groups" in *" $group "*) ;; *) continue ;; esac
+    [ -n "$why" ] || continue # the table's empty lines
+    # "ii": installed and configured.
+    case "$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null)" in
+        ii*) ;;
+        *) printf ' %s' "$package" ;;
+    esac
+done)
+
+if [ -n "$missing" ]; then
+    as_root=""
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! command -v sudo >/dev/null; then
+            echo "imfd: these packages are missing and there is no sudo; as root, run:" >&2
+            echo "  apt-get install --no-install-recommends$missing" >&2
+            exit 1
+        fi
+        as_root="sudo"
+    fi
+    echo "imfd: installing with apt:$missing"
+    $as_root apt-get update -qq
+    # shellcheck disable=SC2086 # a list of words
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
+fi
+
+# The virtual environment is made anew when the list of requirements has changed.
+case $groups in
+    *" test "*)
+        wanted=$(cksum <tests/requirements.txt)
+        if [ "$wanted" != "$(cat build/venv/imfd-requirements 2>/dev/null || true)" ]; then
+            echo "imfd: installing the packages of tests/requirements.txt with pip into build/venv"
+            rm -rf build/venv
+            mkdir -p build
+            python3 -m venv build/venv
+            build/venv/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+            printf '%s\n' "$wanted" >build/venv/imfd-requirements
+        fi
+        ;;
+esac

@@ -1,0 +1,55 @@
+#!/bin/sh
+# Builds the three presets and runs every test in the one where it says most:
+#   dev      AddressSanitizer and UBSan: unit, ops, golden, command line, HTTP
+#   tsan     ThreadSanitizer: the tests labelled "threads" (server and scheduler)
+#   release  the tests labelled "release" (full-size goldens, conformance, browser, fuzzing)
+# A test without either label runs under dev only. The last lines are each build's ctest summary
+# and the total. Set IMFD_TEST_BUILDS="dev" to run fewer.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+jobs=${JOBS:-$(nproc)}
+builds=${IMFD_TEST_BUILDS:-dev tsan release}
+logs=build/test-logs
+mkdir -p "$logs"
+rm -f "$logs"/*
+
+export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_stack_use_after_return=1}"
+export UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1}"
+export TSAN_OPTIONS="${TSAN_OPTIONS:-halt_on_error=1 suppressions=$PWD/tests/tsan.supp}"
+export CTEST_OUTPUT_ON_FAILURE=1
+
+status=0
+for build in $builds; do
+    echo "== $build: build"
+    if ! { cmake --preset "$build" -DIMFD_TESTS=ON &&
+        cmake --build "build/$build" --parallel "$jobs"; } >"$logs/$build-build.txt" 2>&1; then
+        tail -n 60 "$logs/$build-build.txt"
+        echo "imfd: the $build build failed" >&2
+        exit 1
+    fi
+    case $build in
+        dev) select="-LE release" ;;
+        tsan) select="-L threads" ;;
+        *) select="-L release" ;;
+    esac
+    echo "== $build: test"
+    # shellcheck disable=SC2086 # $select is two words
+    ctest --test-dir "build/$build" $select --parallel "$jobs" --no-tests=ignore --timeout 300 \
+        >"$logs/$build.txt" 2>&1 || status=1
+    cat "$logs/$build.txt"
+done
+
+# "100% tests passed, 0 tests failed out of 41", per build and in all.
+echo
+passed=0 failed=0
+for build in $builds; do
+    line=$(grep 'tests passed,' "$logs/$build.txt" || echo "no tests")
+    echo "$build: $line"
+    total=$(expr "$line" : '.*out of \([0-9]*\)') || total=0
+    bad=$(expr "$line" : '.* \([0-9]*\) tests* failed') || bad=0
+    failed=$((failed + bad))
+    passed=$((passed + total - bad))
+done
+[ "$passed" -gt 0 ] || status=1
+echo "$passed passed, $failed failed"
+exit $status
