@@ -30,14 +30,18 @@ struct imf__tensor {
 
 struct imf__checkpoint; /* opaque */
 
-/* Opens and parses the directory of tensors. A nesting dict ("model", "state_dict", "ema", ...) is
+/* Opens and parses the directory of tensors. `path` is a file, a shard index
+ * (NAME.safetensors.index.json), or a folder that holds weights under a published name
+ * (diffusion_pytorch_model.safetensors, ...). A nesting dict ("model", "state_dict", "ema", ...) is
  * entered; names are as in the file. On failure `err` names file, tensor and cause. */
 IMF_MUST_CHECK imf_status imf__checkpoint_open(struct imf__checkpoint **out, const char *path,
                                                struct imf_error *err);
-void imf__checkpoint_close(struct imf__checkpoint *c); /* NULL is fine */
-const char *imf__checkpoint_path(const struct imf__checkpoint *c);
+void imf__checkpoint_close(struct imf__checkpoint *c);             /* NULL is fine */
+const char *imf__checkpoint_path(const struct imf__checkpoint *c); /* in a folder: of the file */
 const char *imf__checkpoint_format(
     const struct imf__checkpoint *c); /* "torch zip", "torch legacy", "safetensors" */
+/* The dict that was entered ("model", "ema"), "" when the tensors were at the top. */
+const char *imf__checkpoint_nesting(const struct imf__checkpoint *c);
 
 size_t imf__checkpoint_count(const struct imf__checkpoint *c);
 const struct imf__tensor *imf__checkpoint_at(const struct imf__checkpoint *c, size_t i);
@@ -45,6 +49,9 @@ const struct imf__tensor *imf__checkpoint_at(const struct imf__checkpoint *c, si
 const struct imf__tensor *imf__checkpoint_find(const struct imf__checkpoint *c, const char *name);
 /* Metadata string of a safetensors file ("input_size", ...), or NULL. */
 const char *imf__checkpoint_metadata(const struct imf__checkpoint *c, const char *key);
+size_t imf__checkpoint_metadata_count(const struct imf__checkpoint *c);
+void imf__checkpoint_metadata_at(const struct imf__checkpoint *c, size_t i, const char **key,
+                                 const char **value);
 
 /* Reads all values as float32 in C order into dst (t->count floats). Fails on a NaN or infinity, on
  * IMF__STORED_OTHER, and on anything truncated. Also feeds the checkpoint's running fingerprint. */

@@ -1,0 +1,3 @@
+# Reading and writing weights.
+imf_unit(test_json test_json.c)
+imf_unit(test_checkpoint_safetensors test_checkpoint_safetensors.c)
