@@ -44,9 +44,11 @@ struct imf__conv_desc {
     int stride;       /* both axes */
     int pad_h, pad_w; /* zeros on both sides */
     int in_h, in_w;   /* input size before upsampling */
-    bool upsample2x;  /* nearest x2 of the input first (kernel 3x3, stride 1, pad 1 only) */
+    bool upsample2x;  /* nearest x2 of the input first (3x3, stride 1, pad 1; no residual, no relu,
+                         no f32_out) */
     bool relu;        /* after bias and residual */
     bool residual;    /* conv2d will be given an image to add (before relu) */
+    bool f32_out;     /* the result is kept in float32: dst->f32 is set */
 };
 
 enum imf__pool { IMF__POOL_MAX, IMF__POOL_AVG /* padding not counted */ };
