@@ -1,0 +1,57 @@
+/* NumPy archives (.npz, stored or deflated, zip64 included) and single arrays (.npy): enough to
+ * read reference statistics and to write them. Values are float32 or float64, little-endian, C
+ * order; anything else is refused by name. Every size in the file is checked before it is used.
+ *
+ * Threads: an archive is used by one thread at a time. */
+#ifndef IMF__NPZ_H
+#define IMF__NPZ_H
+
+#include "imf.h"
+
+#define IMF__NPZ_MAX_DIMS 8
+#define IMF__NPZ_MAX_ARRAYS 64
+
+struct imf__npz; /* opaque */
+
+struct imf__npz_array {
+    char name[128]; /* without ".npy"; "" when the file is a bare .npy */
+    bool is_double; /* float64, else float32 */
+    int ndim;
+    uint64_t shape[IMF__NPZ_MAX_DIMS];
+    uint64_t count; /* product of shape, checked not to overflow */
+};
+
+/* Opens and reads the directory of the archive and the header of every array. */
+IMF_MUST_CHECK imf_status imf__npz_open(struct imf__npz **out, const char *path,
+                                        struct imf_error *err);
+void imf__npz_close(struct imf__npz *z); /* NULL is fine */
+size_t imf__npz_count(const struct imf__npz *z);
+const struct imf__npz_array *imf__npz_at(const struct imf__npz *z, size_t i);
+/* NULL when missing. Arrays of other types than float32 and float64 are there with count 0. */
+const struct imf__npz_array *imf__npz_find(const struct imf__npz *z, const char *name);
+
+/* All values, converted when the stored type is the other one; dst holds a->count elements. The
+ * archive's checksum is verified. NaN and infinity are refused. */
+IMF_MUST_CHECK imf_status imf__npz_read_double(struct imf__npz *z, const struct imf__npz_array *a,
+                                               double *dst, struct imf_error *err);
+IMF_MUST_CHECK imf_status imf__npz_read_float(struct imf__npz *z, const struct imf__npz_array *a,
+                                              float *dst, struct imf_error *err);
+
+/* What imf__npz_write stores; exactly one of f32 and f64 is set. */
+struct imf__npz_source {
+    const char *name;
+    int ndim;
+    uint64_t shape[IMF__NPZ_MAX_DIMS];
+    const float *f32;
+    const double *f64;
+};
+
+/* Writes a stored .npz, first beside `path` and then renamed, so that a full disk leaves no half
+ * file under the name. zip64 fields are written where a size needs them. */
+IMF_MUST_CHECK imf_status imf__npz_write(const char *path, const struct imf__npz_source *arrays,
+                                         size_t n, struct imf_error *err);
+/* One array as a bare .npy. */
+IMF_MUST_CHECK imf_status imf__npy_write(const char *path, const struct imf__npz_source *array,
+                                         struct imf_error *err);
+
+#endif
