@@ -18,8 +18,12 @@ libuv1-dev           build        event loop
 libcjson-dev         build        JSON
 libpng-dev           build        pictures
 zlib1g-dev           build        deflated .npz files
+liblapacke-dev       build        eigenvalues of FID
+libopenblas-dev      build        matrices of the metrics in float64
+libopenmpi-dev       build        imfd evaluate on several machines
 libxxhash-dev        build        fingerprints
 check                test         C unit tests
+openmpi-bin          test         evaluate over ranks
 g++                  test         the CUDA emulator is C++
 clang                test         fuzz targets (libFuzzer)
 curl                 test         HTTP tests
