@@ -1,3 +1,4 @@
 # Reading and writing weights.
 imf_unit(test_json test_json.c)
 imf_unit(test_checkpoint_safetensors test_checkpoint_safetensors.c)
+imf_unit(test_checkpoint_torch test_checkpoint_torch.c)
