@@ -22,6 +22,8 @@ liblapacke-dev       build        eigenvalues of FID
 libopenblas-dev      build        matrices of the metrics in float64
 libopenmpi-dev       build        imfd evaluate on several machines
 libxxhash-dev        build        fingerprints
+libopenblas-dev      build        matrix square root of FID
+liblapacke-dev       build        matrix square root of FID
 check                test         C unit tests
 openmpi-bin          test         evaluate over ranks
 g++                  test         the CUDA emulator is C++
