@@ -40,9 +40,14 @@ struct png_text;
 
 struct sched_options {
     uint32_t max_queue;    /* pictures waiting, all requests together; 1024 */
-    uint32_t window;       /* pictures of one request that may exist at once; 16, see below */
-    uint64_t max_delay_us; /* how long a batch that is not full may be held; 0: not at all */
-    uint64_t ageing_us;    /* a waiting request gains one priority per this time; 2 s */
+    uint32_t window;       /* pictures of one request that may exist at once; 0: 2 max_batch */
+    uint64_t max_delay_us; /* how long a batch that is not full may be held; 0: see below */
+    uint64_t ageing_us;    /* a waiting request gains one priority per this time; 5 s */
+    /* With max_delay_us 0 engines never idle while there is work, with one exception: a batch that
+     * is not full may wait for clients which have just got their answer and are known, by what
+     * they did before, to ask again at once. It waits at most this share of the time that the
+     * batch will take, and at most 20 ms. 10; 0: never. */
+    int return_gap_percent;
     size_t cache_bytes;    /* finished PNGs kept; 0: none; 64 MiB */
     int png_level;         /* 0..9; see png.h; 1 */
     uint32_t max_encoding; /* decoded pictures not yet encoded before engines pause; 64 */
@@ -134,7 +139,7 @@ struct sched_picture {
 
 enum sched_result {
     SCHED_DONE,     /* every picture was handed out */
-    SCHED_DEADLINE, /* 504: the time was up */
+    SCHED_TIMEOUT, /* 504: the time was up */
     SCHED_FAILED,   /* 500: the engine failed; message says why */
     SCHED_STOPPED,  /* 503: the scheduler is being destroyed */
 };
@@ -223,6 +228,7 @@ enum sched_phase {
     SCHED_PHASE_RUNNING, /* between its first evaluation and its last */
     SCHED_PHASE_DECODING,
     SCHED_PHASE_ENCODING,
+    SCHED_PHASE_SENDING, /* finished, on its way to the client */
     SCHED_PHASE_COUNT,
 };
 const char *sched_phase_name(enum sched_phase phase);
@@ -254,7 +260,7 @@ struct sched_stats {
     uint64_t rejected[SCHED_REJECT_COUNT];
     uint64_t cancelled_images[SCHED_PHASE_COUNT];
     uint64_t cancelled_requests[SCHED_PHASE_COUNT]; /* by the furthest phase any picture was in */
-    uint64_t deadline_missed; /* requests accepted and ended by SCHED_DEADLINE */
+    uint64_t deadline_missed; /* requests accepted and ended by SCHED_TIMEOUT */
     uint64_t coalesced;       /* pictures that joined one in flight */
     uint64_t cache_hits, cache_misses, cache_bytes, cache_entries;
     uint64_t network_evaluations;                       /* lane by lane: a batch of 8 counts 8 */
