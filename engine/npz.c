@@ -405,7 +405,7 @@ static imf_status parse_entry(const struct imf__npz *z, const unsigned char *p, 
 
 static imf_status read_directory(struct imf__npz *z, struct imf_error *err)
 {
-    struct directory d;
+    struct directory d = {0};
     imf_status status = find_directory(z, &d, err);
     if (status != IMF_OK)
         return status;
