@@ -24,6 +24,23 @@ void imfd_progress_start(struct imfd_progress *p, const char *label, const char 
     p->started = p->last = imfd_seconds();
 }
 
+/* Rate, where there is a unit, and time left. Work done before the start counts for neither. */
+static void print_rate(const struct imfd_progress *p, double done, double elapsed)
+{
+    double rate = elapsed > 0 ? (done - p->first) / elapsed : 0;
+    if (rate <= 0)
+        return;
+    if (p->unit)
+        fprintf(stderr, ", %.3g/s", rate);
+    double left = done < p->total ? (p->total - done) / rate : 0;
+    if (left < 100)
+        fprintf(stderr, ", %.0f s left", left);
+    else if (left < 6000)
+        fprintf(stderr, ", %.0f min left", left / 60);
+    else
+        fprintf(stderr, ", %.1f h left", left / 3600);
+}
+
 static void print_amount(const struct imfd_progress *p, double done)
 {
     if (p->unit)
@@ -40,7 +57,6 @@ void imfd_progress_update(struct imfd_progress *p, double done)
     p->last = now;
     p->drawn = true;
     double fraction = done < p->total ? done / p->total : 1;
-    double left = fraction > 0 ? (now - p->started) * (1 / fraction - 1) : 0;
     if (p->terminal) {
         char bar[BAR_WIDTH + 1];
         for (int i = 0; i < BAR_WIDTH; i++)
@@ -48,11 +64,13 @@ void imfd_progress_update(struct imfd_progress *p, double done)
         bar[BAR_WIDTH] = '\0';
         fprintf(stderr, "\r%s [%s] ", p->label, bar);
         print_amount(p, done);
-        fprintf(stderr, ", %.0f s left \033[K", left);
+        print_rate(p, done, now - p->started);
+        fprintf(stderr, " \033[K");
     } else {
         fprintf(stderr, "%s: ", p->label);
         print_amount(p, done);
-        fprintf(stderr, ", %.0f s left\n", left);
+        print_rate(p, done, now - p->started);
+        fprintf(stderr, "\n");
     }
     fflush(stderr);
 }

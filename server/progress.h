@@ -10,6 +10,7 @@ struct imfd_progress {
     const char *unit;     /* "pictures"; NULL: percentages only */
     double total;         /* in units; 1 where update() gets a fraction */
     double started, last; /* seconds, monotonic */
+    double first;         /* done before this start: set it after start() for resumed work */
     bool terminal, drawn;
 };
 
