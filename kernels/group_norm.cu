@@ -1,0 +1,186 @@
+/* GroupNorm with optional SiLU over NHWC pictures, in two passes over the picture.
+ *
+ *   statistics  a block sums x and x^2 of its strip of pixels per channel in registers (a thread
+ * keeps the same eight channels), folds rows and channels in shared memory and writes mean and M2
+ * (sum of squared deviations) of its strip for every group combine     one warp per group and
+ * picture merges the strips (Chan's formula, fixed order) into scale and shift per channel apply y
+ * = x scale + shift, SiLU
+ *
+ * No atomics; strips depend on the picture's size only, so a picture's bits do not depend on the
+ * batch. Strips of 64 KiB (bfloat16): the scale and shift that each apply block reads are a
+ * hundredth of it. */
+#include "common.cuh"
+
+static const int THREADS = 256;
+
+static int strip_pixels(int C)
+{
+    const int pixels = 32768 / K_PAD(C);
+    return pixels < 1 ? 1 : pixels;
+}
+
+static int strips_of(int pixels, int C)
+{
+    return (pixels + strip_pixels(C) - 1) / strip_pixels(C);
+}
+
+/* grid (strips, n). Threads: `vectors` columns of eight channels times THREADS / vectors rows. */
+template <typename T>
+static __global__ void __launch_bounds__(THREADS)
+    statistics(float2 *partial, const T *src, int pixels, int strip, int C, int Cp, int groups)
+{
+    IMF_DYNAMIC_SHARED(float, sums); /* (rows, 2, Cp), later (2, Cp) */
+    const int vectors = Cp / 8, rows = THREADS / vectors;
+    const int tid = static_cast<int>(threadIdx.x), row = tid / vectors, c = tid % vectors * 8;
+    const int first = static_cast<int>(blockIdx.x) * strip;
+    const int last = first + strip < pixels ? first + strip : pixels;
+    src += static_cast<size_t>(blockIdx.y) * pixels * Cp;
+    if (row < rows) {
+        float sum[8] = {}, squares[8] = {};
+        for (int p = first + row; p < last; p += rows) {
+            float x[8];
+            load8(x, src + static_cast<size_t>(p) * Cp + c);
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                sum[j] += x[j];
+                squares[j] += x[j] * x[j];
+            }
+        }
+        store8(sums + row * 2 * Cp + c, sum);
+        store8(sums + row * 2 * Cp + Cp + c, squares);
+    }
+    __syncthreads();
+    for (int i = tid; i < 2 * Cp; i += THREADS) {
+        float total = sums[i];
+        for (int r = 1; r < rows; r++)
+            total += sums[r * 2 * Cp + i];
+        sums[i] = total;
+    }
+    __syncthreads();
+    const int width = C / groups;
+    for (int g = tid; g < groups; g += THREADS) {
+        float sum = 0.0f, squares = 0.0f;
+        for (int i = g * width; i < (g + 1) * width; i++) {
+            sum += sums[i];
+            squares += sums[Cp + i];
+        }
+        const float mean = sum / static_cast<float>((last - first) * width);
+        partial[(static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x) * groups + g] =
+            make_float2(mean, squares - sum * mean);
+    }
+}
+
+/* grid (groups, n), one warp: scale_shift (n, 2, Cp). */
+static __global__ void __launch_bounds__(32)
+    combine(float *scale_shift, const float2 *partial, const float *gamma, const float *beta,
+            int strips, int strip, int pixels, int C, int Cp, int groups, float eps)
+{
+    const int lane = static_cast<int>(threadIdx.x), g = static_cast<int>(blockIdx.x);
+    const float2 *mine = partial + static_cast<size_t>(blockIdx.y) * strips * groups + g;
+    const int tail = pixels - (strips - 1) * strip;
+    float weighted = 0.0f;
+    for (int i = lane; i < strips; i += 32)
+        weighted += mine[static_cast<size_t>(i) * groups].x *
+                    static_cast<float>(i == strips - 1 ? tail : strip);
+    const float mean = warp_sum(weighted) / static_cast<float>(pixels);
+    const int width = C / groups;
+    float deviations = 0.0f;
+    for (int i = lane; i < strips; i += 32) {
+        const float2 m = mine[static_cast<size_t>(i) * groups];
+        const float count = static_cast<float>((i == strips - 1 ? tail : strip) * width);
+        deviations += m.y + count * (m.x - mean) * (m.x - mean);
+    }
+    const float variance =
+        warp_sum(deviations) / (static_cast<float>(pixels) * static_cast<float>(width));
+    const float r = rsqrtf(fmaxf(variance, 0.0f) + eps);
+    float *out = scale_shift + static_cast<size_t>(blockIdx.y) * 2 * Cp;
+    for (int c = g * width + lane; c < (g + 1) * width; c += 32) {
+        out[c] = r * gamma[c];
+        out[Cp + c] = beta[c] - mean * r * gamma[c];
+    }
+    if (g == groups - 1 && C + lane < Cp) { /* fewer than eight channels of padding stay zero */
+        out[C + lane] = 0.0f;
+        out[Cp + C + lane] = 0.0f;
+    }
+}
+
+/* grid (strips, n). */
+template <typename T, bool SILU>
+static __global__ void __launch_bounds__(THREADS)
+    apply(T *dst, const T *src, const float *scale_shift, int pixels, int strip, int Cp)
+{
+    const int vectors = Cp / 8, rows = THREADS / vectors;
+    const int tid = static_cast<int>(threadIdx.x), row = tid / vectors, c = tid % vectors * 8;
+    if (row >= rows)
+        return;
+    const int first = static_cast<int>(blockIdx.x) * strip;
+    const int last = first + strip < pixels ? first + strip : pixels;
+    float scale[8], shift[8];
+    load8(scale, scale_shift + static_cast<size_t>(blockIdx.y) * 2 * Cp + c);
+    load8(shift, scale_shift + static_cast<size_t>(blockIdx.y) * 2 * Cp + Cp + c);
+    const size_t picture = static_cast<size_t>(blockIdx.y) * pixels;
+#pragma unroll 2
+    for (int p = first + row; p < last; p += rows) {
+        const size_t at = (picture + p) * Cp + c;
+        float x[8];
+        load8(x, src + at);
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            x[j] = x[j] * scale[j] + shift[j];
+            if (SILU)
+                x[j] = silu_as<T>(x[j]);
+        }
+        store8(dst + at, x);
+    }
+}
+
+extern "C" size_t k_group_norm_work(int n, int h, int w, int C, int groups)
+{
+    const size_t strips = static_cast<size_t>(strips_of(h * w, C));
+    return static_cast<size_t>(n) * (strips * groups * 2 + 2 * K_PAD(C));
+}
+
+template <typename T>
+static cudaError_t launch(T *dst, const T *src, const float *gamma, const float *beta, float *work,
+                          int n, int pixels, int C, int groups, float eps, int silu,
+                          cudaStream_t stream)
+{
+    const int Cp = K_PAD(C), strip = strip_pixels(C), strips = strips_of(pixels, C);
+    const int rows = THREADS / (Cp / 8);
+    const dim3 grid(static_cast<unsigned>(strips), static_cast<unsigned>(n));
+    float2 *partial = reinterpret_cast<float2 *>(work);
+    float *scale_shift = work + static_cast<size_t>(n) * strips * groups * 2;
+    IMF_LAUNCH((statistics<T>), grid, THREADS, sizeof(float) * 2 * rows * Cp, stream, partial, src,
+               pixels, strip, C, Cp, groups);
+    cudaError_t status = cudaGetLastError();
+    if (status != cudaSuccess)
+        return status;
+    const dim3 group_grid(static_cast<unsigned>(groups), static_cast<unsigned>(n));
+    IMF_LAUNCH(combine, group_grid, 32, 0, stream, scale_shift, partial, gamma, beta, strips, strip,
+               pixels, C, Cp, groups, eps);
+    status = cudaGetLastError();
+    if (status != cudaSuccess)
+        return status;
+    if (silu)
+        IMF_LAUNCH((apply<T, true>), grid, THREADS, 0, stream, dst, src, scale_shift, pixels, strip,
+                   Cp);
+    else
+        IMF_LAUNCH((apply<T, false>), grid, THREADS, 0, stream, dst, src, scale_shift, pixels,
+                   strip, Cp);
+    return cudaGetLastError();
+}
+
+extern "C" cudaError_t k_group_norm(void *dst, const void *src, enum k_type type,
+                                    const float *gamma, const float *beta, float *work, int n,
+                                    int h, int w, int C, int groups, float eps, int silu,
+                                    cudaStream_t stream)
+{
+    if (n < 1 || n > 65535 || h < 1 || w < 1 || C < 1 || groups < 1 || C % groups != 0 ||
+        groups > 65535 || C > 8 * THREADS || static_cast<size_t>(h) * w > 1u << 30)
+        return cudaErrorInvalidValue;
+    if (type == K_BF16)
+        return launch(static_cast<bf16 *>(dst), static_cast<const bf16 *>(src), gamma, beta, work,
+                      n, h * w, C, groups, eps, silu, stream);
+    return launch(static_cast<float *>(dst), static_cast<const float *>(src), gamma, beta, work, n,
+                  h * w, C, groups, eps, silu, stream);
+}
