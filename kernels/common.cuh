@@ -66,6 +66,15 @@ IMF_DEVICE void store4(bf16 *p, float a, float b, float c, float d)
     *reinterpret_cast<uint2 *>(p) = make_uint2(pack_bf16x2(a, b), pack_bf16x2(c, d));
 }
 
+/* Eight elements from index `at` on, in the type the caller was told. */
+IMF_DEVICE void store_as(void *dst, int f32, size_t at, const float (&x)[8])
+{
+    if (f32)
+        store8(static_cast<float *>(dst) + at, x);
+    else
+        store8(static_cast<bf16 *>(dst) + at, x);
+}
+
 /* Sigmoid-weighted x: exact in float32 parity mode, two approximations of 2 ulp in bfloat16 mode.
  */
 template <typename T> IMF_DEVICE float silu_as(float x)

@@ -41,7 +41,7 @@ IMF_DEVICE int input_offset(const k_conv &conv, int Cp, int y, int x)
 }
 
 static __global__ void __launch_bounds__(GEMM_THREADS)
-    conv_gemm(bf16 *dst, const bf16 *src, const bf16 *weight, const float *bias,
+    conv_gemm(void *dst, const bf16 *src, const bf16 *weight, const float *bias,
               const bf16 *residual, k_conv conv, int Kp, int columns)
 {
     IMF_DYNAMIC_SHARED(bf16, smem);
@@ -147,7 +147,7 @@ static __global__ void __launch_bounds__(GEMM_THREADS)
                 if (conv.relu)
                     y[j] = fmaxf(y[j], 0.0f);
             }
-            store8(dst + out, y);
+            store_as(dst, conv.out_f32, out, y);
         }
     }
 }
@@ -293,7 +293,7 @@ static bool sane(const struct k_conv *c)
     return c->n > 0 && c->oh > 0 && c->ow > 0 && pixels < 1u << 30 && picture < 1u << 30;
 }
 
-extern "C" cudaError_t k_conv_gemm(uint16_t *dst, const uint16_t *src, const uint16_t *weight,
+extern "C" cudaError_t k_conv_gemm(void *dst, const uint16_t *src, const uint16_t *weight,
                                    const float *bias, const uint16_t *residual,
                                    const struct k_conv *c, cudaStream_t stream)
 {

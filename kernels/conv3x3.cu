@@ -37,7 +37,7 @@ IMF_DEVICE int swizzled(int row, int half)
 /* WARPS_N warps side by side in channels, 8 / WARPS_N in picture rows. */
 template <int COLUMNS, int WARPS_N, int STAGES, bool UP>
 static __global__ void __launch_bounds__(THREADS)
-    conv3x3(bf16 *dst, const bf16 *src, const bf16 *weight, const float *bias, const bf16 *residual,
+    conv3x3(void *dst, const bf16 *src, const bf16 *weight, const float *bias, const bf16 *residual,
             k_conv conv, int rows_of_weight)
 {
     const int MT = SIDE * WARPS_N / 8;    /* picture rows a warp: m16 tiles */
@@ -172,16 +172,18 @@ static __global__ void __launch_bounds__(THREADS)
                         v[j] = fmaxf(v[j], 0.0f);
                 }
                 if constexpr (NT >= 4)
-                    store8(dst + out, v);
+                    store_as(dst, conv.out_f32, out, v);
+                else if (conv.out_f32)
+                    store4(static_cast<float *>(dst) + out, v[0], v[1], v[2], v[3]);
                 else
-                    store4(dst + out, v[0], v[1], v[2], v[3]);
+                    store4(static_cast<bf16 *>(dst) + out, v[0], v[1], v[2], v[3]);
             }
         }
     }
 }
 
 struct arguments {
-    bf16 *dst;
+    void *dst;
     const bf16 *src, *weight;
     const float *bias;
     const bf16 *residual;
@@ -227,7 +229,7 @@ template <bool UP> static cudaError_t choose(const arguments &a, cudaStream_t st
     return launch<128, 2, 2, UP>(a, stream);
 }
 
-extern "C" cudaError_t k_conv3x3(uint16_t *dst, const uint16_t *src, const uint16_t *weight,
+extern "C" cudaError_t k_conv3x3(void *dst, const uint16_t *src, const uint16_t *weight,
                                  const float *bias, const uint16_t *residual,
                                  const struct k_conv *c, cudaStream_t stream)
 {

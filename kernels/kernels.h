@@ -70,6 +70,7 @@ struct k_conv {
     int stride, pad_h, pad_w;
     int upsample2x; /* nearest x2 folded into the loads */
     int relu;
+    int out_f32; /* tensor-core paths: dst is float instead of bfloat16 */
 };
 /* Which kernel does a convolution and how its weights lie; fixed at load, independent of n. */
 enum k_conv_path {
@@ -85,10 +86,9 @@ size_t k_conv_weight_index(enum k_conv_path path, const struct k_conv *c, int o,
 /* bias (K_PAD(out)) f32, zeros in the padding. residual may be NULL, and may be dst. */
 cudaError_t k_conv_f32(float *dst, const float *src, const float *weight, const float *bias,
                        const float *residual, const struct k_conv *c, cudaStream_t stream);
-cudaError_t k_conv_gemm(uint16_t *dst, const uint16_t *src, const uint16_t *weight,
-                        const float *bias, const uint16_t *residual, const struct k_conv *c,
-                        cudaStream_t stream);
-cudaError_t k_conv3x3(uint16_t *dst, const uint16_t *src, const uint16_t *weight, const float *bias,
+cudaError_t k_conv_gemm(void *dst, const uint16_t *src, const uint16_t *weight, const float *bias,
+                        const uint16_t *residual, const struct k_conv *c, cudaStream_t stream);
+cudaError_t k_conv3x3(void *dst, const uint16_t *src, const uint16_t *weight, const float *bias,
                       const uint16_t *residual, const struct k_conv *c, cudaStream_t stream);
 
 /* ---- group_norm.cu ---- */

@@ -1,0 +1,75 @@
+/* One CUDA graph per forward function and batch size. The first call runs the pass eagerly, which
+ * loads every kernel and gives the caller its result, and then captures it; later calls replay.
+ * Eager and replayed passes are the same launches on the same memory, hence the same bits. */
+#include "cuda_device.h"
+
+#include <stdlib.h>
+
+struct imf__graph {
+    cudaGraphExec_t exec;
+    unsigned scratch_generation;
+};
+
+static imf_status capture(struct cuda_device *c, struct imf__graph **out, imf__forward_fn fn,
+                          void *ctx, int B)
+{
+    cudaGraph_t graph = NULL;
+    CUDA_TRY(c, cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal));
+    c->capturing = true;
+    imf_status status = fn(ctx, B);
+    c->capturing = false;
+    /* Ends the capture even when fn failed, else the stream stays unusable. */
+    cudaError_t error = cudaStreamEndCapture(c->stream, &graph);
+    if (status != IMF_OK) {
+        if (graph)
+            cudaGraphDestroy(graph);
+        cudaGetLastError();
+        return status;
+    }
+    CUDA_TRY(c, error);
+    struct imf__graph *g = calloc(1, sizeof(*g));
+    if (!g) {
+        cudaGraphDestroy(graph);
+        return IMF_ENOMEM;
+    }
+    error = cudaGraphInstantiate(&g->exec, graph, 0);
+    cudaGraphDestroy(graph);
+    if (error != cudaSuccess) {
+        free(g);
+        CUDA_TRY(c, error);
+    }
+    g->scratch_generation = c->scratch_generation;
+    *out = g;
+    return IMF_OK;
+}
+
+void cuda_graph_free(struct imf__device *d, struct imf__graph *g)
+{
+    struct cuda_device *c = cuda_of(d);
+    if (!g)
+        return;
+    if (cudaSetDevice(c->ordinal) == cudaSuccess) {
+        cudaStreamSynchronize(c->stream); /* it may still run */
+        cudaGraphExecDestroy(g->exec);
+    }
+    free(g);
+}
+
+/* With slot NULL the pass always runs eagerly: selfcheck compares the two. */
+imf_status cuda_graph_run(struct imf__device *d, struct imf__graph **slot, imf__forward_fn fn,
+                          void *ctx, int B)
+{
+    CUDA_ENTER(d);
+    if (d->dry || !slot || c->capturing)
+        return fn(ctx, B);
+    if (*slot && (*slot)->scratch_generation != c->scratch_generation) {
+        cuda_graph_free(d, *slot); /* another model has made the work memory grow since */
+        *slot = NULL;
+    }
+    if (*slot) {
+        CUDA_TRY(c, cudaGraphLaunch((*slot)->exec, c->stream));
+        return IMF_OK;
+    }
+    IMF_TRY(fn(ctx, B));
+    return capture(c, slot, fn, ctx, B);
+}
