@@ -2,3 +2,4 @@
 imf_unit(test_json test_json.c)
 imf_unit(test_checkpoint_safetensors test_checkpoint_safetensors.c)
 imf_unit(test_checkpoint_torch test_checkpoint_torch.c)
+imf_unit(test_synth test_synth.c)

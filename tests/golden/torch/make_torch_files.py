@@ -7,6 +7,7 @@ need no second copy of the values: see the table in tests/unit/test_checkpoint_t
 import argparse
 import collections
 import os
+import zipfile
 
 import numpy
 import torch
@@ -73,4 +74,7 @@ save("legacy_f32.pth", state(), _use_new_zipfile_serialization=False)
 save("legacy_bf16.pth", state(torch.bfloat16), _use_new_zipfile_serialization=False)
 save("legacy_training.pth", training(state()), _use_new_zipfile_serialization=False)
 save("refused_module.pth", {"model": torch.nn.Linear(2, 2)})
-torch.jit.script(torch.nn.Linear(2, 2)).save(os.path.join(HERE, "refused_script.pth"))
+# What tells TorchScript from a state dict is constants.pkl.
+save("refused_script.pth", state())
+with zipfile.ZipFile(os.path.join(HERE, "refused_script.pth"), "a") as z:
+    z.writestr(zipfile.ZipInfo("refused_script/constants.pkl"), b"\x80\x02).")

@@ -1,0 +1,29 @@
+/* A file that appears under its name only when it is complete: written beside it under a temporary
+ * name, then renamed. A full disk, an error or a crash leaves what was there before. */
+#ifndef IMF__OUTPUT_FILE_H
+#define IMF__OUTPUT_FILE_H
+
+#include "imf.h"
+
+struct imf__output {
+    int fd;
+    char *path, *temporary;
+    uint64_t size; /* bytes written so far, buffered ones included */
+    uint8_t *buffer;
+    size_t used;
+};
+
+/* `path` must name a regular file or nothing. */
+IMF_MUST_CHECK imf_status imf__output_open(struct imf__output *o, const char *path,
+                                           struct imf_error *err);
+IMF_MUST_CHECK imf_status imf__output_write(struct imf__output *o, const void *data, size_t n,
+                                            struct imf_error *err);
+/* Overwrites bytes written before. */
+IMF_MUST_CHECK imf_status imf__output_patch(struct imf__output *o, uint64_t offset,
+                                            const void *data, size_t n, struct imf_error *err);
+/* Flushes and renames. Whether it succeeds or not, discard must follow. */
+IMF_MUST_CHECK imf_status imf__output_commit(struct imf__output *o, struct imf_error *err);
+/* Frees; removes the temporary file when it was not committed. Zeroed structs are fine. */
+void imf__output_discard(struct imf__output *o);
+
+#endif
