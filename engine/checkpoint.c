@@ -367,6 +367,11 @@ const struct imf__tensor *imf__checkpoint_at(const struct imf__checkpoint *c, si
     return &c->entries[i].tensor;
 }
 
+size_t imf__checkpoint_index(const struct imf__checkpoint *c, const struct imf__tensor *t)
+{
+    return (size_t)((const struct imf__entry *)t - c->entries);
+}
+
 static const struct imf__tensor *find_exactly(const struct imf__checkpoint *c, const char *name)
 {
     size_t low = 0, high = c->count;

@@ -45,6 +45,8 @@ const char *imf__checkpoint_nesting(const struct imf__checkpoint *c);
 
 size_t imf__checkpoint_count(const struct imf__checkpoint *c);
 const struct imf__tensor *imf__checkpoint_at(const struct imf__checkpoint *c, size_t i);
+/* The i of which imf__checkpoint_at gives t. */
+size_t imf__checkpoint_index(const struct imf__checkpoint *c, const struct imf__tensor *t);
 /* By name, then by name with or without a leading "net."; NULL when missing. */
 const struct imf__tensor *imf__checkpoint_find(const struct imf__checkpoint *c, const char *name);
 /* Metadata string of a safetensors file ("input_size", ...), or NULL. */

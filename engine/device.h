@@ -35,7 +35,8 @@ struct imf__image {
     void *data; /* device memory, layout and element type private to the device */
     int n, h, w, c;
     bool f32; /* float32 whatever the running precision: the last convolution's result, so that the
-               * picture is not quantised to bfloat16; only conv2d writes and to_rgb8 reads these */
+               * picture is not quantised to bfloat16; only conv2d and image_from_latent write
+               * and to_rgb8 reads these */
 };
 
 struct imf__conv_desc {
@@ -62,6 +63,8 @@ struct imf__device {
     size_t weights_bytes; /* held by the *_load calls and weight_alloc so far */
     size_t scratch_bytes; /* device-owned work memory, part of the arena figure */
     struct imf_engine_info info;
+    char build[96];  /* what besides weights and precision decides a result's bits:
+                      * "cpu avx512 oneDNN 2.6.3"; part of every fingerprint */
     char error[256]; /* sentence about the last IMF_EDEVICE */
 };
 

@@ -120,7 +120,7 @@ struct imf_model_info {
     int depth, shared_depth, hidden, heads, mlp_hidden; /* u blocks = depth - shared_depth */
     int classes; /* without the null class, whose label is `classes` */
     int channels, input_size, patch_size;
-    int image_width, image_height; /* pixels after decoding */
+    int image_width, image_height; /* pixels; 0 for a latent model with decoder "none" */
     int max_batch, decode_batch;
     struct imf_sampling defaults;
     uint64_t parameters; /* of the MiT as stored, decoder excluded */
@@ -176,7 +176,8 @@ void imf_lane_destroy(struct imf_lane *lane); /* NULL is fine */
  * latents are undefined and the engine refuses further work; imf_engine_error tells why. */
 IMF_MUST_CHECK imf_status imf_step(struct imf_model *m, struct imf_lane **lanes, int n);
 /* Pictures of n lanes (any n >= 1; work is cut in pieces of decode_batch) into the caller's
- * rgb (n, image_height, image_width, 3). Lanes are not changed. */
+ * rgb (n, image_height, image_width, 3). Lanes are not changed. IMF_EUNSUPPORTED without a picture.
+ */
 IMF_MUST_CHECK imf_status imf_decode(struct imf_model *m, struct imf_lane *const *lanes, int n,
                                      uint8_t *rgb);
 /* Sentence about the last failure of step or decode on this engine; "" when none. */

@@ -1,0 +1,411 @@
+/* Matrix products on oneDNN. One primitive per (rows, N, K, types, epilogue), made while the model
+ * loads and shared by all layers of that shape; fixed shapes and packed weights keep oneDNN on its
+ * brgemm kernels, whose rows do not depend on the number of rows. The scratchpad is ours: oneDNN's
+ * own is not safe, and memory is planned at load. */
+#include "cpu.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum matmul_kind { MATMUL_STORE, MATMUL_SILU, MATMUL_ADD, MATMUL_SILU_MUL };
+
+struct matmul_key {
+    int rows, N, K;
+    enum imf__dtype type, dst_type;
+    enum matmul_kind kind;
+    bool bias;
+};
+
+struct cpu_matmul {
+    struct cpu_matmul *next;
+    struct matmul_key key;
+    dnnl_primitive_t primitive;
+    dnnl_memory_t src, dst, bias, factor, scratchpad;
+    size_t scratchpad_bytes;
+};
+
+struct imf__linear {
+    int N, K;
+    enum imf__dtype type;
+    dnnl_memory_desc_t packed;
+    dnnl_memory_t weights;
+    void *data;
+    float *bias; /* (N) or NULL */
+};
+
+struct imf__swiglu {
+    struct imf__linear *w1, *w3;
+};
+
+static dnnl_data_type_t data_type(const struct cpu_device *cpu, enum imf__dtype type)
+{
+    return type == IMF__ACT && cpu_bf16(cpu) ? dnnl_bf16 : dnnl_f32;
+}
+
+static dnnl_status_t matrix(dnnl_memory_desc_t *md, int rows, int columns, dnnl_data_type_t type,
+                            dnnl_format_tag_t tag)
+{
+    dnnl_dims_t dims = {rows, columns};
+    return dnnl_memory_desc_init_by_tag(md, 2, dims, type, tag);
+}
+
+static dnnl_status_t add_post_ops(dnnl_post_ops_t ops, enum matmul_kind kind,
+                                  const dnnl_memory_desc_t *factor)
+{
+    dnnl_status_t status = dnnl_success;
+    if (kind == MATMUL_SILU || kind == MATMUL_SILU_MUL)
+        status = dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_swish, 1.0f, 0.0f);
+    if (status == dnnl_success && kind == MATMUL_SILU_MUL)
+        status = dnnl_post_ops_append_binary(ops, dnnl_binary_mul, factor);
+    if (status == dnnl_success && kind == MATMUL_ADD)
+        status = dnnl_post_ops_append_sum(ops, 1.0f);
+    return status;
+}
+
+static dnnl_status_t describe(struct cpu_device *cpu, dnnl_primitive_desc_t *pd,
+                              const struct matmul_key *key, const dnnl_memory_desc_t *weights)
+{
+    dnnl_memory_desc_t src, dst, bias;
+    dnnl_data_type_t type = data_type(cpu, key->type), dst_type = data_type(cpu, key->dst_type);
+    dnnl_matmul_desc_t desc;
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_post_ops_t ops = NULL;
+    dnnl_status_t s = matrix(&src, key->rows, key->K, type, dnnl_ab);
+    if (s == dnnl_success)
+        s = matrix(&dst, key->rows, key->N, dst_type, dnnl_ab);
+    if (s == dnnl_success)
+        s = matrix(&bias, 1, key->N, dnnl_f32, dnnl_ab);
+    if (s == dnnl_success)
+        s = dnnl_matmul_desc_init(&desc, &src, weights, key->bias ? &bias : NULL, &dst);
+    if (s == dnnl_success)
+        s = dnnl_primitive_attr_create(&attr);
+    if (s == dnnl_success)
+        s = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
+    if (s == dnnl_success)
+        s = dnnl_post_ops_create(&ops);
+    if (s == dnnl_success)
+        s = add_post_ops(ops, key->kind, &dst);
+    if (s == dnnl_success)
+        s = dnnl_primitive_attr_set_post_ops(attr, ops);
+    if (s == dnnl_success)
+        s = dnnl_primitive_desc_create(pd, &desc, attr, cpu->engine, NULL);
+    dnnl_post_ops_destroy(ops);
+    dnnl_primitive_attr_destroy(attr);
+    return s;
+}
+
+static void matmul_free(struct cpu_matmul *m)
+{
+    if (!m)
+        return;
+    dnnl_primitive_destroy(m->primitive);
+    dnnl_memory_destroy(m->src);
+    dnnl_memory_destroy(m->dst);
+    dnnl_memory_destroy(m->bias);
+    dnnl_memory_destroy(m->factor);
+    dnnl_memory_destroy(m->scratchpad);
+    free(m);
+}
+
+void cpu_matmuls_free(struct cpu_device *cpu)
+{
+    while (cpu->matmuls) {
+        struct cpu_matmul *m = cpu->matmuls;
+        cpu->matmuls = m->next;
+        matmul_free(m);
+    }
+}
+
+static dnnl_status_t matmul_create(struct cpu_device *cpu, struct cpu_matmul *m,
+                                   const struct matmul_key *key, const dnnl_memory_desc_t *weights)
+{
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_status_t s = describe(cpu, &pd, key, weights);
+    if (s != dnnl_success)
+        return s;
+    m->key = *key;
+    const dnnl_memory_desc_t *scratchpad =
+        dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+    m->scratchpad_bytes = dnnl_memory_desc_get_size(scratchpad);
+    s = dnnl_primitive_create(&m->primitive, pd);
+    const struct {
+        dnnl_memory_t *memory;
+        dnnl_query_t query;
+        int index;
+        bool wanted;
+    } memories[] = {
+        {&m->src, dnnl_query_src_md, 0, true},
+        {&m->dst, dnnl_query_dst_md, 0, true},
+        {&m->factor, dnnl_query_dst_md, 0, key->kind == MATMUL_SILU_MUL},
+        {&m->bias, dnnl_query_weights_md, 1, key->bias},
+        {&m->scratchpad, dnnl_query_scratchpad_md, 0, true},
+    };
+    for (size_t i = 0; i < sizeof(memories) / sizeof(memories[0]) && s == dnnl_success; i++) {
+        if (memories[i].wanted)
+            s = dnnl_memory_create(
+                memories[i].memory,
+                dnnl_primitive_desc_query_md(pd, memories[i].query, memories[i].index), cpu->engine,
+                DNNL_MEMORY_NONE);
+    }
+    dnnl_primitive_desc_destroy(pd);
+    return s;
+}
+
+static bool same_key(const struct matmul_key *a, const struct matmul_key *b)
+{
+    return a->rows == b->rows && a->N == b->N && a->K == b->K && a->type == b->type &&
+           a->dst_type == b->dst_type && a->kind == b->kind && a->bias == b->bias;
+}
+
+static imf_status matmul_get(struct cpu_device *cpu, struct cpu_matmul **out,
+                             const struct matmul_key *key, const dnnl_memory_desc_t *weights)
+{
+    struct cpu_matmul *m;
+    for (m = cpu->matmuls; m; m = m->next) {
+        if (same_key(&m->key, key)) {
+            *out = m;
+            return IMF_OK;
+        }
+    }
+    m = calloc(1, sizeof(*m));
+    if (!m)
+        return IMF_ENOMEM;
+    dnnl_status_t s = matmul_create(cpu, m, key, weights);
+    if (s == dnnl_success && cpu_scratch_reserve(cpu, CPU_SCRATCH_DNNL, m->scratchpad_bytes))
+        s = dnnl_out_of_memory;
+    if (s != dnnl_success) {
+        matmul_free(m);
+        return cpu_fail(cpu, "a matrix product", s);
+    }
+    m->next = cpu->matmuls;
+    cpu->matmuls = m;
+    *out = m;
+    return IMF_OK;
+}
+
+static imf_status matmul_run(struct cpu_device *cpu, const struct cpu_matmul *m, void *dst,
+                             const void *src, const struct imf__linear *w, const void *factor)
+{
+    dnnl_exec_arg_t args[6] = {
+        {DNNL_ARG_SRC, m->src},
+        {DNNL_ARG_WEIGHTS, w->weights},
+        {DNNL_ARG_DST, m->dst},
+        {DNNL_ARG_SCRATCHPAD, m->scratchpad},
+    };
+    int n = 4;
+    DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->src, (void *)src));
+    DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->dst, dst));
+    DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->scratchpad, cpu_scratch(cpu, CPU_SCRATCH_DNNL)));
+    if (m->bias) {
+        DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->bias, w->bias));
+        args[n++] = (dnnl_exec_arg_t){DNNL_ARG_BIAS, m->bias};
+    }
+    if (m->factor) {
+        DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->factor, (void *)factor));
+        args[n++] =
+            (dnnl_exec_arg_t){DNNL_ARG_ATTR_MULTIPLE_POST_OP(1) | DNNL_ARG_SRC_1, m->factor};
+    }
+    DNNL_TRY(cpu, dnnl_primitive_execute(m->primitive, cpu->stream, n, args));
+    DNNL_TRY(cpu, dnnl_stream_wait(cpu->stream));
+    return IMF_OK;
+}
+
+/* ---- Weights ---- */
+
+void cpu_linear_free(struct imf__device *d, struct imf__linear *w)
+{
+    (void)d;
+    if (!w)
+        return;
+    dnnl_memory_destroy(w->weights);
+    free(w->data);
+    free(w->bias);
+    free(w);
+}
+
+/* The packed layout is the same for every number of rows (checked when a primitive is made with
+ * it), so one typical number serves to ask for it. */
+#define PACKING_ROWS 276
+
+static imf_status linear_pack(struct cpu_device *cpu, struct imf__linear *w, const float *weight)
+{
+    dnnl_memory_desc_t any, plain;
+    struct matmul_key key = {PACKING_ROWS, w->N, w->K, w->type, w->type, MATMUL_STORE, false};
+    DNNL_TRY(cpu, matrix(&any, w->K, w->N, data_type(cpu, w->type), dnnl_format_tag_any));
+    DNNL_TRY(cpu, matrix(&plain, w->K, w->N, dnnl_f32, dnnl_ba)); /* host rows are outputs */
+    dnnl_primitive_desc_t pd = NULL;
+    DNNL_TRY(cpu, describe(cpu, &pd, &key, &any));
+    w->packed = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+    dnnl_primitive_desc_destroy(pd);
+    return cpu_pack(cpu, &w->weights, &w->data, &w->packed, &plain, weight);
+}
+
+imf_status cpu_linear_load(struct imf__device *d, struct imf__linear **out, enum imf__dtype type,
+                           const float *weight, const float *bias, int N, int K)
+{
+    struct cpu_device *cpu = cpu_of(d);
+    struct imf__linear *w = calloc(1, sizeof(*w));
+    if (!w)
+        return IMF_ENOMEM;
+    w->N = N;
+    w->K = K;
+    w->type = type;
+    imf_status status = linear_pack(cpu, w, weight);
+    if (status == IMF_OK && bias) {
+        w->bias = cpu_memory_alloc((size_t)N * sizeof(float));
+        if (w->bias) {
+            memcpy(w->bias, bias, (size_t)N * sizeof(float));
+            d->weights_bytes += (size_t)N * sizeof(float);
+        } else {
+            status = IMF_ENOMEM;
+        }
+    }
+    if (status != IMF_OK) {
+        cpu_linear_free(d, w);
+        return status;
+    }
+    *out = w;
+    return IMF_OK;
+}
+
+void cpu_swiglu_free(struct imf__device *d, struct imf__swiglu *w)
+{
+    if (!w)
+        return;
+    cpu_linear_free(d, w->w1);
+    cpu_linear_free(d, w->w3);
+    free(w);
+}
+
+imf_status cpu_swiglu_load(struct imf__device *d, struct imf__swiglu **out, const float *w1,
+                           const float *w3, int M, int K)
+{
+    struct imf__swiglu *w = calloc(1, sizeof(*w));
+    if (!w)
+        return IMF_ENOMEM;
+    imf_status status = cpu_linear_load(d, &w->w1, IMF__ACT, w1, NULL, M, K);
+    if (status == IMF_OK)
+        status = cpu_linear_load(d, &w->w3, IMF__ACT, w3, NULL, M, K);
+    if (status != IMF_OK) {
+        cpu_swiglu_free(d, w);
+        return status;
+    }
+    *out = w;
+    return IMF_OK;
+}
+
+/* ---- Operations ---- */
+
+imf_status cpu_linear(struct imf__device *d, void *dst, enum imf__dtype dst_type, const void *src,
+                      const struct imf__linear *w, int rows, enum imf__epilogue epilogue)
+{
+    static const enum matmul_kind kinds[] = {
+        [IMF__STORE] = MATMUL_STORE, [IMF__SILU] = MATMUL_SILU, [IMF__ADD] = MATMUL_ADD};
+    struct cpu_device *cpu = cpu_of(d);
+    struct matmul_key key = {rows, w->N, w->K, w->type, dst_type, kinds[epilogue], w->bias != NULL};
+    struct cpu_matmul *m = NULL;
+    IMF_TRY(matmul_get(cpu, &m, &key, &w->packed));
+    return d->dry ? IMF_OK : matmul_run(cpu, m, dst, src, w, NULL);
+}
+
+/* The gate is a post-operation of the second product, so that it costs no pass of its own. */
+imf_status cpu_swiglu(struct imf__device *d, void *dst, const void *src,
+                      const struct imf__swiglu *w, int rows)
+{
+    struct cpu_device *cpu = cpu_of(d);
+    struct matmul_key up = {rows, w->w3->N, w->w3->K, IMF__ACT, IMF__ACT, MATMUL_STORE, false};
+    struct matmul_key gate = up;
+    gate.kind = MATMUL_SILU_MUL;
+    struct cpu_matmul *m_up = NULL, *m_gate = NULL;
+    IMF_TRY(matmul_get(cpu, &m_up, &up, &w->w3->packed));
+    IMF_TRY(matmul_get(cpu, &m_gate, &gate, &w->w1->packed));
+    IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_TENSOR,
+                                (size_t)rows * (size_t)w->w3->N * d->act_size));
+    if (d->dry)
+        return IMF_OK;
+    void *product = cpu_scratch(cpu, CPU_SCRATCH_TENSOR);
+    IMF_TRY(matmul_run(cpu, m_up, product, src, w->w3, NULL));
+    return matmul_run(cpu, m_gate, dst, src, w->w1, product);
+}
+
+/* ---- One-head attention of the sd-vae's middle block ---- */
+
+static imf_status gemm(struct cpu_device *cpu, char transb, int M, int N, int K, const float *a,
+                       const float *b, float *c)
+{
+    int ldb = transb == 'T' ? K : N;
+    DNNL_TRY(cpu, dnnl_sgemm('N', transb, M, N, K, 1.0f, a, K, b, ldb, 0.0f, c, N));
+    return IMF_OK;
+}
+
+imf_status cpu_attention_single(struct imf__device *d, float *dst, const float *q, const float *k,
+                                const float *v, int n, int T, int C)
+{
+    struct cpu_device *cpu = cpu_of(d);
+    size_t row = (size_t)T;
+    IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_TENSOR, row * row * sizeof(float)));
+    if (d->dry)
+        return IMF_OK;
+    float *s = cpu_scratch(cpu, CPU_SCRATCH_TENSOR);
+    float scale = 1.0f / sqrtf((float)C);
+    for (int b = 0; b < n; b++) {
+        size_t at = (size_t)b * row * (size_t)C;
+        IMF_TRY(gemm(cpu, 'T', T, T, C, q + at, k + at, s));
+#pragma omp parallel for schedule(static)
+        for (int i = 0; i < T; i++)
+            cpu->k->softmax(s + (size_t)i * row, T, scale);
+        IMF_TRY(gemm(cpu, 'N', T, C, T, s, v + at, dst + at));
+    }
+    return IMF_OK;
+}
+
+/* ---- What the machine can do ---- */
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Median of a few products of (2208, 1024) with (1024, 4096): 8 samples of an L or XL model. */
+imf_status cpu_matmul_rate(struct imf__device *d, double *flops_per_second)
+{
+    enum { M = 2208, K = 1024, N = 4096, RUNS = 9 };
+    struct cpu_device *cpu = cpu_of(d);
+    omp_set_num_threads(cpu->threads);
+    size_t counted = d->weights_bytes;
+    struct imf__linear *w = NULL;
+    float *weight = cpu_memory_alloc((size_t)N * K * sizeof(float));
+    void *src = cpu_memory_alloc((size_t)M * K * d->act_size);
+    void *dst = cpu_memory_alloc((size_t)M * N * d->act_size);
+    imf_status status = weight && src && dst ? IMF_OK : IMF_ENOMEM;
+    if (status == IMF_OK)
+        status = cpu_linear_load(d, &w, IMF__ACT, weight, NULL, N, K);
+    double t[RUNS];
+    for (int i = -1; i < RUNS && status == IMF_OK; i++) { /* the first is a warm-up */
+        double start = seconds();
+        status = cpu_linear(d, dst, IMF__ACT, src, w, M, IMF__STORE);
+        if (i >= 0)
+            t[i] = seconds() - start;
+    }
+    if (status == IMF_OK) {
+        qsort(t, RUNS, sizeof(t[0]), by_value);
+        *flops_per_second = 2.0 * M * N * K / t[RUNS / 2];
+    }
+    cpu_linear_free(d, w);
+    d->weights_bytes = counted;
+    free(dst);
+    free(src);
+    free(weight);
+    return status;
+}

@@ -1,0 +1,48 @@
+/* The CPU device's own loops. kernels.c is compiled once per instruction set; each object exports
+ * one of these tables and the device picks the best that the processor runs. Every function works
+ * on one piece (a row, a head, a run of pixels) on one thread; the device spreads pieces over
+ * threads. A piece's arithmetic never depends on how many pieces there are: that is what makes
+ * results the same at every batch size and thread count. */
+#ifndef IMF__CPU_KERNELS_H
+#define IMF__CPU_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define IMF__HEAD_SIZE 64
+
+struct imf__cpu_kernels {
+    const char *isa;
+
+    /* dst (C) = src / sqrt(mean(src^2) + eps) * weight; weight NULL: ones. */
+    void (*rms_norm)(void *dst, bool dst_bf16, const float *src, const float *weight, int C,
+                     float eps);
+    /* One head of one sample. dst, qkv point at the sample's first row; row strides NH * 64 and
+     * 3 * NH * 64 elements. work: attention_work(T, bf16) bytes, 64-byte aligned. */
+    void (*attention_head)(void *dst, const void *qkv, bool bf16, const float *q_norm,
+                           const float *k_norm, const float *rope, int T, int NH, int head,
+                           void *work);
+    size_t (*attention_work)(int T, bool bf16);
+    /* Rows of softmax in place: x (T) = softmax(x * scale). */
+    void (*softmax)(float *x, int T, float scale);
+    /* Adds each channel's sum and sum of squares over `pixels` pixels to sums (2, C); consecutive
+     * pixels are `stride` elements apart. */
+    void (*channel_sums)(double *sums, const void *src, bool bf16, size_t pixels, size_t stride,
+                         int C);
+    /* dst = src * a[c] + b[c], then SiLU if asked. */
+    void (*scale_shift)(void *dst, const void *src, bool bf16, const float *a, const float *b,
+                        size_t pixels, size_t stride, int C, bool silu);
+    /* Element type conversions, n elements. */
+    void (*to_bf16)(uint16_t *dst, const float *src, size_t n);
+    void (*to_f32)(float *dst, const uint16_t *src, size_t n);
+};
+
+extern const struct imf__cpu_kernels imf__cpu_kernels_generic;
+#if defined(__x86_64__)
+extern const struct imf__cpu_kernels imf__cpu_kernels_avx2;
+extern const struct imf__cpu_kernels imf__cpu_kernels_avx512;
+extern const struct imf__cpu_kernels imf__cpu_kernels_avx512_bf16;
+#endif
+
+#endif

@@ -1,0 +1,406 @@
+/* MiT's weights: sizes are read off the shapes, then each tensor is read, folded and packed. The
+ * folds are exact: a norm's weight goes into the columns of the matrix behind it, attn_scale and
+ * mlp_scale into the rows of the matrix before them (docs/model.md, section 5). */
+#include "mit.h"
+#include "../error.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int count_blocks(struct imf__loader *ld, const char *group)
+{
+    int n = 0;
+    while (n < 1024 && imf__loader_find(ld, "net.%s.%d.norm1.weight", group, n))
+        n++;
+    return n;
+}
+
+static imf_status metadata_int(struct imf__loader *ld, const char *key, int fallback, int min,
+                               int max, int *out)
+{
+    const char *text = imf__checkpoint_metadata(ld->ckpt, key);
+    if (!text) {
+        *out = fallback;
+        return IMF_OK;
+    }
+    char *end;
+    long v = strtol(text, &end, 10);
+    if (end == text || *end || v < min || v > max)
+        return imf__fail(ld->err, IMF_EMODEL, "%s: metadata \"%s\" is \"%.40s\", expected %d..%d",
+                         imf__checkpoint_path(ld->ckpt), key, text, min, max);
+    *out = (int)v;
+    return IMF_OK;
+}
+
+static imf_status find_ndim(struct imf__loader *ld, const struct imf__tensor **out,
+                            const char *name, int ndim)
+{
+    const struct imf__tensor *t = imf__loader_find(ld, "%s", name);
+    if (!t)
+        return imf__fail(ld->err, IMF_EMODEL, "%s: no MiT model: tensor \"%s\" is missing",
+                         imf__checkpoint_path(ld->ckpt), name);
+    if (t->ndim != ndim)
+        return imf__fail(ld->err, IMF_EMODEL, "%s: tensor \"%s\" has %d dimensions, expected %d",
+                         imf__checkpoint_path(ld->ckpt), name, t->ndim, ndim);
+    *out = t;
+    return IMF_OK;
+}
+
+/* The bounds keep every later product far from overflow. */
+static imf_status read_sizes(struct imf__mit *m, struct imf__loader *ld)
+{
+    const char *path = imf__checkpoint_path(ld->ckpt);
+    const struct imf__tensor *patch = NULL, *table = NULL, *w1 = NULL;
+    m->shared_depth = count_blocks(ld, "shared_blocks");
+    m->depth = m->shared_depth + count_blocks(ld, "u_heads");
+    IMF_TRY(find_ndim(ld, &patch, "net.x_embedder.proj.weight", 4));
+    IMF_TRY(find_ndim(ld, &table, "net.y_embedder.embedding_table._flax_embedding.weight", 2));
+    if (m->depth == 0)
+        return imf__fail(ld->err, IMF_EMODEL, "%s: the model has no blocks", path);
+    IMF_TRY(find_ndim(ld, &w1,
+                      m->shared_depth ? "net.shared_blocks.0.mlp.w1._flax_linear.weight"
+                                      : "net.u_heads.0.mlp.w1._flax_linear.weight",
+                      2));
+    const struct {
+        const char *what;
+        int64_t value, max;
+    } sizes[] = {
+        {"hidden size", patch->shape[0], 16384},
+        {"number of channels", patch->shape[1], 64},
+        {"patch size", patch->shape[2], 64},
+        {"number of classes", table->shape[0] - 1, 1 << 20},
+        {"MLP width", w1->shape[0], 65536},
+    };
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        if (sizes[i].value < 1 || sizes[i].value > sizes[i].max)
+            return imf__fail(ld->err, IMF_EMODEL, "%s: the %s, %lld, is outside 1..%lld", path,
+                             sizes[i].what, (long long)sizes[i].value, (long long)sizes[i].max);
+    }
+    m->D = (int)patch->shape[0];
+    m->channels = (int)patch->shape[1];
+    m->patch = (int)patch->shape[2];
+    m->classes = (int)table->shape[0] - 1;
+    m->M = (int)w1->shape[0];
+    if (m->D % 64 != 0)
+        return imf__fail(ld->err, IMF_EMODEL,
+                         "%s: hidden size %d is no multiple of the head size 64", path, m->D);
+    m->NH = m->D / 64;
+    IMF_TRY(metadata_int(ld, "input_size", 32, 1, 512, &m->size));
+    if (m->size % m->patch != 0 || (m->channels * m->size * m->size) % 16 != 0)
+        return imf__fail(ld->err, IMF_EMODEL, "%s: input size %d does not suit patches of %d", path,
+                         m->size, m->patch);
+    m->P = (m->size / m->patch) * (m->size / m->patch);
+    m->T = IMF__MIT_PREFIX + m->P;
+    return IMF_OK;
+}
+
+static imf_status read_named(struct imf__loader *ld, float **out, int64_t rows, int64_t columns,
+                             const char *format, ...) __attribute__((format(printf, 5, 6)));
+
+/* A (rows, columns) matrix, or a (rows) vector when columns is 0. */
+static imf_status read_named(struct imf__loader *ld, float **out, int64_t rows, int64_t columns,
+                             const char *format, ...)
+{
+    char name[160], alias[168];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(name, sizeof(name), format, ap);
+    va_end(ap);
+    struct imf__want want = {name, NULL, {rows, columns}};
+    size_t n = strlen(name);
+    if (n > 6 && strcmp(name + n - 6, "_scale") == 0) { /* older files call it a gate */
+        snprintf(alias, sizeof(alias), "%.*s_gate", (int)(n - 6), name);
+        want.alias = alias;
+    }
+    return imf__loader_read(ld, out, &want);
+}
+
+/* weight (N, K) columns times scale (K). */
+static void fold_columns(float *weight, const float *scale, int N, int K)
+{
+    for (int n = 0; n < N; n++) {
+        for (int k = 0; k < K; k++)
+            weight[(size_t)n * (size_t)K + (size_t)k] *= scale[k];
+    }
+}
+
+/* weight (N, K) rows times scale (N). */
+static void fold_rows(float *weight, const float *scale, int N, int K)
+{
+    for (int n = 0; n < N; n++) {
+        for (int k = 0; k < K; k++)
+            weight[(size_t)n * (size_t)K + (size_t)k] *= scale[n];
+    }
+}
+
+static imf_status load_linear(struct imf__loader *ld, struct imf__linear **out,
+                              enum imf__dtype type, const float *w, const float *bias, int N, int K,
+                              const char *what)
+{
+    return imf__loader_fail(ld, ld->dev->ops->linear_load(ld->dev, out, type, w, bias, N, K), what);
+}
+
+static imf_status load_qkv(struct imf__mit *m, struct imf__loader *ld, struct imf__mit_block *b,
+                           const char *at)
+{
+    static const char names[] = "qkv";
+    int D = m->D;
+    size_t one = (size_t)D * (size_t)D;
+    float *norm = NULL, *all = malloc(3 * one * sizeof(float));
+    imf_status status = all ? read_named(ld, &norm, D, 0, "%s.norm1.weight", at)
+                            : imf__fail(ld->err, IMF_ENOMEM, "no memory to load %s.attn", at);
+    for (size_t i = 0; i < 3 && status == IMF_OK; i++) {
+        float *part = NULL;
+        status = read_named(ld, &part, D, D, "%s.attn.%c_proj._flax_linear.weight", at, names[i]);
+        if (status == IMF_OK)
+            memcpy(all + i * one, part, one * sizeof(float));
+        free(part);
+    }
+    if (status == IMF_OK) {
+        fold_columns(all, norm, 3 * D, D);
+        status = load_linear(ld, &b->qkv, IMF__ACT, all, NULL, 3 * D, D, at);
+    }
+    free(all);
+    free(norm);
+    return status;
+}
+
+/* A matrix whose rows are multiplied by a learned vector: attention's output, the MLP's w2. */
+static imf_status load_scaled(struct imf__mit *m, struct imf__loader *ld, struct imf__linear **out,
+                              const char *at, const char *matrix, const char *scale, int K)
+{
+    float *w = NULL, *s = NULL;
+    imf_status status = read_named(ld, &w, m->D, K, "%s.%s._flax_linear.weight", at, matrix);
+    if (status == IMF_OK)
+        status = read_named(ld, &s, m->D, 0, "%s.%s", at, scale);
+    if (status == IMF_OK) {
+        fold_rows(w, s, m->D, K);
+        status = load_linear(ld, out, IMF__ACT, w, NULL, m->D, K, at);
+    }
+    free(w);
+    free(s);
+    return status;
+}
+
+static imf_status load_up(struct imf__mit *m, struct imf__loader *ld, struct imf__mit_block *b,
+                          const char *at)
+{
+    float *norm = NULL, *w1 = NULL, *w3 = NULL;
+    imf_status status = read_named(ld, &norm, m->D, 0, "%s.norm2.weight", at);
+    if (status == IMF_OK)
+        status = read_named(ld, &w1, m->M, m->D, "%s.mlp.w1._flax_linear.weight", at);
+    if (status == IMF_OK)
+        status = read_named(ld, &w3, m->M, m->D, "%s.mlp.w3._flax_linear.weight", at);
+    if (status == IMF_OK) {
+        fold_columns(w1, norm, m->M, m->D);
+        fold_columns(w3, norm, m->M, m->D);
+        status =
+            imf__loader_fail(ld, m->dev->ops->swiglu_load(m->dev, &b->up, w1, w3, m->M, m->D), at);
+    }
+    free(norm);
+    free(w1);
+    free(w3);
+    return status;
+}
+
+static imf_status load_vector(struct imf__loader *ld, float **out, int n, const char *at,
+                              const char *name)
+{
+    float *host = NULL;
+    IMF_TRY(read_named(ld, &host, n, 0, "%s.%s", at, name));
+    imf_status status = imf__loader_vector(ld, out, host, (size_t)n);
+    free(host);
+    return status;
+}
+
+static imf_status load_block(struct imf__mit *m, struct imf__loader *ld, int i)
+{
+    struct imf__mit_block *b = &m->blocks[i];
+    char at[64];
+    if (i < m->shared_depth)
+        snprintf(at, sizeof(at), "net.shared_blocks.%d", i);
+    else
+        snprintf(at, sizeof(at), "net.u_heads.%d", i - m->shared_depth);
+    IMF_TRY(load_qkv(m, ld, b, at));
+    IMF_TRY(load_vector(ld, &b->q_norm, 64, at, "attn.q_norm.weight"));
+    IMF_TRY(load_vector(ld, &b->k_norm, 64, at, "attn.k_norm.weight"));
+    IMF_TRY(load_scaled(m, ld, &b->out, at, "attn.out_proj", "attn_scale", m->D));
+    IMF_TRY(load_up(m, ld, b, at));
+    return load_scaled(m, ld, &b->down, at, "mlp.w2", "mlp_scale", m->M);
+}
+
+/* The embedders run on a few rows: float32 keeps their error out of every token for no time at all.
+ */
+static imf_status load_scalar_embedders(struct imf__mit *m, struct imf__loader *ld)
+{
+    static const char *const names[IMF__MIT_SCALARS] = {
+        [IMF__MIT_OMEGA] = "omega_embedder",
+        [IMF__MIT_T_MIN] = "cfg_t_start_embedder",
+        [IMF__MIT_T_MAX] = "cfg_t_end_embedder",
+        [IMF__MIT_H] = "h_embedder",
+    };
+    for (int i = 0; i < 2 * IMF__MIT_SCALARS; i++) {
+        int s = i / 2, layer = i % 2, K = layer ? m->D : 256;
+        float *w = NULL, *bias = NULL;
+        char at[96];
+        snprintf(at, sizeof(at), "net.%s.mlp.%d._flax_linear", names[s], 2 * layer);
+        imf_status status = read_named(ld, &w, m->D, K, "%s.weight", at);
+        if (status == IMF_OK)
+            status = read_named(ld, &bias, m->D, 0, "%s.bias", at);
+        if (status == IMF_OK)
+            status = load_linear(ld, &m->scalar_embed[s][layer], IMF__F32, w, bias, m->D, K, at);
+        free(w);
+        free(bias);
+        IMF_TRY(status);
+    }
+    return IMF_OK;
+}
+
+static imf_status load_patch_embedder(struct imf__mit *m, struct imf__loader *ld)
+{
+    float *w = NULL, *bias = NULL;
+    struct imf__want want = {
+        "net.x_embedder.proj.weight", NULL, {m->D, m->channels, m->patch, m->patch}};
+    imf_status status = imf__loader_read(ld, &w, &want);
+    if (status == IMF_OK)
+        status = read_named(ld, &bias, m->D, 0, "net.x_embedder.proj.bias");
+    if (status == IMF_OK)
+        status = load_linear(ld, &m->patch_embed, IMF__F32, w, bias, m->D,
+                             m->channels * m->patch * m->patch, want.name);
+    free(w);
+    free(bias);
+    return status;
+}
+
+static imf_status load_tokens(struct imf__mit *m, struct imf__loader *ld)
+{
+    static const struct {
+        const char *name;
+        int count;
+    } groups[] = {
+        {"class_tokens", 8}, {"omega_tokens", 4}, {"t_min_tokens", 2},
+        {"t_max_tokens", 2}, {"time_tokens", 4},
+    };
+    size_t at = 0;
+    float *all = malloc((size_t)IMF__MIT_PREFIX * (size_t)m->D * sizeof(float));
+    imf_status status =
+        all ? IMF_OK : imf__fail(ld->err, IMF_ENOMEM, "no memory to load the prefix tokens");
+    for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]) && status == IMF_OK; i++) {
+        float *part = NULL;
+        size_t n = (size_t)groups[i].count * (size_t)m->D;
+        status = read_named(ld, &part, groups[i].count, m->D, "net.%s", groups[i].name);
+        if (status == IMF_OK)
+            memcpy(all + at, part, n * sizeof(float));
+        at += n;
+        free(part);
+    }
+    if (status == IMF_OK)
+        status = imf__loader_vector(ld, &m->tokens, all, at);
+    free(all);
+    return status;
+}
+
+static imf_status load_class_table(struct imf__mit *m, struct imf__loader *ld)
+{
+    float *table = NULL;
+    IMF_TRY(read_named(ld, &table, m->classes + 1, m->D,
+                       "net.y_embedder.embedding_table._flax_embedding.weight"));
+    imf_status status =
+        imf__loader_vector(ld, &m->class_table, table, (size_t)(m->classes + 1) * (size_t)m->D);
+    free(table);
+    return status;
+}
+
+static imf_status load_final(struct imf__mit *m, struct imf__loader *ld)
+{
+    int N = m->patch * m->patch * m->channels;
+    float *norm = NULL, *w = NULL, *bias = NULL;
+    imf_status status = read_named(ld, &norm, m->D, 0, "net.u_final_layer.norm.weight");
+    if (status == IMF_OK)
+        status = read_named(ld, &w, N, m->D, "net.u_final_layer.linear._flax_linear.weight");
+    if (status == IMF_OK)
+        status = read_named(ld, &bias, N, 0, "net.u_final_layer.linear._flax_linear.bias");
+    if (status == IMF_OK) {
+        fold_columns(w, norm, N, m->D);
+        status = load_linear(ld, &m->final, IMF__F32, w, bias, N, m->D, "the final layer");
+    }
+    free(norm);
+    free(w);
+    free(bias);
+    return status;
+}
+
+/* cos and sin of p / 10000^(2i/64) in float32, as the published code computes them. */
+static imf_status make_rope(struct imf__mit *m, struct imf__loader *ld)
+{
+    size_t n = (size_t)m->T * 32;
+    float *rope = malloc(2 * n * sizeof(float));
+    if (!rope)
+        return imf__fail(ld->err, IMF_ENOMEM, "no memory for the rotary table");
+    for (size_t i = 0; i < n; i++) {
+        float angle = (float)(i / 32) * (1.0f / powf(10000.0f, (float)(2 * (i % 32)) / 64.0f));
+        rope[i] = cosf(angle);
+        rope[n + i] = sinf(angle);
+    }
+    imf_status status = imf__loader_vector(ld, &m->rope, rope, 2 * n);
+    free(rope);
+    return status;
+}
+
+static imf_status load_all(struct imf__mit *m, struct imf__loader *ld)
+{
+    /* v_heads and v_final_layer serve training only. */
+    static const char *const skipped[] = {"v_heads.", "v_final_layer.", NULL};
+    IMF_TRY(load_tokens(m, ld));
+    IMF_TRY(load_class_table(m, ld));
+    IMF_TRY(load_scalar_embedders(m, ld));
+    IMF_TRY(load_patch_embedder(m, ld));
+    for (int i = 0; i < m->depth; i++)
+        IMF_TRY(load_block(m, ld, i));
+    IMF_TRY(load_final(m, ld));
+    IMF_TRY(make_rope(m, ld));
+    return imf__loader_finish(ld, skipped);
+}
+
+imf_status imf__mit_load(struct imf__mit *m, struct imf__loader *ld)
+{
+    m->dev = ld->dev;
+    IMF_TRY(read_sizes(m, ld));
+    m->blocks = calloc((size_t)m->depth, sizeof(*m->blocks));
+    if (!m->blocks)
+        return imf__fail(ld->err, IMF_ENOMEM, "no memory for %d blocks", m->depth);
+    imf_status status = load_all(m, ld);
+    if (status != IMF_OK)
+        imf__mit_unload(m);
+    return status;
+}
+
+void imf__mit_unload(struct imf__mit *m)
+{
+    if (!m->dev)
+        return;
+    const struct imf__device_ops *ops = m->dev->ops;
+    for (int i = 0; m->blocks && i < m->depth; i++) {
+        struct imf__mit_block *b = &m->blocks[i];
+        ops->linear_free(m->dev, b->qkv);
+        ops->linear_free(m->dev, b->out);
+        ops->swiglu_free(m->dev, b->up);
+        ops->linear_free(m->dev, b->down);
+        ops->free(m->dev, b->q_norm);
+        ops->free(m->dev, b->k_norm);
+    }
+    free(m->blocks);
+    ops->free(m->dev, m->tokens);
+    ops->free(m->dev, m->class_table);
+    ops->free(m->dev, m->rope);
+    ops->linear_free(m->dev, m->patch_embed);
+    for (int s = 0; s < IMF__MIT_SCALARS; s++) {
+        ops->linear_free(m->dev, m->scalar_embed[s][0]);
+        ops->linear_free(m->dev, m->scalar_embed[s][1]);
+    }
+    ops->linear_free(m->dev, m->final);
+    memset(m, 0, sizeof(*m));
+}
