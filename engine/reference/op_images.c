@@ -75,7 +75,8 @@ static imf_status run_conv_to_rgb(struct imf__op_run *r, const int *p)
                                .pad_h = 1,
                                .pad_w = 1,
                                .in_h = p[1],
-                               .in_w = p[2]};
+                               .in_w = p[2],
+                               .f32_out = true};
     struct imf__device *d = r->d;
     struct imf__image src, dst = {.n = r->B, .h = p[1], .w = p[2], .c = 3, .f32 = true};
     void *rgb;
