@@ -35,7 +35,7 @@ struct picture_key {
     struct imf_sampling sampling;
 };
 
-/* Text for a picture's PNG chunks; see png.h. */
+/* Text for a picture's PNG chunks; see png_encode.h. */
 struct png_text;
 
 struct sched_options {
@@ -49,7 +49,7 @@ struct sched_options {
      * batch will take, and at most 20 ms. 10; 0: never. */
     int return_gap_percent;
     size_t cache_bytes;    /* finished PNGs kept; 0: none; 64 MiB */
-    int png_level;         /* 0..9; see png.h; 1 */
+    int png_level;         /* 0..9; see png_encode.h; 1 */
     uint32_t max_encoding; /* decoded pictures not yet encoded before engines pause; 64 */
     /* Fills the text chunks of a picture; NULL: none. Called on a pool thread, so it may read only
      * what never changes. Must depend on the key alone: bytes are deterministic. */
@@ -138,10 +138,10 @@ struct sched_picture {
 };
 
 enum sched_result {
-    SCHED_DONE,     /* every picture was handed out */
+    SCHED_DONE,    /* every picture was handed out */
     SCHED_TIMEOUT, /* 504: the time was up */
-    SCHED_FAILED,   /* 500: the engine failed; message says why */
-    SCHED_STOPPED,  /* 503: the scheduler is being destroyed */
+    SCHED_FAILED,  /* 500: the engine failed; message says why */
+    SCHED_STOPPED, /* 503: the scheduler is being destroyed */
 };
 
 struct sched_callbacks {

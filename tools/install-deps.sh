@@ -16,6 +16,7 @@ libdnnl-dev          build        oneDNN: matrices and convolutions on the CPU
 libmicrohttpd-dev    build        HTTP
 libuv1-dev           build        event loop
 libcjson-dev         build        JSON
+libdeflate-dev       build        deflate and checksums of PNGs
 libpng-dev           build        pictures
 zlib1g-dev           build        deflated .npz files
 liblapacke-dev       build        eigenvalues of FID

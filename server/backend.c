@@ -1,0 +1,15 @@
+/* Which backend serves a device of the settings. */
+#include "backend.h"
+
+#include <string.h>
+
+const struct backend_ops *backend_for_device(const char *device)
+{
+    if (strcmp(device, "fake") == 0 || strncmp(device, "fake:", 5) == 0)
+        return &backend_fake;
+#ifdef IMFD_HAVE_ENGINE
+    return &backend_imf;
+#else
+    return NULL;
+#endif
+}

@@ -1,0 +1,341 @@
+/* The thread of one device: opens it, loads its models, then takes one batch after the other from
+ * the scheduler. Everything the backend does happens here. */
+#include "scheduler_shell.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+uint64_t shell_now(void)
+{
+    return uv_hrtime() / 1000;
+}
+
+void engine_threads_wake(struct scheduler *s)
+{
+    for (int i = 0; i < s->core.device_count; i++) {
+        if (s->device[i]->waiting)
+            uv_cond_signal(&s->device[i]->wake);
+    }
+}
+
+/* ---- Loading --------------------------------------------------------------------------------- */
+
+static void on_progress(void *user, double fraction)
+{
+    struct shell_model *m = ((void **)user)[0];
+    struct scheduler *s = ((void **)user)[1];
+    uv_mutex_lock(&s->lock);
+    /* Seldom enough not to matter: at most a hundred times per model. */
+    bool tell = fraction >= m->load_fraction + 0.01;
+    if (tell) {
+        m->load_fraction = fraction < 1 ? fraction : 1;
+        m->changed = true;
+    }
+    uv_mutex_unlock(&s->lock);
+    if (tell)
+        uv_async_send(&s->wake);
+}
+
+/* Under the lock. The model is lost only when no other device serves it or may yet. */
+static void load_failed(struct engine_thread *t, int index, const char *message)
+{
+    struct scheduler *s = t->scheduler;
+    struct shell_model *m = s->model[index];
+    m->pending--;
+    m->changed = true;
+    snprintf(m->message, sizeof(m->message), "%s", message);
+    if (m->pending == 0 && s->core.model[index].devices == 0)
+        core_model_failed(&s->core, index, message, shell_now());
+}
+
+/* Makes one picture, which shows that the model works, and measures the first speeds. */
+static imf_status warm_up(struct engine_thread *t, struct backend_model *model, uint64_t *step_us,
+                          uint64_t *decode_us, struct imf_error *err)
+{
+    const struct imf_model_info *info = t->ops->model_info(model);
+    struct imf_sampling sampling = info->defaults;
+    sampling.steps = 1;
+    struct backend_lane *lane = NULL;
+    imf_status status = t->ops->lane_create(&lane, model);
+    if (status == IMF_OK)
+        status = t->ops->lane_start(lane, model, 0, 0, &sampling, err);
+    uint64_t begin = shell_now(), middle = begin;
+    if (status == IMF_OK) {
+        status = t->ops->step(model, &lane, 1);
+        middle = shell_now();
+    }
+    if (status == IMF_OK)
+        status = t->ops->decode(model, &lane, 1, t->pixels);
+    *step_us = middle - begin;
+    *decode_us = shell_now() - middle;
+    if (status != IMF_OK && err->message[0] == '\0') {
+        const char *reason = t->ops->device_error(t->backend);
+        snprintf(err->message, sizeof(err->message), "self-check: %s",
+                 reason[0] != '\0' ? reason : imf_status_sentence(status));
+    }
+    t->ops->lane_destroy(lane);
+    return status;
+}
+
+static imf_status reserve_pixels(struct engine_thread *t, const struct imf_model_info *info)
+{
+    int batch = info->decode_batch > 1 ? info->decode_batch : 1;
+    size_t need = (size_t)info->image_width * (size_t)info->image_height * 3 * (size_t)batch;
+    if (need <= t->pixels_size)
+        return IMF_OK;
+    uint8_t *grown = realloc(t->pixels, need);
+    if (grown == NULL)
+        return IMF_ENOMEM;
+    t->pixels = grown;
+    t->pixels_size = need;
+    return IMF_OK;
+}
+
+static void load_model(struct engine_thread *t, int index)
+{
+    struct scheduler *s = t->scheduler;
+    struct shell_model *m = s->model[index];
+    struct imf_error err = {0};
+    uint64_t step_us = 0, decode_us = 0;
+    void *progress[2] = {m, s};
+    struct imf_model_params params = m->params;
+    params.progress = on_progress;
+    params.progress_user = progress;
+    struct backend_model *model = NULL;
+    imf_status status = t->ops->model_load(&model, t->backend, &params, &err);
+    if (status == IMF_OK)
+        status = reserve_pixels(t, t->ops->model_info(model));
+    if (status == IMF_OK)
+        status = warm_up(t, model, &step_us, &decode_us, &err);
+    if (err.message[0] == '\0')
+        snprintf(err.message, sizeof(err.message), "%s", imf_status_sentence(status));
+    uv_mutex_lock(&s->lock);
+    const struct imf_model_info *info = model != NULL ? t->ops->model_info(model) : NULL;
+    if (status == IMF_OK && !core_model_ready(&s->core, index, t->index, info)) {
+        status = IMF_ENOMEM;
+        snprintf(err.message, sizeof(err.message), "%s", imf_status_sentence(status));
+    }
+    if (status == IMF_OK) {
+        core_measure(&s->core.model[index], WORK_STEP, 1, step_us);
+        core_measure(&s->core.model[index], WORK_DECODE, 1, decode_us);
+        t->model[index] = model;
+        t->weights_bytes += info->weights_bytes;
+        t->arena_bytes += info->arena_bytes;
+        m->pending--;
+        m->load_fraction = 1;
+        m->changed = true;
+        if (m->info == NULL) {
+            m->info = info;
+            m->device = t->info;
+            m->ops = t->ops;
+            m->backend = model;
+        }
+    } else {
+        load_failed(t, index, err.message);
+    }
+    uv_mutex_unlock(&s->lock);
+    uv_async_send(&s->wake);
+    if (status != IMF_OK)
+        t->ops->model_unload(model);
+}
+
+static bool open_device(struct engine_thread *t)
+{
+    struct scheduler *s = t->scheduler;
+    struct imf_error err = {0};
+    imf_status status = t->ops->device_open(&t->backend, &t->params, &err);
+    uv_mutex_lock(&s->lock);
+    if (status == IMF_OK) {
+        t->info = t->ops->device_info(t->backend);
+    } else {
+        snprintf(t->message, sizeof(t->message), "%s", err.message);
+        core_device_failed(&s->core, t->index, err.message, shell_now());
+        for (int m = 0; m < s->core.model_count; m++) {
+            if (s->model[m]->asked >> t->index & 1)
+                load_failed(t, m, err.message);
+        }
+    }
+    uv_mutex_unlock(&s->lock);
+    uv_async_send(&s->wake);
+    return status == IMF_OK;
+}
+
+/* ---- Working --------------------------------------------------------------------------------- */
+
+static imf_status do_step(struct engine_thread *t, struct sched_work *work, struct imf_error *err)
+{
+    struct backend_model *model = t->model[work->model];
+    struct backend_lane *lanes[CORE_MAX_BATCH];
+    int n = 0;
+    for (int i = 0; i < work->n; i++) {
+        struct picture *p = work->picture[i];
+        imf_status status = IMF_OK;
+        if (p->lane == NULL)
+            status = t->ops->lane_create(&p->lane, model);
+        if (status == IMF_OK && p->step == 0) {
+            status = t->ops->lane_start(p->lane, model, p->key.label, p->key.seed, &p->key.sampling,
+                                        err);
+        }
+        work->bad[i] = status != IMF_OK;
+        if (status == IMF_OK)
+            lanes[n++] = p->lane;
+        else if (err->message[0] == '\0')
+            snprintf(err->message, sizeof(err->message), "%s", imf_status_sentence(status));
+    }
+    return n > 0 ? t->ops->step(model, lanes, n) : IMF_OK;
+}
+
+static imf_status do_decode(struct engine_thread *t, struct sched_work *work, struct imf_error *err)
+{
+    struct backend_model *model = t->model[work->model];
+    const struct imf_model_info *info = t->ops->model_info(model);
+    size_t bytes = (size_t)info->image_width * (size_t)info->image_height * 3;
+    struct backend_lane *lanes[CORE_MAX_BATCH];
+    int at[CORE_MAX_BATCH], n = 0;
+    for (int i = 0; i < work->n; i++) {
+        struct picture *p = work->picture[i];
+        p->rgb = blob_new(bytes);
+        work->bad[i] = p->rgb == NULL;
+        if (work->bad[i]) {
+            snprintf(err->message, sizeof(err->message), "out of memory for a picture");
+            continue;
+        }
+        at[n] = i;
+        lanes[n++] = p->lane;
+    }
+    if (n == 0)
+        return IMF_OK;
+    /* One picture goes straight to its place; several come out side by side. */
+    uint8_t *pixels = n == 1 ? work->picture[at[0]]->rgb->data : t->pixels;
+    imf_status status = t->ops->decode(model, lanes, n, pixels);
+    for (int i = 0; n > 1 && status == IMF_OK && i < n; i++)
+        memcpy(work->picture[at[i]]->rgb->data, pixels + (size_t)i * bytes, bytes);
+    return status;
+}
+
+/* Under the lock, which is given up while waiting. */
+static void wait_for_work(struct engine_thread *t, uint64_t wake_at)
+{
+    struct scheduler *s = t->scheduler;
+    t->waiting = true;
+    if (wake_at == 0) {
+        uv_cond_wait(&t->wake, &s->lock);
+    } else {
+        uint64_t now = shell_now();
+        /* At the end either way; the caller looks again. */
+        (void)uv_cond_timedwait(&t->wake, &s->lock, wake_at > now ? (wake_at - now) * 1000 : 1);
+    }
+    t->waiting = false;
+}
+
+static void device_lost(struct engine_thread *t, const char *message)
+{
+    struct scheduler *s = t->scheduler;
+    snprintf(t->message, sizeof(t->message), "%s", message);
+    for (int m = 0; m < s->core.model_count; m++) {
+        if (t->model[m] != NULL && s->core.model[m].devices == 0) {
+            snprintf(s->model[m]->message, sizeof(s->model[m]->message), "%s", message);
+            s->model[m]->changed = true;
+        }
+    }
+}
+
+static void work_until_stop(struct engine_thread *t)
+{
+    struct scheduler *s = t->scheduler;
+    struct sched_work *work = calloc(1, sizeof(*work));
+    if (work == NULL) {
+        uv_mutex_lock(&s->lock);
+        core_device_failed(&s->core, t->index, "out of memory", shell_now());
+        device_lost(t, "out of memory");
+        uv_mutex_unlock(&s->lock);
+        uv_async_send(&s->wake);
+        return;
+    }
+    uv_mutex_lock(&s->lock);
+    while (!s->stop && !s->core.device[t->index].failed) {
+        core_pick(&s->core, t->index, work, shell_now());
+        if (work->kind == WORK_NONE) {
+            wait_for_work(t, work->wake_at);
+            continue;
+        }
+        uv_mutex_unlock(&s->lock);
+        struct imf_error err = {0};
+        imf_status status =
+            work->kind == WORK_STEP ? do_step(t, work, &err) : do_decode(t, work, &err);
+        if (status != IMF_OK) {
+            const char *reason = t->ops->device_error(t->backend);
+            snprintf(err.message, sizeof(err.message), "%s",
+                     reason[0] != '\0' ? reason : imf_status_sentence(status));
+        }
+        uv_mutex_lock(&s->lock);
+        uint64_t now = shell_now();
+        t->busy_us += now - work->started_at;
+        core_complete(&s->core, t->index, work, status, err.message, now);
+        if (status != IMF_OK)
+            device_lost(t, err.message);
+        if (!list_empty(&s->core.events) || !list_empty(&s->core.to_encode))
+            uv_async_send(&s->wake);
+    }
+    uv_mutex_unlock(&s->lock);
+    free(work);
+}
+
+static void close_device(struct engine_thread *t)
+{
+    struct scheduler *s = t->scheduler;
+    struct core_device *d = &s->core.device[t->index];
+    for (int m = 0; m < s->core.model_count; m++) {
+        /* All lanes have come back: requests were ended before the threads were stopped. */
+        uv_mutex_lock(&s->lock);
+        assert(d->lanes[m] == 0);
+        uint32_t count = d->spare_count[m];
+        d->spare_count[m] = 0;
+        uv_mutex_unlock(&s->lock);
+        for (uint32_t i = 0; i < count; i++)
+            t->ops->lane_destroy(d->spare[m][i]);
+        if (t->model[m] != NULL)
+            t->ops->model_unload(t->model[m]);
+    }
+    t->ops->device_close(t->backend);
+}
+
+static void thread_main(void *arg)
+{
+    struct engine_thread *t = arg;
+    struct scheduler *s = t->scheduler;
+    if (!open_device(t))
+        return;
+    bool stop = false;
+    for (int m = 0; m < s->core.model_count && !stop; m++) {
+        if (s->model[m]->asked >> t->index & 1)
+            load_model(t, m);
+        uv_mutex_lock(&s->lock);
+        stop = s->stop;
+        uv_mutex_unlock(&s->lock);
+    }
+    work_until_stop(t);
+    /* A failed device keeps its models until the end: their info may be in use. */
+    uv_mutex_lock(&s->lock);
+    while (!s->stop)
+        uv_cond_wait(&t->wake, &s->lock);
+    uv_mutex_unlock(&s->lock);
+    close_device(t);
+}
+
+imf_status engine_thread_start(struct engine_thread *t)
+{
+    if (uv_thread_create(&t->thread, thread_main, t) != 0)
+        return IMF_ENOMEM;
+    t->started = true;
+    return IMF_OK;
+}
+
+void engine_thread_join(struct engine_thread *t)
+{
+    if (t->started)
+        uv_thread_join(&t->thread);
+    t->started = false;
+}
