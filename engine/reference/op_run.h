@@ -12,6 +12,7 @@ struct imf__op_run;
 struct imf__op_case {
     const struct imf__op *op;
     int p[OP_PARAMS];
+    bool rare; /* no model has this shape: IMF_EUNSUPPORTED is an answer */
 };
 
 struct imf__op {
@@ -36,6 +37,15 @@ struct imf__op_run {
     struct imf__swiglu *swiglu;
     struct imf__conv *conv;
 };
+
+#define CASE(op, ...)                                                                              \
+    {                                                                                              \
+        &op, {__VA_ARGS__}, false                                                                  \
+    }
+#define RARE(op, ...)                                                                              \
+    {                                                                                              \
+        &op, {__VA_ARGS__}, true                                                                   \
+    }
 
 /* Tables; op is NULL at the end. */
 extern const struct imf__op_case imf__op_token_cases[], imf__op_image_cases[];

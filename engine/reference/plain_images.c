@@ -109,7 +109,7 @@ static imf_status conv2d(struct imf__device *d, struct imf__image *dst,
     const struct imf__conv_desc *k = &w->desc;
     int up = k->upsample2x ? 2 : 1;
     if (src->c != k->in || dst->c != k->out || src->h != k->in_h || src->w != k->in_w ||
-        dst->n != src->n || k->residual != (residual != NULL) ||
+        dst->n != src->n || k->residual != (residual != NULL) || k->f32_out != dst->f32 ||
         dst->h != (src->h * up + 2 * k->pad_h - k->kh) / k->stride + 1 ||
         dst->w != (src->w * up + 2 * k->pad_w - k->kw) / k->stride + 1)
         return IMF_EINVAL;

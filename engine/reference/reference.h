@@ -21,8 +21,9 @@ struct imf__op_report {
     const char *op;  /* "conv2d", static */
     char shape[120]; /* "3x3 s1 up 33->65 7x5 relu" */
     bool passed;
-    imf_status status;         /* of the device's calls */
-    double error, bound;       /* relative L2 error against the truth, and what is allowed */
+    bool declined;       /* passed, but only by IMF_EUNSUPPORTED for a shape that no model has */
+    imf_status status;   /* of the device's calls */
+    double error, bound; /* relative L2 error against the truth, and what is allowed */
     double worst, worst_bound; /* largest absolute error and what is allowed */
     char message[400];         /* why it failed: seed, index, values; "" when passed */
 };

@@ -24,6 +24,8 @@ static int run_cases(struct imf__device *d, const char *only)
         if (!report.passed) {
             failed++;
             printf("FAILED %s(%s): %s\n", report.op, report.shape, report.message);
+        } else if (report.declined) {
+            printf("declined %s(%s)\n", report.op, report.shape);
         } else if (only) {
             printf("ok %s(%s): error %.2g of %.2g, worst %.2g of %.2g\n", report.op, report.shape,
                    report.error, report.bound, report.worst, report.worst_bound);
