@@ -53,9 +53,10 @@ static void print_help(FILE *out)
 }
 
 /* libgomp reads OMP_WAIT_POLICY when it is loaded, before main, and its default makes idle threads
- * spin: under load that costs a server milliseconds a parallel region, because the spinning team
- * takes the processor from the loop and the PNG encoders. So the server starts itself once more
- * with the policy set, unless the person who runs it has chosen one. */
+ * spin: beside any other busy process that costs milliseconds a parallel region (a small model's step
+ * took 350 ms instead of 5), because the spinning team holds the processor that its last member
+ * waits for. So the program starts itself once more with the policy set, unless the person who runs
+ * it has chosen one. The price on an idle machine is a few microseconds a region. */
 static void prefer_passive_waiting(char **argv)
 {
     if (getenv("OMP_WAIT_POLICY") || setenv("OMP_WAIT_POLICY", "passive", 1) != 0)
@@ -74,8 +75,7 @@ int main(int argc, char **argv)
         printf("imfd %s\n", imf_version());
         return IMFD_EXIT_OK;
     }
-    if (strcmp(name, "serve") == 0)
-        prefer_passive_waiting(argv);
+    prefer_passive_waiting(argv);
     for (const struct command *c = commands; c->name; c++) {
         if (strcmp(c->name, name) == 0)
             return c->run(argc - 1, argv + 1);
