@@ -1,0 +1,641 @@
+/* From JSON, or a URL, to what is to be drawn. Every field is checked here; the scheduler asserts.
+ */
+#include "api_internal.h"
+#include "http_text.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+bool api_problem_set(struct api_problem *p, enum api_error kind, const char *param,
+                     const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    p->kind = kind;
+    p->param = param;
+    p->retry_us = 0;
+    vsnprintf(p->message, sizeof(p->message), format, args);
+    va_end(args);
+    return false;
+}
+
+bool api_problem_unknown(struct api_problem *p, const char *what, const char *name)
+{
+    snprintf(p->field, sizeof(p->field), "%s", name);
+    return api_problem_set(p, API_UNKNOWN_FIELD, p->field, "unknown %s \"%s\"", what, p->field);
+}
+
+void picture_params_free(struct picture_params *params)
+{
+    free(params->labels);
+    free(params->seeds);
+    params->labels = NULL;
+    params->seeds = NULL;
+}
+
+int32_t picture_label(const struct picture_params *params, uint32_t i)
+{
+    return params->labels != NULL ? params->labels[i] : params->label;
+}
+
+uint64_t picture_seed(const struct picture_params *params, uint32_t i)
+{
+    return params->seeds != NULL ? params->seeds[i] : params->seed + i;
+}
+
+const char *api_model_id(const struct api *a, int model)
+{
+    struct sched_model_status status;
+    sched_model_get(a->scheduler, model, &status);
+    return status.id;
+}
+
+const char *api_class_name(const struct api *a, int model, int32_t label)
+{
+    const struct classes *classes = a->models[model].classes;
+    return label < classes_count(classes) ? classes_get(classes, label)->name : "none";
+}
+
+static uint64_t random_below(uint64_t limit)
+{
+    uint64_t value = 0;
+    if (getrandom(&value, sizeof(value), 0) != (ssize_t)sizeof(value))
+        value = uv_hrtime();
+    return value % limit; /* the bias is below 2^-10 even for seeds */
+}
+
+/* ---- Model and class ----------------------------------------------------------------------------
+ */
+
+/* A model by id (NULL: the default) that can be used now, or at least described. */
+static bool find_model(struct api *a, const char *id, struct picture_params *out,
+                       struct api_problem *p)
+{
+    out->model = id == NULL ? 0 : sched_model_find(a->scheduler, id);
+    if (out->model < 0)
+        return api_problem_set(p, API_NO_MODEL, "model",
+                               "there is no model \"%.100s\"; GET /v1/models "
+                               "lists them",
+                               id);
+    if (a->models[out->model].info == NULL) {
+        struct sched_model_status status;
+        sched_model_get(a->scheduler, out->model, &status);
+        if (status.state == SCHED_MODEL_FAILED)
+            return api_problem_set(p, API_ENGINE, NULL, "the model could not be loaded");
+        p->retry_us = 0;
+        api_problem_set(p, API_LOADING, NULL, "the model is being loaded");
+        p->retry_us = sched_retry_us(a->scheduler, out->model, 1);
+        return false;
+    }
+    out->sampling = a->models[out->model].info->defaults;
+    return true;
+}
+
+static bool class_problem(const struct classes *classes, const char *text, enum class_match match,
+                          const struct class_lookup *found, const char *param,
+                          struct api_problem *p)
+{
+    char names[400] = "";
+    size_t used = 0;
+    for (int i = 0; i < found->n_candidates && used < sizeof(names) - 1; i++) {
+        const struct class_info *info = classes_get(classes, found->candidates[i]);
+        int n = snprintf(names + used, sizeof(names) - used, "%s%d (%s%s%s)", i > 0 ? ", " : "",
+                         found->candidates[i], info->wordnet_id, info->wordnet_id[0] ? ", " : "",
+                         info->name);
+        used += n > 0 ? (size_t)n : 0;
+    }
+    if (match == CLASS_AMBIGUOUS)
+        return api_problem_set(p, API_AMBIGUOUS_CLASS, param, "\"%.80s\" names several classes: %s",
+                               text, names);
+    return api_problem_set(p, API_UNKNOWN_CLASS, param, "no class \"%.80s\"%s%s", text,
+                           found->n_candidates > 0 ? "; near: " : "", names);
+}
+
+/* A class by text. "random" draws one when `random_too`. */
+static bool class_from_text(struct api *a, int model, const char *text, const char *param,
+                            bool random_too, int32_t *label, struct api_problem *p)
+{
+    const struct classes *classes = a->models[model].classes;
+    if (strcmp(text, "none") == 0) {
+        *label = classes_count(classes);
+        return true;
+    }
+    if (random_too && strcmp(text, "random") == 0) {
+        *label = (int32_t)random_below((uint64_t)classes_count(classes));
+        return true;
+    }
+    struct class_lookup found;
+    enum class_match match = classes_find(classes, text, strlen(text), &found);
+    if (match != CLASS_FOUND)
+        return class_problem(classes, text, match, &found, param, p);
+    *label = found.index;
+    return true;
+}
+
+static bool class_from_json(struct api *a, int model, const cJSON *value, const char *param,
+                            int32_t *label, struct api_problem *p)
+{
+    int count = classes_count(a->models[model].classes);
+    if (cJSON_IsString(value))
+        return class_from_text(a, model, value->valuestring, param, true, label, p);
+    if (!cJSON_IsNumber(value))
+        return api_problem_set(p, API_INVALID, param,
+                               "%s: an index, a WordNet id or a name is expected", param);
+    double v = value->valuedouble;
+    if (v != floor(v) || v < 0 || v >= count)
+        return api_problem_set(p, API_UNKNOWN_CLASS, param, "%s: %g is no class; they are 0 to %d",
+                               param, v, count - 1);
+    *label = (int32_t)v;
+    return true;
+}
+
+/* ---- JSON fields --------------------------------------------------------------------------------
+ */
+
+static bool get_integer(const cJSON *value, const char *name, uint64_t low, uint64_t high,
+                        uint64_t *out, struct api_problem *p)
+{
+    double v = cJSON_IsNumber(value) ? value->valuedouble : NAN;
+    if (!(v == floor(v)))
+        return api_problem_set(p, API_INVALID, name, "%s: a whole number is expected", name);
+    if (v < (double)low || v > (double)high)
+        return api_problem_set(p, API_INVALID, name, "%s: %.17g is outside %llu to %llu", name, v,
+                               (unsigned long long)low, (unsigned long long)high);
+    *out = (uint64_t)v;
+    return true;
+}
+
+static bool check_float(double v, const char *name, double low, double high, float *out,
+                        struct api_problem *p)
+{
+    if (!isfinite(v) || v < low || v > high) {
+        if (high < 2)
+            return api_problem_set(p, API_INVALID, name, "%s: %g is outside %g to %g", name, v, low,
+                                   high);
+        return api_problem_set(p, API_INVALID, name, "%s: %g is not a number of at least %g", name,
+                               v, low);
+    }
+    *out = (float)(v + 0.0); /* -0 becomes 0: equal parameters have equal bits */
+    return true;
+}
+
+/* What --omega and its like may be: any float32 from 1. */
+#define MAX_OMEGA 3.0e38
+
+static bool check_interval(const struct imf_sampling *s, struct api_problem *p)
+{
+    char low[32], high[32];
+    if (s->t_min <= s->t_max)
+        return true;
+    format_float(low, s->t_min);
+    format_float(high, s->t_max);
+    return api_problem_set(p, API_INVALID, "t_min", "t_min: %s is above t_max, which is %s", low,
+                           high);
+}
+
+/* Reads one sampling field by name. Returns 1 when it was one, 0 when not, -1 on a problem. `given`
+ * remembers which were set, so that an alias beside its name is noticed. */
+enum { GIVEN_STEPS = 1, GIVEN_OMEGA = 2, GIVEN_T_MIN = 4, GIVEN_T_MAX = 8 };
+
+static int sampling_field(const struct api *a, const char *name, double v, bool is_number,
+                          struct imf_sampling *s, unsigned *given, struct api_problem *p)
+{
+    static const struct {
+        const char *name;
+        unsigned bit;
+    } names[] = {{"steps", GIVEN_STEPS},          {"omega", GIVEN_OMEGA},
+                 {"guidance_scale", GIVEN_OMEGA}, {"cfg_scale", GIVEN_OMEGA},
+                 {"t_min", GIVEN_T_MIN},          {"t_max", GIVEN_T_MAX}};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(names[i].name, name) != 0)
+            continue;
+        const char *field = names[i].name;
+        bool good = true;
+        if (*given & names[i].bit) {
+            api_problem_set(p, API_INVALID, field, "%s: given twice, or beside its alias", field);
+            return -1;
+        }
+        *given |= names[i].bit;
+        if (!is_number) {
+            api_problem_set(p, API_INVALID, field, "%s: a number is expected", field);
+            return -1;
+        }
+        switch (names[i].bit) {
+        case GIVEN_STEPS:
+            if (v != floor(v) || v < 1 || v > (double)a->settings->max_steps)
+                good = api_problem_set(p, API_INVALID, field,
+                                       "%s: %g is not a whole number from 1 to %d", field, v,
+                                       (int)a->settings->max_steps);
+            else
+                s->steps = (int)v;
+            break;
+        case GIVEN_OMEGA:
+            good = check_float(v, field, 1, MAX_OMEGA, &s->omega, p);
+            break;
+        case GIVEN_T_MIN:
+            good = check_float(v, field, 0, 1, &s->t_min, p);
+            break;
+        default:
+            good = check_float(v, field, 0, 1, &s->t_max, p);
+            break;
+        }
+        return good ? 1 : -1;
+    }
+    return 0;
+}
+
+/* The root object of a body, or NULL. */
+static cJSON *parse_body(const char *body, size_t length, struct api_problem *p)
+{
+    const char *end = NULL;
+    cJSON *root = NULL;
+    if (utf8_valid_prefix(body, length) != length || memchr(body, '\0', length) != NULL) {
+        api_problem_set(p, API_BAD_JSON, NULL, "the body is not valid UTF-8");
+        return NULL;
+    }
+    if (length > 0)
+        root = cJSON_ParseWithLengthOpts(body, length, &end, false);
+    while (root != NULL && end < body + length && strchr(" \t\r\n", *end) != NULL)
+        end++;
+    if (root == NULL || end != body + length) {
+        api_problem_set(p, API_BAD_JSON, NULL, "the body is not valid JSON (near byte %zu)",
+                        end != NULL ? (size_t)(end - body) : 0);
+    } else if (!cJSON_IsObject(root)) {
+        api_problem_set(p, API_BAD_JSON, NULL, "the body is not a JSON object");
+    } else {
+        return root;
+    }
+    cJSON_Delete(root);
+    return NULL;
+}
+
+/* Names each key may have; the index is what a parser switches on. */
+static int field_index(const char *const *names, const char *name)
+{
+    for (int i = 0; names[i] != NULL; i++) {
+        if (strcmp(names[i], name) == 0)
+            return i;
+    }
+    return -1;
+}
+
+/* Finds known fields into slots[]; null ones count as absent. Sampling fields go to out. */
+static bool collect_fields(const struct api *a, const cJSON *root, const char *const *names,
+                           const cJSON **slots, struct imf_sampling *sampling, unsigned *given,
+                           struct api_problem *p)
+{
+    uint64_t seen = 0;
+    for (const cJSON *field = root->child; field != NULL; field = field->next) {
+        int i = field_index(names, field->string);
+        if (i >= 0) {
+            if (seen & UINT64_C(1) << i)
+                return api_problem_set(p, API_INVALID, names[i], "%s: given twice", names[i]);
+            seen |= UINT64_C(1) << i;
+            if (!cJSON_IsNull(field))
+                slots[i] = field;
+            continue;
+        }
+        /* null means "not given", which still must be a name we know. */
+        struct imf_sampling ignored = *sampling;
+        bool null = cJSON_IsNull(field);
+        unsigned none = 0;
+        int found = sampling_field(a, field->string, null ? 1 : field->valuedouble,
+                                   null || cJSON_IsNumber(field), null ? &ignored : sampling,
+                                   null ? &none : given, p);
+        if (found < 0)
+            return false;
+        if (found == 0)
+            return api_problem_unknown(p, "field", field->string);
+    }
+    return true;
+}
+
+/* ---- Seeds and classes
+ * ---------------------------------------------------------------------------- */
+
+static bool set_classes(struct api *a, const cJSON *one, const cJSON *list,
+                        struct picture_params *out, struct api_problem *p)
+{
+    bool random_each =
+        one != NULL && cJSON_IsString(one) && strcmp(one->valuestring, "random") == 0;
+    if (list == NULL && !random_each)
+        return class_from_json(a, out->model, one, "class", &out->label, p);
+    out->labels = calloc(out->n, sizeof(*out->labels));
+    if (out->labels == NULL)
+        return api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+    const cJSON *item = list != NULL ? list->child : NULL;
+    for (uint32_t i = 0; i < out->n; i++) {
+        if (!class_from_json(a, out->model, list != NULL ? item : one,
+                             list != NULL ? "classes" : "class", &out->labels[i], p))
+            return false;
+        item = item != NULL ? item->next : NULL;
+    }
+    return true;
+}
+
+static bool set_seeds(const cJSON *one, const cJSON *list, struct picture_params *out,
+                      struct api_problem *p)
+{
+    if (list == NULL) {
+        out->seed = random_below(API_MAX_SEED - out->n);
+        return one == NULL ||
+               get_integer(one, "seed", 0, API_MAX_SEED - (out->n - 1), &out->seed, p);
+    }
+    out->seeds = calloc(out->n, sizeof(*out->seeds));
+    if (out->seeds == NULL)
+        return api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+    const cJSON *item = list->child;
+    for (uint32_t i = 0; i < out->n; i++, item = item->next) {
+        if (!get_integer(item, "seeds", 0, API_MAX_SEED, &out->seeds[i], p))
+            return false;
+    }
+    return true;
+}
+
+/* n, and the lists that imply it. */
+static bool set_count(const struct api *a, const cJSON *n, const cJSON *classes, const cJSON *seeds,
+                      struct picture_params *out, struct api_problem *p)
+{
+    const struct {
+        const cJSON *list;
+        const char *name;
+    } lists[] = {{classes, "classes"}, {seeds, "seeds"}};
+    uint64_t most = (uint64_t)a->settings->max_n, count = 1;
+    bool fixed = n != NULL;
+    if (n != NULL && !get_integer(n, "n", 1, most, &count, p))
+        return false;
+    for (size_t i = 0; i < 2; i++) {
+        if (lists[i].list == NULL)
+            continue;
+        const char *name = lists[i].name;
+        int length = cJSON_IsArray(lists[i].list) ? cJSON_GetArraySize(lists[i].list) : 0;
+        if (length == 0)
+            return api_problem_set(p, API_INVALID, name, "%s: a list that is not empty is expected",
+                                   name);
+        if ((uint64_t)length > most)
+            return api_problem_set(p, API_INVALID, name, "%s: %d pictures are more than %llu", name,
+                                   length, (unsigned long long)most);
+        if (fixed && (uint64_t)length != count)
+            return api_problem_set(p, API_INVALID, name, "%s: %d entries for %llu pictures", name,
+                                   length, (unsigned long long)count);
+        count = (uint64_t)length;
+        fixed = true;
+    }
+    out->n = (uint32_t)count;
+    return true;
+}
+
+static void params_init(const struct api *a, struct picture_params *out)
+{
+    memset(out, 0, sizeof(*out));
+    out->n = 1;
+    out->priority = 5;
+    out->timeout_ms = (uint64_t)a->settings->request_timeout_ms;
+    out->embed = true;
+}
+
+static bool text_field(const cJSON *value, const char *name, const char **out,
+                       struct api_problem *p)
+{
+    if (value == NULL)
+        return true;
+    if (!cJSON_IsString(value))
+        return api_problem_set(p, API_INVALID, name, "%s: a string is expected", name);
+    *out = value->valuestring;
+    return true;
+}
+
+static bool bool_field(const cJSON *value, const char *name, bool *out, struct api_problem *p)
+{
+    if (value == NULL)
+        return true;
+    if (!cJSON_IsBool(value))
+        return api_problem_set(p, API_INVALID, name, "%s: true or false is expected", name);
+    *out = cJSON_IsTrue(value);
+    return true;
+}
+
+/* ---- The native call
+ * ------------------------------------------------------------------------------- */
+
+enum {
+    F_MODEL,
+    F_CLASS,
+    F_CLASSES,
+    F_N,
+    F_SEED,
+    F_SEEDS,
+    F_TIMEOUT,
+    F_PRIORITY,
+    F_FORMAT,
+    F_EMBED,
+    F_COUNT
+};
+static const char *const generate_fields[] = {
+    "model",    "class",         "classes",        "n", "seed", "seeds", "timeout_ms",
+    "priority", "output_format", "embed_metadata", NULL};
+
+/* Model first, as defaults and class names depend on it; then what the request sets over them. */
+static bool start_params(struct api *a, const cJSON *root, const char *const *names,
+                         const cJSON **slots, int model_slot, struct picture_params *out,
+                         struct api_problem *p)
+{
+    struct imf_sampling sampling = {0};
+    unsigned given = 0;
+    const char *model = NULL;
+    if (!collect_fields(a, root, names, slots, &sampling, &given, p) ||
+        !text_field(slots[model_slot], "model", &model, p) || !find_model(a, model, out, p))
+        return false;
+    if (given & GIVEN_STEPS)
+        out->sampling.steps = sampling.steps;
+    if (given & GIVEN_OMEGA)
+        out->sampling.omega = sampling.omega;
+    if (given & GIVEN_T_MIN)
+        out->sampling.t_min = sampling.t_min;
+    if (given & GIVEN_T_MAX)
+        out->sampling.t_max = sampling.t_max;
+    return check_interval(&out->sampling, p);
+}
+
+static bool png_only(const cJSON *value, struct api_problem *p)
+{
+    const char *format = "png";
+    if (!text_field(value, "output_format", &format, p))
+        return false;
+    if (strcmp(format, "png") != 0)
+        return api_problem_set(p, API_INVALID, "output_format",
+                               "output_format: only \"png\" is supported");
+    return true;
+}
+
+static bool generate_from(struct api *a, const cJSON *root, struct picture_params *out,
+                          struct api_problem *p)
+{
+    const cJSON *f[F_COUNT] = {NULL};
+    if (!start_params(a, root, generate_fields, f, F_MODEL, out, p) || !png_only(f[F_FORMAT], p) ||
+        !bool_field(f[F_EMBED], "embed_metadata", &out->embed, p))
+        return false;
+    if (f[F_CLASS] != NULL && f[F_CLASSES] != NULL)
+        return api_problem_set(p, API_INVALID, "classes", "class and classes exclude each other");
+    if (f[F_CLASS] == NULL && f[F_CLASSES] == NULL)
+        return api_problem_set(p, API_INVALID, "class", "class: required");
+    if (f[F_SEED] != NULL && f[F_SEEDS] != NULL)
+        return api_problem_set(p, API_INVALID, "seeds", "seed and seeds exclude each other");
+    uint64_t priority = 5, timeout_ms = out->timeout_ms;
+    if ((f[F_PRIORITY] != NULL &&
+         !get_integer(f[F_PRIORITY], "priority", 0, SCHED_PRIORITIES - 1, &priority, p)) ||
+        (f[F_TIMEOUT] != NULL &&
+         !get_integer(f[F_TIMEOUT], "timeout_ms", 1, 86400000, &timeout_ms, p)))
+        return false;
+    out->priority = (int)priority;
+    if (timeout_ms < out->timeout_ms)
+        out->timeout_ms = timeout_ms;
+    return set_count(a, f[F_N], f[F_CLASSES], f[F_SEEDS], out, p) &&
+           set_classes(a, f[F_CLASS], f[F_CLASSES], out, p) &&
+           set_seeds(f[F_SEED], f[F_SEEDS], out, p);
+}
+
+static bool parse_with(bool (*from)(struct api *, const cJSON *, struct picture_params *,
+                                    struct api_problem *),
+                       struct api *a, const char *body, size_t length, struct picture_params *out,
+                       struct api_problem *p)
+{
+    params_init(a, out);
+    cJSON *root = parse_body(body, length, p);
+    bool good = root != NULL && from(a, root, out, p);
+    cJSON_Delete(root);
+    if (!good)
+        picture_params_free(out);
+    return good;
+}
+
+bool api_parse_generate(struct api *a, const char *body, size_t length, struct picture_params *out,
+                        struct api_problem *p)
+{
+    return parse_with(generate_from, a, body, length, out, p);
+}
+
+/* ---- The OpenAI call
+ * ------------------------------------------------------------------------------- */
+
+enum { O_MODEL, O_PROMPT, O_N, O_SIZE, O_RESPONSE, O_STREAM, O_SEED, O_FORMAT, O_COUNT = 15 };
+static const char *const openai_fields[] = {"model", "prompt", "n", "size", "response_format",
+                                            "stream", "seed", "output_format",
+                                            /* accepted, without effect */
+                                            "quality", "style", "background", "moderation", "user",
+                                            "output_compression", "partial_images", NULL};
+
+static bool openai_size(const struct api *a, const cJSON *value, const struct picture_params *out,
+                        struct api_problem *p)
+{
+    const struct imf_model_info *info = a->models[out->model].info;
+    const char *size = "auto";
+    char own[32];
+    if (!text_field(value, "size", &size, p))
+        return false;
+    snprintf(own, sizeof(own), "%dx%d", info->image_width, info->image_height);
+    if (strcmp(size, "auto") != 0 && strcmp(size, own) != 0)
+        return api_problem_set(p, API_INVALID, "size",
+                               "size: only \"%s\" and \"auto\" are supported", own);
+    return true;
+}
+
+static bool openai_from(struct api *a, const cJSON *root, struct picture_params *out,
+                        struct api_problem *p)
+{
+    const cJSON *f[O_COUNT] = {NULL};
+    const char *prompt = NULL, *response = "b64_json";
+    if (!start_params(a, root, openai_fields, f, O_MODEL, out, p) ||
+        !text_field(f[O_PROMPT], "prompt", &prompt, p) || !openai_size(a, f[O_SIZE], out, p) ||
+        !text_field(f[O_RESPONSE], "response_format", &response, p) ||
+        !bool_field(f[O_STREAM], "stream", &out->stream, p) || !png_only(f[O_FORMAT], p))
+        return false;
+    if (prompt == NULL)
+        return api_problem_set(p, API_INVALID, "prompt", "prompt: required; it names the class");
+    if (strcmp(response, "b64_json") != 0 && strcmp(response, "url") != 0)
+        return api_problem_set(p, API_INVALID, "response_format",
+                               "response_format: \"b64_json\" or \"url\" is expected");
+    out->url = response[0] == 'u';
+    if (out->url && out->stream)
+        return api_problem_set(p, API_INVALID, "response_format",
+                               "response_format: a stream carries b64_json only");
+    if (!set_count(a, f[O_N], NULL, NULL, out, p) || !set_seeds(f[O_SEED], NULL, out, p))
+        return false;
+    if (strncmp(prompt, "class:", 6) == 0)
+        prompt += 6 + strspn(prompt + 6, " ");
+    cJSON *text = cJSON_CreateString(prompt);
+    bool good = text != NULL ? set_classes(a, text, NULL, out, p)
+                             : api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+    cJSON_Delete(text);
+    if (!good && p->param != NULL)
+        p->param = "prompt";
+    return good;
+}
+
+bool api_parse_openai(struct api *a, const char *body, size_t length, struct picture_params *out,
+                      struct api_problem *p)
+{
+    return parse_with(openai_from, a, body, length, out, p);
+}
+
+/* ---- The resource
+ * ---------------------------------------------------------------------------------- */
+
+static bool parse_seed(const char *file, uint64_t *seed, struct api_problem *p)
+{
+    uint64_t value = 0;
+    size_t n = 0;
+    for (; file[n] >= '0' && file[n] <= '9' && n < 17; n++)
+        value = value * 10 + (uint64_t)(file[n] - '0');
+    if (strcmp(file + n, ".png") != 0)
+        return api_problem_set(p, n > 0 && file[n] == '.' ? API_NOT_FOUND : API_INVALID, "seed",
+                               "the path ends in {seed}.png");
+    if (n == 0 || value > API_MAX_SEED || (n > 1 && file[0] == '0'))
+        return api_problem_set(p, API_INVALID, "seed", "seed: a number from 0 to %llu is expected",
+                               (unsigned long long)API_MAX_SEED);
+    *seed = value;
+    return true;
+}
+
+static bool parse_query(const struct api *a, const char *query, struct imf_sampling *s,
+                        struct api_problem *p)
+{
+    struct query_pair pair;
+    unsigned given = 0;
+    int more;
+    while ((more = query_next(&query, &pair)) > 0) {
+        /* strtod alone would take hexadecimal, "inf" and blanks too. */
+        char *end = pair.value;
+        bool plain = pair.value[strspn(pair.value, "0123456789.eE+-")] == '\0';
+        double v = plain ? strtod(pair.value, &end) : NAN;
+        bool number = end != pair.value && *end == '\0';
+        int found = sampling_field(a, pair.key, v, number, s, &given, p);
+        if (found < 0)
+            return false;
+        if (found == 0)
+            return api_problem_unknown(p, "query parameter", pair.key);
+    }
+    if (more < 0)
+        return api_problem_set(p, API_BAD_REQUEST, NULL, "the query is badly encoded or too long");
+    return check_interval(s, p);
+}
+
+bool api_parse_resource(struct api *a, const char *model, const char *class_name, const char *file,
+                        const char *query, struct picture_params *out, struct api_problem *p)
+{
+    params_init(a, out);
+    if (!find_model(a, model, out, p) || !parse_seed(file, &out->seed, p) ||
+        !parse_query(a, query, &out->sampling, p))
+        return false;
+    if (!class_from_text(a, out->model, class_name, "class", false, &out->label, p)) {
+        if (p->kind == API_UNKNOWN_CLASS)
+            p->kind = API_NO_CLASS;
+        return false;
+    }
+    return true;
+}
