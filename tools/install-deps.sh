@@ -18,7 +18,6 @@ libuv1-dev           build        event loop
 libcjson-dev         build        JSON
 libdeflate-dev       build        deflate and checksums of PNGs
 libpng-dev           build        pictures
-libdeflate-dev       build        pictures, faster
 zlib1g-dev           build        deflated .npz files
 liblapacke-dev       build        eigenvalues of FID
 libopenblas-dev      build        matrices of the metrics in float64
