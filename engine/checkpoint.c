@@ -1,6 +1,7 @@
 /* Checkpoints: opening and telling formats apart, the list of tensors, and looking names up.
  * Reading the values is in checkpoint_read.c; one file per format parses its directory. */
 #include "checkpoint_parts.h"
+#include "json.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -170,6 +171,8 @@ imf_status imf__checkpoint_add(struct imf__checkpoint *c, const struct imf__entr
     if (n > IMF__MAX_NAME)
         return imf__fail(err, IMF_EFORMAT, "%s: tensor \"%s\": its name has %zu bytes, at most %d",
                          f->label, imf__quote(e.tensor.name).text, n, IMF__MAX_NAME);
+    if (!imf__utf8_valid(e.tensor.name, n))
+        return imf__fail(err, IMF_EFORMAT, "%s: a tensor's name is not UTF-8", f->label);
     imf_status status = check_entry(&e, f, storage, err);
     if (status != IMF_OK)
         return status;
@@ -355,6 +358,14 @@ const char *imf__checkpoint_format(const struct imf__checkpoint *c)
 const char *imf__checkpoint_nesting(const struct imf__checkpoint *c)
 {
     return c->nesting;
+}
+
+uint64_t imf__checkpoint_bytes(const struct imf__checkpoint *c)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < c->file_count; i++)
+        bytes += c->files[i].size;
+    return bytes;
 }
 
 size_t imf__checkpoint_count(const struct imf__checkpoint *c)

@@ -42,6 +42,7 @@ const char *imf__checkpoint_format(
     const struct imf__checkpoint *c); /* "torch zip", "torch legacy", "safetensors" */
 /* The dict that was entered ("model", "ema"), "" when the tensors were at the top. */
 const char *imf__checkpoint_nesting(const struct imf__checkpoint *c);
+uint64_t imf__checkpoint_bytes(const struct imf__checkpoint *c); /* all its files, on disk */
 
 size_t imf__checkpoint_count(const struct imf__checkpoint *c);
 const struct imf__tensor *imf__checkpoint_at(const struct imf__checkpoint *c, size_t i);

@@ -95,6 +95,17 @@ static size_t utf8_length(const unsigned char *p, size_t left)
     return n;
 }
 
+bool imf__utf8_valid(const char *text, size_t n)
+{
+    for (size_t i = 0; i < n;) {
+        size_t length = utf8_length((const unsigned char *)text + i, n - i);
+        if (!length)
+            return false;
+        i += length;
+    }
+    return true;
+}
+
 /* Decodes the escape whose backslash was at text[at - 1] to dst; bytes written, 0 on an error. */
 static size_t escape(struct imf__json *j, char *dst)
 {

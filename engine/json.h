@@ -48,5 +48,7 @@ void imf__json_init(struct imf__json *j, char *text, size_t size);
 enum imf__json_event imf__json_next(struct imf__json *j);
 /* Passes over the value whose first event was `first`; false on a syntax error. */
 bool imf__json_skip(struct imf__json *j, enum imf__json_event first);
+/* Whether n bytes are well-formed UTF-8 (no overlong forms, no surrogates). */
+bool imf__utf8_valid(const char *text, size_t n);
 
 #endif

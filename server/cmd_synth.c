@@ -23,8 +23,7 @@ struct job {
     struct imfd_usage usage;
 };
 
-/* ---- --config ----------------------------------------------------------------------------------
- */
+/* ---- --config ---- */
 
 /* A natural number up to 10^7, ending where `end` says; -1 when it is none. */
 static long natural(const char *text, const char **end)
@@ -110,8 +109,7 @@ static int given(long value, int otherwise)
     return value < 0 ? otherwise : (int)value;
 }
 
-/* ---- Lists -------------------------------------------------------------------------------------
- */
+/* ---- Lists ---- */
 
 /* A published size, or "MiT" for one made up by --config; what it leaves out is B's. */
 static int mit_names(struct job *job, struct imf__names *names)
@@ -188,8 +186,7 @@ static int find_names(struct job *job, struct imf__names *names)
     return status == IMF_OK ? 0 : IMFD_EXIT_FAILURE;
 }
 
-/* ---- Files -------------------------------------------------------------------------------------
- */
+/* ---- Files ---- */
 
 static int report(const struct imf_error *err)
 {
