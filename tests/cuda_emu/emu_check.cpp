@@ -594,7 +594,7 @@ int imf_emu_register_module(int checked)
 {
     static int any_checked;
     any_checked |= checked;
-    emu_tracking = any_checked;
+    emu_tracking = any_checked && emu_check_level != IMF_EMU_CHECK_OFF;
     if (!checked)
         emu_shadow_exact = false;
     return 0;

@@ -1321,6 +1321,29 @@ void imf_emu_launch(const struct imf_emu_launch_info *info)
     }));
 }
 
+/* ---- the driver's functions that the engine asks before it loads its CUDA module ---- */
+
+int cuInit(unsigned flags)
+{
+    (void)flags;
+    emu_guard guard(emu_mutex);
+    start();
+    return driver_error == cudaErrorNoDevice ? int(cudaErrorNoDevice) : 0;
+}
+
+int cuDeviceGetCount(int *count)
+{
+    emu_guard guard(emu_mutex);
+    start();
+    *count = device_count;
+    return 0;
+}
+
+int cuDeviceGetAttribute(int *value, int attribute, int device)
+{
+    return int(cudaDeviceGetAttribute(value, static_cast<enum cudaDeviceAttr>(attribute), device));
+}
+
 /* ---- what tests ask of the emulator ---- */
 
 void imf_emu_reset(void)
