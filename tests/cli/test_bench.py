@@ -1,0 +1,47 @@
+"""imfd bench: the JSON others read, the table, refusals."""
+import json
+import os
+import unittest
+
+from cli_case import GOLDEN, CliCase
+
+TINY = os.path.join(GOLDEN, "mit_tiny", "mit_tiny.pth")
+
+
+class Bench(CliCase):
+    def test_json(self):
+        out = json.loads(self.ok("bench", "--model", TINY, "--decoder", "taesd", "--batch", "1,3", "--precision", "fp32",
+                                 "--device", "cpu", "--threads", 1, "--rounds", 1, "--json"))
+        for key in ("device", "precision", "threads", "matmul_gflops", "rows", "peak_rss_bytes", "weights_bytes", "arena_bytes",
+                    "load_seconds"):
+            self.assertIn(key, out)
+        self.assertEqual((out["device"], out["precision"], out["threads"]), ("cpu", "fp32", 1))
+        self.assertEqual([(r["batch"], r["stage"]) for r in out["rows"]],
+                         [(b, s) for b in (1, 3) for s in ("step", "decode", "encode")])
+        for row in out["rows"]:
+            self.assertEqual(set(row), {"batch", "stage", "seconds_per_picture", "gflops", "ratio"})
+            self.assertGreater(row["seconds_per_picture"], 0)
+            if row["stage"] == "encode":
+                self.assertIsNone(row["ratio"])
+            else:
+                self.assertAlmostEqual(row["ratio"], row["gflops"] / out["matmul_gflops"], places=9)
+        # model.md: 35.3 GFLOP a picture through taesd
+        decode = out["rows"][1]
+        self.assertAlmostEqual(decode["gflops"] * decode["seconds_per_picture"], 35.3, delta=0.4)
+        self.assertGreater(out["peak_rss_bytes"], out["weights_bytes"])
+
+    def test_table(self):
+        out = self.ok("bench", "--model", TINY, "--batch", 2, "--rounds", 1, "--device", "cpu").decode()
+        self.assertIn("matrix multiplication", out)
+        self.assertRegex(out, r"\n +2  step +[0-9.]+ +[0-9]+ +[0-9.]+%\n")
+
+    def test_refused(self):
+        self.refused(2, "--model is needed", "bench")
+        self.refused(2, "--batch", "bench", "--model", TINY, "--batch", "0")
+        self.refused(2, "--batch", "bench", "--model", TINY, "--batch", "1-17")
+        self.refused(1, "No such file", "bench", "--model", self.path("MiT_Q_2"))
+        self.refused(1, "No such file", "bench", "--model", TINY, "--decoder", self.path("nothing"))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,169 @@
+"""imfd sample: latents against the goldens, forms of output, refusals."""
+import json
+import os
+import unittest
+
+from cli_case import GOLDEN, CliCase, imfd, read_npy, read_png, relative_error
+
+TINY = os.path.join(GOLDEN, "mit_tiny", "mit_tiny.pth")
+CPU = ["--device", "cpu", "--precision", "fp32"]
+
+
+def sample(*args):
+    return ["sample", "--ckpt-path", TINY, *CPU, *args]
+
+
+class Latents(CliCase):
+    def check(self, case, *args):
+        z = self.path("z.npy")
+        self.ok(*sample("--decoder", "none", "--save-latents", z, *args))
+        shape, values = read_npy(z)
+        golden_shape, golden = read_npy(os.path.join(GOLDEN, "mit_tiny", f"latents_{case['name']}.npy"))
+        self.assertEqual(shape, golden_shape)
+        self.assertLess(relative_error(values, golden), 1e-4)
+
+    def test_golden_cases_by_flags(self):
+        for case in self.cases():
+            if isinstance(case["omega"], list):
+                continue
+            with self.subTest(case["name"]):
+                self.check(case, "--classes", ",".join(map(str, case["labels"])), "--seeds",
+                           ",".join(map(str, case["seeds"])), "--num-sampling-steps", case["steps"], "--cfg-omega",
+                           case["omega"], "--interval-min", case["t_min"], "--interval-max", case["t_max"])
+
+    def test_golden_cases_by_json(self):
+        # --max-batch 3 cuts the four samples of one case in two batches.
+        for case in self.cases():
+            with self.subTest(case["name"]):
+                entries = []
+                for i, (label, seed) in enumerate(zip(case["labels"], case["seeds"])):
+                    entry = {"class": label, "seed": seed, "steps": case["steps"]}
+                    for key in ("omega", "t_min", "t_max"):
+                        entry[key] = case[key][i] if isinstance(case[key], list) else case[key]
+                    entries.append(entry)
+                file = self.write("per_sample.json", json.dumps(entries))
+                self.check(case, "--per-sample", file, "--max-batch", "3")
+
+    def cases(self):
+        with open(os.path.join(GOLDEN, "mit_tiny", "cases.json")) as f:
+            return json.load(f)["cases"]
+
+    def test_mixed_steps_share_a_batch(self):
+        # Lanes that finish early make room: every sample must come out as when drawn alone.
+        entries = [{"class": i % 10, "seed": i, "steps": 1 + i * 5 % 7} for i in range(9)]
+        together, alone = self.path("together.npy"), self.path("alone.npy")
+        base = sample("--decoder", "none", "--omega", "4", "--t-min", "0.2", "--t-max", "0.8")
+        self.ok(*base, "--per-sample", self.write("p.json", json.dumps(entries)), "--max-batch", 4, "--save-latents", together)
+        _, values = read_npy(together)
+        for i in (0, 4, 8):
+            self.ok(*base, "--per-sample", self.write("one.json", json.dumps(entries[i:i + 1])), "--save-latents", alone)
+            self.assertEqual(read_npy(alone)[1], values[i * 4096:(i + 1) * 4096], f"sample {i}")
+
+    def test_default_grid_of_a_small_model(self):
+        z = self.path("z.npy")
+        self.ok(*sample("--save-latents", z))
+        self.assertEqual(read_npy(z)[0], (8, 4, 32, 32))
+
+
+class Pictures(CliCase):
+    @classmethod
+    def setUpClass(cls):
+        # The demo model where it is there, else a synthetic taesd behind mit_tiny.
+        import tempfile
+        cls.store = tempfile.TemporaryDirectory(prefix="imfd-cli-")
+        cls.decoder = os.path.join(cls.store.name, "taesd.safetensors")
+        status, _, err = imfd("synth", "taesd", "--seed", "3", "-o", cls.decoder)
+        assert status == 0, err
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.store.cleanup()
+
+    def test_all_outputs_agree(self):
+        grid, raw, folder = self.path("grid.png"), self.path("raw.npy"), self.path("a/b")
+        base = sample("--decoder", self.decoder, "--classes", "3,7,1", "--seeds", "0,1,5", "--omega", "8")
+        self.ok(*base, "-o", grid, "--columns", 2, "--save-images", folder)
+        self.ok(*base, "-o", raw)
+        shape, values = read_npy(raw)
+        self.assertEqual(shape, (3, 256, 256, 3))
+        width, height, rgb, _ = read_png(grid)
+        self.assertEqual((width, height), (512, 512))
+        names = sorted(os.listdir(folder))
+        self.assertEqual(names, ["00000_class3_seed0.png", "00001_class7_seed1.png", "00002_class1_seed5.png"])
+        for i, name in enumerate(names):
+            w, h, single, texts = read_png(os.path.join(folder, name))
+            self.assertEqual((w, h), (256, 256))
+            self.assertEqual(single, values[i * 196608:(i + 1) * 196608].tobytes())
+            self.assertIn("Sampler: iMF", texts["parameters"])
+            self.assertEqual(json.loads(texts["imfd"])["class"], [3, 7, 1][i])
+            x, y = i % 2 * 256, i // 2 * 256
+            for row in (0, 100, 255):
+                at = ((y + row) * 512 + x) * 3
+                self.assertEqual(rgb[at:at + 768], single[row * 768:(row + 1) * 768])
+        blank = ((256 + 9) * 512 + 256) * 3
+        self.assertEqual(rgb[blank:blank + 768], bytes(768))
+
+    def test_release_grid_to_stdout(self):
+        width, height, _, _ = read_png(self.ok(*sample("--decoder", self.decoder, "-o", "-")))
+        self.assertEqual((width, height), (4 * 256, 2 * 256))
+
+    def test_workdir_as_the_release_does(self):
+        self.ok(*sample("--decoder", self.decoder, "--classes", 1, "--workdir", self.path("out"), "--fid-ref", "x.npz",
+                        "--save-samples"))
+        self.assertEqual(os.listdir(self.path("out")), ["grid.png"])
+
+
+class Refusals(CliCase):
+    def test_flags(self):
+        for words, *args in [
+            ("--ckpt-path is needed", "--decoder", "none"),
+            ("--steps", "--steps", "0"), ("--steps", "--steps", "65"), ("--steps", "--steps", "two"),
+            ("--omega", "--omega", "0.5"), ("--omega", "--omega", "nan"), ("--t-min", "--t-min", "-1"),
+            ("--t-max", "--t-max", "1.5"), ("--classes", "--classes", "1,,2"), ("--classes", "--classes", "dog"),
+            ("--seeds", "--seeds", "-1"), ("--max-batch", "--gen-bsz", "0"),
+            (["--classes has 2", "--seeds 3"], "--classes", "1,2", "--seeds", "1,2,3"),
+            ("either", "--classes", "1", "--num-images", "4"), ("unexpected argument", "picture.png"),
+            ("needs a value", "--output"), ("takes no value", "--demo=1"),
+        ]:
+            with self.subTest(args):
+                self.refused(2, words, "sample", *args)
+        z = self.path("z.npy")
+        self.refused(2, "--precision", *sample("--precision", "fp8", "--save-latents", z))
+        self.refused(2, "device", *sample("--device", "abacus", "--save-latents", z))
+        self.refused(2, ["class 11", "0 to 10"], *sample("--classes", "11", "--save-latents", z))
+        self.refused(2, "t_min", *sample("--classes", "1", "--t-min", "0.9", "--t-max", "0.1", "--save-latents", z))
+        self.refused(2, ["--model MiT_XL_2", "MiT_d4_h128"], *sample("--model", "MiT_XL_2", "--save-latents", z))
+        self.refused(2, "--decoder is needed", *sample("-o", self.path("x.png")))
+        self.refused(2, "--decoder", *sample("--decoder", "none", "-o", self.path("x.png")))
+        self.refused(2, ".png or .npy", *sample("--decoder", "none", "-o", self.path("x.jpg")))
+        self.assertFalse(os.path.exists(z))
+
+    def test_json(self):
+        for words, text in [
+            ("line 2", '[{"class": 1},\n {"class": }]'), ("list", "{}"), ("list", "[]"), ("JSON", ""), ("JSON", "[1] x"),
+            ("entry 1 is not an object", '[{"class": 1}, 7]'), ('no "class"', '[{"seed": 1}]'),
+            ("unknown key", '[{"class": 1, "sead": 2}]'), ("twice", '[{"class": 1, "class": 2}]'),
+            ('"class"', '[{"class": 1.5}]'), ('"class"', '[{"class": -1}]'), ('"seed"', '[{"class": 1, "seed": 1e300}]'),
+            ('"steps"', '[{"class": 1, "steps": 0}]'), ('"omega"', '[{"class": 1, "omega": "8"}]'),
+            ("JSON", '[{"class": 1}\0]'), ("JSON", "[" * 100000),
+        ]:
+            with self.subTest(text[:40]):
+                file = self.write("p.json", text)
+                self.refused(2, [file, words], *sample("--per-sample", file, "--save-latents", self.path("z.npy")))
+        self.refused(1, "No such file", *sample("--per-sample", self.path("missing.json"), "--save-latents", self.path("z")))
+
+    def test_files(self):
+        z = self.path("z.npy")
+        self.refused(1, ["missing.pth", "No such file"], "sample", "--ckpt-path", self.path("missing.pth"), *CPU,
+                     "--save-latents", z)
+        self.refused(1, "text.pth", "sample", "--ckpt-path", self.write("text.pth", "hello"), *CPU, "--save-latents", z)
+        self.refused(1, "decoder.bin", *sample("--decoder", self.path("decoder.bin"), "-o", self.path("x.png")))
+        self.refused(1, "No such file", *sample("--save-latents", self.path("no/such/folder/z.npy")))
+        self.refused(1, "is a folder", *sample("--save-latents", self.folder))
+        self.refused(1, "plain", *sample("--decoder", TINY, "--save-images", self.write("plain", "x") + "/sub"))
+        self.refused(1, "/dev/full", *sample("--save-latents", "/dev/full"))
+        self.assertFalse(os.path.exists(z))
+
+
+if __name__ == "__main__":
+    unittest.main()
