@@ -244,8 +244,10 @@ static void describe(struct cpu_device *cpu)
     snprintf(info->description, sizeof(info->description),
              "%s, %d thread%s, %s kernels, oneDNN %d.%d.%d", name, cpu->threads,
              cpu->threads == 1 ? "" : "s", cpu->k->isa, v->major, v->minor, v->patch);
-    snprintf(cpu->base.build, sizeof(cpu->base.build), "cpu %s oneDNN %d.%d.%d isa %d", cpu->k->isa,
-             v->major, v->minor, v->patch, (int)dnnl_get_effective_cpu_isa());
+    /* oneDNN chooses a Winograd variant by the number of threads, and its bits with it. */
+    snprintf(cpu->base.build, sizeof(cpu->base.build), "cpu %s oneDNN %d.%d.%d isa %d winograd %d",
+             cpu->k->isa, v->major, v->minor, v->patch, (int)dnnl_get_effective_cpu_isa(),
+             cpu->blocked ? cpu->threads : 0);
     info->precision = cpu->base.precision;
     info->threads = cpu->threads;
     long pages = sysconf(_SC_PHYS_PAGES), avail = sysconf(_SC_AVPHYS_PAGES);

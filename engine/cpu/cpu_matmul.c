@@ -12,18 +12,22 @@
 
 enum matmul_kind { MATMUL_STORE, MATMUL_SILU, MATMUL_ADD, MATMUL_SILU_MUL };
 
+/* The right-hand matrix: packed weights, or a plain activation (N, K) or (K, N). */
+enum matmul_right { RIGHT_PACKED, RIGHT_NK, RIGHT_KN };
+
 struct matmul_key {
     int rows, N, K;
     enum imf__dtype type, dst_type;
     enum matmul_kind kind;
     bool bias;
+    enum matmul_right right;
 };
 
 struct cpu_matmul {
     struct cpu_matmul *next;
     struct matmul_key key;
     dnnl_primitive_t primitive;
-    dnnl_memory_t src, dst, bias, factor, scratchpad;
+    dnnl_memory_t src, dst, bias, factor, right, scratchpad;
     size_t scratchpad_bytes;
 };
 
@@ -106,6 +110,7 @@ static void matmul_free(struct cpu_matmul *m)
     dnnl_memory_destroy(m->dst);
     dnnl_memory_destroy(m->bias);
     dnnl_memory_destroy(m->factor);
+    dnnl_memory_destroy(m->right);
     dnnl_memory_destroy(m->scratchpad);
     free(m);
 }
@@ -140,6 +145,7 @@ static dnnl_status_t matmul_create(struct cpu_device *cpu, struct cpu_matmul *m,
         {&m->src, dnnl_query_src_md, 0, true},
         {&m->dst, dnnl_query_dst_md, 0, true},
         {&m->factor, dnnl_query_dst_md, 0, key->kind == MATMUL_SILU_MUL},
+        {&m->right, dnnl_query_weights_md, 0, key->right != RIGHT_PACKED},
         {&m->bias, dnnl_query_weights_md, 1, key->bias},
         {&m->scratchpad, dnnl_query_scratchpad_md, 0, true},
     };
@@ -157,7 +163,8 @@ static dnnl_status_t matmul_create(struct cpu_device *cpu, struct cpu_matmul *m,
 static bool same_key(const struct matmul_key *a, const struct matmul_key *b)
 {
     return a->rows == b->rows && a->N == b->N && a->K == b->K && a->type == b->type &&
-           a->dst_type == b->dst_type && a->kind == b->kind && a->bias == b->bias;
+           a->dst_type == b->dst_type && a->kind == b->kind && a->bias == b->bias &&
+           a->right == b->right;
 }
 
 static imf_status matmul_get(struct cpu_device *cpu, struct cpu_matmul **out,
@@ -186,31 +193,47 @@ static imf_status matmul_get(struct cpu_device *cpu, struct cpu_matmul **out,
     return IMF_OK;
 }
 
-static imf_status matmul_run(struct cpu_device *cpu, const struct cpu_matmul *m, void *dst,
-                             const void *src, const struct imf__linear *w, const void *factor)
+/* The operands that change from call to call. */
+struct operands {
+    void *dst;
+    const void *src;
+    dnnl_memory_t weights; /* packed, or NULL: right is plain */
+    const void *right, *factor;
+    float *bias;
+};
+
+static imf_status matmul_run(struct cpu_device *cpu, const struct cpu_matmul *m,
+                             const struct operands *o)
 {
     dnnl_exec_arg_t args[6] = {
         {DNNL_ARG_SRC, m->src},
-        {DNNL_ARG_WEIGHTS, w->weights},
+        {DNNL_ARG_WEIGHTS, o->weights ? o->weights : m->right},
         {DNNL_ARG_DST, m->dst},
         {DNNL_ARG_SCRATCHPAD, m->scratchpad},
     };
     int n = 4;
-    DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->src, (void *)src));
-    DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->dst, dst));
+    DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->src, (void *)o->src));
+    DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->dst, o->dst));
     DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->scratchpad, cpu_scratch(cpu, CPU_SCRATCH_DNNL)));
+    if (m->right)
+        DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->right, (void *)o->right));
     if (m->bias) {
-        DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->bias, w->bias));
+        DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->bias, o->bias));
         args[n++] = (dnnl_exec_arg_t){DNNL_ARG_BIAS, m->bias};
     }
     if (m->factor) {
-        DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->factor, (void *)factor));
+        DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->factor, (void *)o->factor));
         args[n++] =
             (dnnl_exec_arg_t){DNNL_ARG_ATTR_MULTIPLE_POST_OP(1) | DNNL_ARG_SRC_1, m->factor};
     }
     DNNL_TRY(cpu, dnnl_primitive_execute(m->primitive, cpu->stream, n, args));
     DNNL_TRY(cpu, dnnl_stream_wait(cpu->stream));
     return IMF_OK;
+}
+
+static struct operands with_weights(void *dst, const void *src, const struct imf__linear *w)
+{
+    return (struct operands){.dst = dst, .src = src, .weights = w->weights, .bias = w->bias};
 }
 
 /* ---- Weights ---- */
@@ -233,7 +256,8 @@ void cpu_linear_free(struct imf__device *d, struct imf__linear *w)
 static imf_status linear_pack(struct cpu_device *cpu, struct imf__linear *w, const float *weight)
 {
     dnnl_memory_desc_t any, plain;
-    struct matmul_key key = {PACKING_ROWS, w->N, w->K, w->type, w->type, MATMUL_STORE, false};
+    struct matmul_key key = {PACKING_ROWS, w->N,         w->K,  w->type,
+                             w->type,      MATMUL_STORE, false, RIGHT_PACKED};
     DNNL_TRY(cpu, matrix(&any, w->K, w->N, data_type(cpu, w->type), dnnl_format_tag_any));
     DNNL_TRY(cpu, matrix(&plain, w->K, w->N, dnnl_f32, dnnl_ba)); /* host rows are outputs */
     dnnl_primitive_desc_t pd = NULL;
@@ -305,10 +329,12 @@ imf_status cpu_linear(struct imf__device *d, void *dst, enum imf__dtype dst_type
     static const enum matmul_kind kinds[] = {
         [IMF__STORE] = MATMUL_STORE, [IMF__SILU] = MATMUL_SILU, [IMF__ADD] = MATMUL_ADD};
     struct cpu_device *cpu = cpu_of(d);
-    struct matmul_key key = {rows, w->N, w->K, w->type, dst_type, kinds[epilogue], w->bias != NULL};
+    struct matmul_key key = {
+        rows, w->N, w->K, w->type, dst_type, kinds[epilogue], w->bias != NULL, RIGHT_PACKED};
     struct cpu_matmul *m = NULL;
     IMF_TRY(matmul_get(cpu, &m, &key, &w->packed));
-    return d->dry ? IMF_OK : matmul_run(cpu, m, dst, src, w, NULL);
+    struct operands o = with_weights(dst, src, w);
+    return d->dry ? IMF_OK : matmul_run(cpu, m, &o);
 }
 
 /* The gate is a post-operation of the second product, so that it costs no pass of its own. */
@@ -316,7 +342,8 @@ imf_status cpu_swiglu(struct imf__device *d, void *dst, const void *src,
                       const struct imf__swiglu *w, int rows)
 {
     struct cpu_device *cpu = cpu_of(d);
-    struct matmul_key up = {rows, w->w3->N, w->w3->K, IMF__ACT, IMF__ACT, MATMUL_STORE, false};
+    struct matmul_key up = {rows,     w->w3->N,     w->w3->K, IMF__ACT,
+                            IMF__ACT, MATMUL_STORE, false,    RIGHT_PACKED};
     struct matmul_key gate = up;
     gate.kind = MATMUL_SILU_MUL;
     struct cpu_matmul *m_up = NULL, *m_gate = NULL;
@@ -327,37 +354,48 @@ imf_status cpu_swiglu(struct imf__device *d, void *dst, const void *src,
     if (d->dry)
         return IMF_OK;
     void *product = cpu_scratch(cpu, CPU_SCRATCH_TENSOR);
-    IMF_TRY(matmul_run(cpu, m_up, product, src, w->w3, NULL));
-    return matmul_run(cpu, m_gate, dst, src, w->w1, product);
+    struct operands o = with_weights(product, src, w->w3);
+    IMF_TRY(matmul_run(cpu, m_up, &o));
+    o = with_weights(dst, src, w->w1);
+    o.factor = product;
+    return matmul_run(cpu, m_gate, &o);
 }
 
 /* ---- One-head attention of the sd-vae's middle block ---- */
 
-static imf_status gemm(struct cpu_device *cpu, char transb, int M, int N, int K, const float *a,
-                       const float *b, float *c)
+/* c (M, N) = a (M, K) times a plain matrix, float32. Not dnnl_sgemm, whose sums depend on the
+ * number of threads. */
+static imf_status product_prepare(struct cpu_device *cpu, struct cpu_matmul **out, int M, int N,
+                                  int K, enum matmul_right right)
 {
-    int ldb = transb == 'T' ? K : N;
-    DNNL_TRY(cpu, dnnl_sgemm('N', transb, M, N, K, 1.0f, a, K, b, ldb, 0.0f, c, N));
-    return IMF_OK;
+    struct matmul_key key = {M, N, K, IMF__F32, IMF__F32, MATMUL_STORE, false, right};
+    dnnl_memory_desc_t md;
+    DNNL_TRY(cpu, matrix(&md, K, N, dnnl_f32, right == RIGHT_NK ? dnnl_ba : dnnl_ab));
+    return matmul_get(cpu, out, &key, &md);
 }
 
 imf_status cpu_attention_single(struct imf__device *d, float *dst, const float *q, const float *k,
                                 const float *v, int n, int T, int C)
 {
     struct cpu_device *cpu = cpu_of(d);
+    struct cpu_matmul *scores = NULL, *values = NULL;
     size_t row = (size_t)T;
     IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_TENSOR, row * row * sizeof(float)));
+    IMF_TRY(product_prepare(cpu, &scores, T, T, C, RIGHT_NK));
+    IMF_TRY(product_prepare(cpu, &values, T, C, T, RIGHT_KN));
     if (d->dry)
         return IMF_OK;
-    float *s = cpu_scratch(cpu, CPU_SCRATCH_TENSOR);
+    float *s = cpu_scratch(cpu, CPU_SCRATCH_TENSOR); /* (T, T) */
     float scale = 1.0f / sqrtf((float)C);
     for (int b = 0; b < n; b++) {
         size_t at = (size_t)b * row * (size_t)C;
-        IMF_TRY(gemm(cpu, 'T', T, T, C, q + at, k + at, s));
+        struct operands o = {.dst = s, .src = q + at, .right = k + at};
+        IMF_TRY(matmul_run(cpu, scores, &o));
 #pragma omp parallel for schedule(static)
         for (int i = 0; i < T; i++)
             cpu->k->softmax(s + (size_t)i * row, T, scale);
-        IMF_TRY(gemm(cpu, 'N', T, C, T, s, v + at, dst + at));
+        o = (struct operands){.dst = dst + at, .src = s, .right = v + at};
+        IMF_TRY(matmul_run(cpu, values, &o));
     }
     return IMF_OK;
 }

@@ -131,12 +131,12 @@ char *golden_vae_tiny(void)
 
 void golden_clean(void)
 {
-    static const char *const files[] = {"config.json", "vae_tiny.bin", "vae.safetensors",
-                                        "taesd.pth", ""};
+    static const char *const files[] = {"/config.json", "/vae_tiny.bin", "/vae.safetensors",
+                                        "/taesd.pth", ""};
     for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
-        char *path = work_path(files[i]);
+        char path[1024];
+        snprintf(path, sizeof(path), "%s/work.%d%s", WORK_DIR, (int)getpid(), files[i]);
         remove(path);
-        free(path);
     }
 }
 

@@ -30,8 +30,9 @@ static const struct mit_case {
 };
 #define CASES (sizeof(cases) / sizeof(cases[0]))
 
-static void check_cases(const char *checkpoint, enum imf_precision precision, double bound)
+static void check_cases(const char *path, enum imf_precision precision, double bound)
 {
+    char *checkpoint = strdup(path); /* golden_path's buffer serves the references too */
     struct imf_engine *e = golden_engine(precision);
     struct imf_model *m = golden_model(e, checkpoint, "none");
     for (size_t i = 0; i < CASES; i++) {
@@ -45,6 +46,7 @@ static void check_cases(const char *checkpoint, enum imf_precision precision, do
         free(got);
         free(want.values);
     }
+    free(checkpoint);
     imf_model_destroy(m);
     imf_engine_destroy(e);
 }
@@ -78,9 +80,7 @@ START_TEST(test_formats)
     if (!golden_shared("mit_tiny"))
         printf("../shared is absent: other formats are left to the checkpoint tests\n");
     for (size_t i = 0; i < sizeof(files) / sizeof(files[0]) && golden_shared("mit_tiny"); i++) {
-        char *path = strdup(golden_shared(files[i].name));
-        check_cases(path, IMF_PRECISION_FP32, files[i].bound);
-        free(path);
+        check_cases(golden_shared(files[i].name), IMF_PRECISION_FP32, files[i].bound);
     }
 }
 END_TEST
