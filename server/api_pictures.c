@@ -343,7 +343,7 @@ void api_generate(struct api_call *c)
 {
     struct picture_params params;
     struct api_problem p;
-    enum form form;
+    enum form form = FORM_JSON;
     if (!api_parse_generate(c->api, c->http->body.data, c->http->body.size, &params, &p)) {
         api_fail(c, &p);
         return;

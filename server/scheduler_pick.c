@@ -268,7 +268,7 @@ static void pick_decodes(struct sched_core *c, int device, int model, struct sch
 void core_pick(struct sched_core *c, int device, struct sched_work *work, uint64_t now)
 {
     struct core_device *d = &c->device[device];
-    struct candidate step, decode;
+    struct candidate step = {0}, decode = {0};
     work->kind = WORK_NONE;
     work->n = 0;
     work->wake_at = 0;
