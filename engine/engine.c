@@ -1,6 +1,7 @@
 /* Engines: choosing a device by name. */
 #include "engine.h"
 #include "error.h"
+#include "roofline/roofline.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,8 @@ static imf_status open_device(struct imf__device **out, const struct imf_engine_
         return imf__cpu_device_create(out, p, err);
     if (cuda_ordinal(name, &ordinal))
         return imf__cuda_device_open(out, ordinal, p->precision, err);
+    if (strncmp(name, "roofline:", 9) == 0) /* counts instead of computing; imfd bench --roofline */
+        return imf__roofline_device_create(out, name + 9, p->precision, err);
     return imf__fail(err, IMF_EINVAL, "no device \"%.40s\": use auto, cpu, cuda or cuda:N", name);
 }
 

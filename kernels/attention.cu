@@ -299,15 +299,22 @@ static __global__ void __launch_bounds__(F32_THREADS)
         for (int key = 0; key < count; key++) {
             float s = 0.0f;
 #pragma unroll
-            for (int c = 0; c < HEAD; c++)
-                s += q[c] * K[key][c];
+            for (int c = 0; c < HEAD; c += 4) {
+                const float4 k = *reinterpret_cast<const float4 *>(&K[key][c]);
+                s += q[c] * k.x + q[c + 1] * k.y + q[c + 2] * k.z + q[c + 3] * k.w;
+            }
             const float top = fmaxf(highest, s);
             const float scale = expf(highest - top), p = expf(s - top);
             highest = top;
             total = total * scale + p;
 #pragma unroll
-            for (int c = 0; c < HEAD; c++)
-                out[c] = out[c] * scale + p * V[key][c];
+            for (int c = 0; c < HEAD; c += 4) {
+                const float4 v = *reinterpret_cast<const float4 *>(&V[key][c]);
+                out[c] = out[c] * scale + p * v.x;
+                out[c + 1] = out[c + 1] * scale + p * v.y;
+                out[c + 2] = out[c + 2] * scale + p * v.z;
+                out[c + 3] = out[c + 3] * scale + p * v.w;
+            }
         }
     }
     if (token >= T)

@@ -24,49 +24,85 @@ static int strips_of(int pixels, int C)
     return (pixels + strip_pixels(C) - 1) / strip_pixels(C);
 }
 
-/* grid (strips, n). Threads: `vectors` columns of eight channels times THREADS / vectors rows. */
+/* A thread's eight sums go to shared memory as two float4 in two planes. A plane's stride is 16
+ * modulo 32 floats, so that neither these stores nor the reads in channel order meet in a bank. */
+static __host__ __device__ int plane_stride(int vectors)
+{
+    const int floats = vectors * 4;
+    return vectors < 2 ? floats : floats + (48 - floats % 32) % 32;
+}
+
+IMF_DEVICE void store_planes(float *planes, int stride, int vector, const float (&x)[8])
+{
+    store4(planes + vector * 4, x[0], x[1], x[2], x[3]);
+    store4(planes + stride + vector * 4, x[4], x[5], x[6], x[7]);
+}
+
+/* Sum over the groups of `width` neighbouring channels, a lane per channel; for widths that divide
+ * a warp. Every lane of the group gets it. */
+IMF_DEVICE float lanes_sum(float x, int width)
+{
+    for (int offset = width / 2; offset > 0; offset /= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, offset);
+    return x;
+}
+
+/* grid (strips, n). Threads: `vectors` columns of eight channels times THREADS / vectors rows.
+ * Shared: planes (rows, sum and squares, 2, stride), then totals (sum and squares, Cp). */
 template <typename T>
 static __global__ void __launch_bounds__(THREADS)
     statistics(float2 *partial, const T *src, int pixels, int strip, int C, int Cp, int groups)
 {
-    IMF_DYNAMIC_SHARED(float, sums); /* (rows, 2, Cp), later (2, Cp) */
-    const int vectors = Cp / 8, rows = THREADS / vectors;
-    const int tid = static_cast<int>(threadIdx.x), row = tid / vectors, c = tid % vectors * 8;
+    IMF_DYNAMIC_SHARED(float, planes);
+    const int vectors = Cp / 8, rows = THREADS / vectors, stride = plane_stride(vectors);
+    float *totals = planes + rows * 4 * stride;
+    const int tid = static_cast<int>(threadIdx.x), row = tid / vectors, vector = tid % vectors;
     const int first = static_cast<int>(blockIdx.x) * strip;
     const int last = first + strip < pixels ? first + strip : pixels;
-    src += static_cast<size_t>(blockIdx.y) * pixels * Cp;
+    src += static_cast<size_t>(blockIdx.y) * pixels * Cp + vector * 8;
     if (row < rows) {
         float sum[8] = {}, squares[8] = {};
         for (int p = first + row; p < last; p += rows) {
             float x[8];
-            load8(x, src + static_cast<size_t>(p) * Cp + c);
+            load8(x, src + static_cast<size_t>(p) * Cp);
 #pragma unroll
             for (int j = 0; j < 8; j++) {
                 sum[j] += x[j];
                 squares[j] += x[j] * x[j];
             }
         }
-        store8(sums + row * 2 * Cp + c, sum);
-        store8(sums + row * 2 * Cp + Cp + c, squares);
+        store_planes(planes + row * 4 * stride, stride, vector, sum);
+        store_planes(planes + (row * 4 + 2) * stride, stride, vector, squares);
     }
     __syncthreads();
     for (int i = tid; i < 2 * Cp; i += THREADS) {
-        float total = sums[i];
-        for (int r = 1; r < rows; r++)
-            total += sums[r * 2 * Cp + i];
-        sums[i] = total;
+        const int c = i % Cp;
+        const float *at = planes + (i / Cp * 2 + (c >> 2 & 1)) * stride + (c >> 3) * 4 + (c & 3);
+        float total = 0.0f;
+        for (int r = 0; r < rows; r++)
+            total += at[r * 4 * stride];
+        totals[i] = total;
     }
     __syncthreads();
+    partial += (static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x) * groups;
     const int width = C / groups;
+    const float n = static_cast<float>((last - first) * width);
+    if (width <= 32 && 32 % width == 0) {
+        for (int c = tid; c < (C + 31) / 32 * 32; c += THREADS) {
+            const float sum = lanes_sum(c < C ? totals[c] : 0.0f, width);
+            const float squares = lanes_sum(c < C ? totals[Cp + c] : 0.0f, width);
+            if (c < C && c % width == 0)
+                partial[c / width] = make_float2(sum / n, squares - sum * (sum / n));
+        }
+        return;
+    }
     for (int g = tid; g < groups; g += THREADS) {
         float sum = 0.0f, squares = 0.0f;
-        for (int i = g * width; i < (g + 1) * width; i++) {
-            sum += sums[i];
-            squares += sums[Cp + i];
+        for (int c = g * width; c < (g + 1) * width; c++) {
+            sum += totals[c];
+            squares += totals[Cp + c];
         }
-        const float mean = sum / static_cast<float>((last - first) * width);
-        partial[(static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x) * groups + g] =
-            make_float2(mean, squares - sum * mean);
+        partial[g] = make_float2(sum / n, squares - sum * (sum / n));
     }
 }
 
@@ -147,11 +183,13 @@ static cudaError_t launch(T *dst, const T *src, const float *gamma, const float 
 {
     const int Cp = K_PAD(C), strip = strip_pixels(C), strips = strips_of(pixels, C);
     const int rows = THREADS / (Cp / 8);
+    const size_t smem =
+        sizeof(float) * (static_cast<size_t>(rows) * 4 * plane_stride(Cp / 8) + 2 * Cp);
     const dim3 grid(static_cast<unsigned>(strips), static_cast<unsigned>(n));
     float2 *partial = reinterpret_cast<float2 *>(work);
     float *scale_shift = work + static_cast<size_t>(n) * strips * groups * 2;
-    IMF_LAUNCH((statistics<T>), grid, THREADS, sizeof(float) * 2 * rows * Cp, stream, partial, src,
-               pixels, strip, C, Cp, groups);
+    IMF_LAUNCH((statistics<T>), grid, THREADS, smem, stream, partial, src, pixels, strip, C, Cp,
+               groups);
     cudaError_t status = cudaGetLastError();
     if (status != cudaSuccess)
         return status;

@@ -1,0 +1,46 @@
+/* A device that computes nothing and counts: every operation adds the launches that the CUDA device
+ * would make for it, with their bytes and FLOPs, and the time they take on a named GPU,
+ *
+ *     seconds = sum over launches of max(bytes / bandwidth, FLOPs / rate) + launch cost.
+ *
+ * Models load and run on it like on any device (their weights are read for their shapes only), so
+ * the prediction follows the very sequence of operations that runs. Bytes are those that must cross
+ * DRAM with an ideal L2: each operand once a launch. The counts are held against the emulator's
+ * counters of the real kernels by tests/cuda_emu. */
+#ifndef IMF__ROOFLINE_H
+#define IMF__ROOFLINE_H
+
+#include "../device.h"
+
+struct imf__gpu {
+    const char *name;      /* "H100" */
+    const char *describe;  /* "H100 SXM, 990 TFLOP/s bf16 dense, 3.35 TB/s" */
+    double bf16_flops;     /* tensor cores, dense, float32 accumulation, FLOP/s */
+    double f32_flops;      /* plain float32, FLOP/s */
+    double bandwidth;      /* bytes/s */
+    double launch_seconds; /* between two kernels of a graph */
+};
+
+/* NULL when the name is not known; `names` (may be NULL) gets "H100, RTX4090". */
+const struct imf__gpu *imf__gpu_find(const char *name, const char **names);
+
+/* One stage: all launches of a kind since the last reset. */
+struct imf__roofline_row {
+    char stage[40]; /* "attention", "conv 3x3 at 64 x 64" */
+    int launches;
+    double flops; /* as executed, padding included */
+    double useful_flops;
+    double bytes;
+    double seconds;
+};
+
+imf_status imf__roofline_device_create(struct imf__device **out, const char *gpu,
+                                       enum imf_precision precision, struct imf_error *err);
+const struct imf__gpu *imf__roofline_gpu(const struct imf__device *d);
+/* Rows in the order of their first launch; borrowed, valid until the next operation or reset. */
+int imf__roofline_rows(const struct imf__device *d, const struct imf__roofline_row **rows);
+void imf__roofline_reset(struct imf__device *d);
+/* Sum of all rows. */
+struct imf__roofline_row imf__roofline_total(const struct imf__device *d);
+
+#endif
