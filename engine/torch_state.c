@@ -15,8 +15,8 @@ static const char *const nestings[] = {
     "net",       "network",        "generator",        "ema",    "model_ema",
     "ema_model", "ema_state_dict", "params_ema"};
 #define MAX_NESTING 4
-/* Dicts looked at while searching: a pickle may refer to one dict any number of times. */
-#define MAX_VISITS (1u << 16)
+/* Items of dicts looked at while searching: a pickle may refer to one dict any number of times. */
+#define MAX_LOOKED_AT (1u << 21)
 
 static bool has_tensors(const struct imf__pickle_value *dict)
 {
@@ -39,15 +39,18 @@ static const struct imf__pickle_value *lookup(const struct imf__pickle_value *di
 
 /* The state dict in or below `v`, NULL when there is none; *key is the last key on the way. */
 static const struct imf__pickle_value *find_state(const struct imf__pickle_value *v, int depth,
-                                                  unsigned *visits, const char **key)
+                                                  uint64_t *looked_at, const char **key)
 {
-    if (v->kind != IMF__PICKLE_DICT || depth > MAX_NESTING || ++*visits > MAX_VISITS)
+    if (v->kind != IMF__PICKLE_DICT || depth > MAX_NESTING)
+        return NULL;
+    *looked_at += v->count + 1;
+    if (*looked_at > MAX_LOOKED_AT)
         return NULL;
     const struct imf__pickle_value *found;
     for (size_t i = 0; i < sizeof(nestings) / sizeof(nestings[0]); i++) {
         const struct imf__pickle_value *inner = lookup(v, nestings[i]);
         const char *inner_key = nestings[i];
-        if (inner && (found = find_state(inner, depth + 1, visits, &inner_key))) {
+        if (inner && (found = find_state(inner, depth + 1, looked_at, &inner_key))) {
             *key = inner_key;
             return found;
         }
@@ -59,7 +62,7 @@ static const struct imf__pickle_value *find_state(const struct imf__pickle_value
         if (v->items[i]->kind != IMF__PICKLE_STRING || v->items[i + 1]->kind != IMF__PICKLE_DICT)
             continue;
         const char *inner_key = v->items[i]->text;
-        found = find_state(v->items[i + 1], depth + 1, visits, &inner_key);
+        found = find_state(v->items[i + 1], depth + 1, looked_at, &inner_key);
         if (found && only && found != only)
             return NULL; /* which one was meant is anyone's guess */
         if (found) {
@@ -105,9 +108,9 @@ static imf_status add_tensor(struct imf__checkpoint *c, const struct imf__pickle
 imf_status imf__torch_state_add(struct imf__checkpoint *c, const struct imf__pickle_value *root,
                                 const struct imf__storage_source *source, struct imf_error *err)
 {
-    unsigned visits = 0;
+    uint64_t looked_at = 0;
     const char *key = "";
-    const struct imf__pickle_value *state = find_state(root, 0, &visits, &key);
+    const struct imf__pickle_value *state = find_state(root, 0, &looked_at, &key);
     if (!state)
         return imf__fail(err, IMF_EFORMAT,
                          "%s: holds no state dict (a dict of tensors, at the top or under "
