@@ -21,11 +21,9 @@ libpng-dev           build        pictures
 zlib1g-dev           build        deflated .npz files
 liblapacke-dev       build        eigenvalues of FID
 libopenblas-dev      build        matrices of the metrics in float64
-libopenmpi-dev       build        imfd evaluate on several machines
 libxxhash-dev        build        fingerprints
-libopenblas-dev      build        matrix square root of FID
-liblapacke-dev       build        matrix square root of FID
 check                test         C unit tests
+libopenmpi-dev       test         imfd evaluate on several machines (optional in a build)
 openmpi-bin          test         evaluate over ranks
 g++                  test         the CUDA emulator is C++
 clang                test         fuzz targets (libFuzzer)

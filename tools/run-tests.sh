@@ -2,8 +2,9 @@
 # Builds the three presets and runs every test in the one where it says most:
 #   dev      AddressSanitizer and UBSan: unit, ops, golden, command line, HTTP
 #   tsan     ThreadSanitizer: the tests labelled "threads" (server and scheduler)
-#   release  the tests labelled "release" (full-size goldens, conformance, browser, fuzzing)
-# A test without either label runs under dev only. The last lines are each build's ctest summary
+#   release  the tests labelled "release" (conformance, browser, fuzzing) or "golden", the
+#            full-size ones among them where ../shared is there
+# A test without any of these labels runs under dev only. The last lines are each build's ctest summary
 # and the total. Set IMFD_TEST_BUILDS="dev" to run fewer.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -30,7 +31,7 @@ for build in $builds; do
     case $build in
         dev) select="-LE release" ;;
         tsan) select="-L threads" ;;
-        *) select="-L release" ;;
+        *) select="-L release|golden" ;;
     esac
     echo "== $build: test"
     # shellcheck disable=SC2086 # $select is two words
