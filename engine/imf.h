@@ -74,6 +74,8 @@ struct imf_engine_params {
     const char *device; /* "auto" (a GPU if there is one, else the CPU), "cpu", "cuda", "cuda:N" */
     enum imf_precision precision;
     int threads; /* of the CPU device; 0: all processors of this process's affinity mask */
+    bool reproducible; /* the same bits whatever the number of threads, at some cost in speed of
+                          float32 decoding on the CPU; what evaluation over machines needs */
 };
 
 struct imf_engine_info {

@@ -25,6 +25,7 @@ struct cpu_device {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     int threads;
+    bool reproducible; /* the same bits for any number of threads: no Winograd */
     bool blocked; /* images are float32 nChw16c, where Winograd convolutions live; else NHWC act */
     struct {
         void *p;

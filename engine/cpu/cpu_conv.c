@@ -130,11 +130,13 @@ bool cpu_winograd_available(struct cpu_device *cpu)
 }
 
 /* Winograd pays for 3x3 layers with many channels on both sides (docs/performance.md has the
- * rates): with few, its transforms cost more than the multiplications they save. */
+ * rates): with few, its transforms cost more than the multiplications they save. Which variant
+ * oneDNN takes depends on the number of threads, and with it the last bits: not for a reproducible
+ * engine. */
 static bool prefers_winograd(const struct cpu_device *cpu, const struct conv_shape *s)
 {
-    return cpu->blocked && s->kh == 3 && s->kw == 3 && s->stride == 1 && s->in >= 32 &&
-           s->out >= 32;
+    return cpu->blocked && !cpu->reproducible && s->kh == 3 && s->kw == 3 && s->stride == 1 &&
+           s->in >= 32 && s->out >= 32;
 }
 
 static dnnl_status_t choose(struct cpu_device *cpu, dnnl_primitive_desc_t *pd, struct conv_shape *s)

@@ -247,7 +247,7 @@ static void describe(struct cpu_device *cpu)
     /* oneDNN chooses a Winograd variant by the number of threads, and its bits with it. */
     snprintf(cpu->base.build, sizeof(cpu->base.build), "cpu %s oneDNN %d.%d.%d isa %d winograd %d",
              cpu->k->isa, v->major, v->minor, v->patch, (int)dnnl_get_effective_cpu_isa(),
-             cpu->blocked ? cpu->threads : 0);
+             cpu->blocked && !cpu->reproducible ? cpu->threads : 0);
     info->precision = cpu->base.precision;
     info->threads = cpu->threads;
     long pages = sysconf(_SC_PHYS_PAGES), avail = sysconf(_SC_AVPHYS_PAGES);
@@ -268,6 +268,7 @@ imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_eng
     cpu->base.ops = &cpu_ops;
     cpu->k = choose_kernels();
     cpu->threads = p->threads ? p->threads : available_processors();
+    cpu->reproducible = p->reproducible;
     bool fast_bf16 = false;
 #if defined(__x86_64__)
     fast_bf16 = cpu->k == &imf__cpu_kernels_avx512_bf16;

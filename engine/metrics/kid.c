@@ -4,7 +4,7 @@
 #include "imf_metrics.h"
 
 #include "error.h"
-#include "random_state.h"
+#include "random_permutation.h"
 
 #include <cblas.h>
 #include <math.h>
@@ -74,10 +74,10 @@ imf_status imf_kid(struct imf_mean_std *out, const float *a, int64_t na, const f
         status = imf__fail(err, IMF_ENOMEM, "out of memory");
         goto out;
     }
-    struct imf__random_state random;
-    imf__random_state_init(&random, seed);
+    struct imf__mt19937 random;
+    imf__mt19937_seed(&random, seed);
     for (int i = 0; i < 2 * subsets; i++) {
-        imf__random_state_permutation(&random, permutation, i % 2 ? nb : na);
+        imf__random_permutation(&random, permutation, i % 2 ? nb : na);
         for (int r = 0; r < size; r++)
             rows[(size_t)i * size + r] = permutation[r];
     }

@@ -1,0 +1,175 @@
+/* Inside `imfd evaluate`: what its files share.
+ *
+ *   cmd_evaluate.c      the order of things
+ *   evaluate_options.c  flags
+ *   evaluate_setup.c    loading; what a workdir already holds
+ *   evaluate_run.c      threads: pictures -> features -> PNGs -> statistics
+ *   evaluate_state.c    what is kept on disk while the work goes on, and collecting it from ranks
+ *   evaluate_images.c   folders of PNGs, sample grid
+ *   evaluate_score.c    the numbers, once all pictures are done
+ *   evaluate_report.c   JSON, plain text and HTML
+ *   ranks.c             several machines
+ *
+ * Pictures are cut in blocks of EVAL_BLOCK. A block is the unit of everything: which rank and
+ * device does it, what is saved, how statistics are added up. Its number alone decides its
+ * pictures, so the result does not depend on who did what, nor on interruptions. */
+#ifndef IMFD_EVALUATE_H
+#define IMFD_EVALUATE_H
+
+#include "imf.h"
+#include "imf_metrics.h"
+#include "progress.h"
+#include "ranks.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum {
+    EVAL_BLOCK = 64,
+    EVAL_GRID = 8,         /* the sample grid is at most 8 x 8 */
+    EVAL_MAX_DEVICES = 64, /* of one process */
+    EVAL_IS_SPLITS = 10,
+    EVAL_SEED = 2020, /* of permutations: torch-fidelity's */
+    EVAL_PR_K = 3,
+};
+
+struct eval_options {
+    const char *checkpoint, *model, *decoder, *inception, *fid_ref, *workdir, *images, *make_ref;
+    const char *device, *precision;
+    int num_images, batch, steps, threads, checkpoint_s, kid_subsets, kid_subset_size;
+    float omega, t_min, t_max;
+    uint64_t sample_seed;
+    bool num_images_given, steps_given, omega_given, t_min_given, t_max_given;
+    bool save_samples, kid, precision_recall, keep_features, restart, quiet;
+};
+
+/* One device of this process, with everything loaded on it. */
+struct eval_device {
+    char name[32];
+    struct imf_engine *engine; /* generates; NULL with --images */
+    struct imf_model *model;
+    struct imf_engine *feature_engine; /* float32; the same as `engine` where that is float32 on
+                                        * the CPU */
+    struct imf_inception *inception;
+    bool overlap; /* features run in a thread of their own: only where they do not compete for the
+                   * same processors */
+};
+
+/* What is to be done; read-only while the threads run. */
+struct eval_job {
+    struct eval_options options;
+    struct imf_sampling sampling; /* with --images unused */
+    char **files;                 /* --images: sorted paths */
+    int64_t images, blocks;
+    int classes, width, height; /* of generated pictures */
+    bool want_features;         /* kept on disk: KID, precision/recall or --keep-features */
+    char *settings;             /* canonical JSON text: what must agree to resume */
+};
+
+/* Seconds spent, over all devices of a process, and counts of this run (not of earlier ones). */
+struct eval_times {
+    double step, decode, features, generator_waits, save, statistics;
+    int64_t images;
+};
+
+/* ---- evaluate_state.c ---- */
+
+struct eval_state; /* opaque; used by the main thread */
+
+/* Opens the files of this rank in the workdir, and reads what an earlier run left there; rank 0
+ * also takes over from ranks that are no more. */
+IMF_MUST_CHECK imf_status eval_state_open(struct eval_state **out, const struct eval_job *job,
+                                          const struct imfd_ranks *ranks, struct imf_error *err);
+/* Blocks done on any rank, as bytes (blocks), 1 = done; the same on every rank. Collective. */
+IMF_MUST_CHECK imf_status eval_state_done(const struct eval_state *s,
+                                          const struct imfd_ranks *ranks, uint8_t *done,
+                                          struct imf_error *err);
+/* Adds a block to statistics and files. */
+IMF_MUST_CHECK imf_status eval_state_add(struct eval_state *s, int64_t block, int n,
+                                         const float *features, const float *logits,
+                                         struct imf_error *err);
+/* Makes all that was added survive a kill. */
+IMF_MUST_CHECK imf_status eval_state_save(struct eval_state *s, double seconds,
+                                          struct imf_error *err);
+double eval_state_seconds(const struct eval_state *s); /* spent by earlier runs of this rank */
+/* Brings everything to rank 0, where the statistics become complete; logits (images, 1008) and
+ * features (images, 2048; NULL unless kept) are allocated there. Collective. */
+IMF_MUST_CHECK imf_status eval_state_collect(struct eval_state *s, const struct imfd_ranks *ranks,
+                                             float **logits, float **features,
+                                             struct imf_error *err);
+const struct imf_stats *eval_state_stats(const struct eval_state *s);
+void eval_state_close(struct eval_state *s);
+/* Removes the state files: the work is done and its result written. */
+void eval_state_remove(const struct eval_job *job);
+/* Only those of this rank: on a machine whose workdir rank 0 may not see. */
+void eval_state_remove_own(const struct eval_job *job, int rank);
+
+/* ---- evaluate_run.c ---- */
+
+/* Does the blocks listed, on all devices, until done, *stop, or a failure; saves now and then.
+ * Called by the main thread. IMF_OK also when stopped: the caller looks at eval_state. */
+IMF_MUST_CHECK imf_status eval_run(const struct eval_job *job, struct eval_device *devices,
+                                   int n_devices, const int64_t *blocks, int64_t n_blocks,
+                                   struct eval_state *state, const atomic_bool *stop,
+                                   struct imfd_progress *bar, int64_t images_before,
+                                   struct eval_times *times, struct imf_error *err);
+static inline int eval_block_images(const struct eval_job *job, int64_t block)
+{
+    int64_t left = job->images - block * EVAL_BLOCK;
+    return left < EVAL_BLOCK ? (int)left : EVAL_BLOCK;
+}
+
+/* ---- evaluate_images.c ---- */
+
+/* All *.png of a folder, sorted by name; at most `limit` (0: all). */
+IMF_MUST_CHECK imf_status eval_list_images(const char *folder, int64_t limit, char ***files,
+                                           int64_t *n, struct imf_error *err);
+void eval_free_list(char **files, int64_t n);
+/* rgb (height, width, 3), malloc'd. Any kind of PNG: alpha is dropped on white, 16 bits become 8.
+ */
+IMF_MUST_CHECK imf_status eval_read_png(const char *path, uint8_t **rgb, int *width, int *height,
+                                        struct imf_error *err);
+IMF_MUST_CHECK imf_status eval_write_png(const char *path, const uint8_t *rgb, int width,
+                                         int height, struct imf_error *err);
+/* Picture number `image` as a file of the workdir, where it belongs there: samples/NNNNN.png with
+ * --save-samples, and a copy for the grid when it is one of those. */
+IMF_MUST_CHECK imf_status eval_keep_picture(const struct eval_job *job, int64_t image,
+                                            const uint8_t *rgb, int width, int height,
+                                            struct imf_error *err);
+/* workdir/grid.png of the pictures kept for it; those that are missing (made on a machine with
+ * another workdir) stay grey. */
+IMF_MUST_CHECK imf_status eval_write_grid(const struct eval_job *job, struct imf_error *err);
+
+/* ---- evaluate_score.c ---- */
+
+struct eval_scores {
+    bool has_fid, has_kid, has_pr;
+    double fid;
+    struct imf_mean_std is, kid;
+    struct imf_precision_recall pr;
+    char reference_fingerprint[33];
+    double seconds;
+};
+IMF_MUST_CHECK imf_status eval_score(const struct eval_job *job, const struct imf_stats *stats,
+                                     const float *logits, const float *features,
+                                     const struct imf_reference *reference, struct eval_scores *out,
+                                     struct imf_error *err);
+
+/* ---- evaluate_report.c ---- */
+
+struct eval_report {
+    const struct eval_job *job;
+    const struct eval_scores *scores;
+    const struct eval_times *times;     /* of rank 0 */
+    const struct imf_model_info *model; /* NULL with --images */
+    const char *inception_fingerprint, *device;
+    int ranks, devices;                  /* devices of rank 0 */
+    double seconds;                      /* wall clock of rank 0, earlier runs included */
+    double inception_flops, matmul_rate; /* FLOP per picture; FLOP/s measured in this run */
+};
+/* results.json, report.txt and report.html in the workdir. */
+IMF_MUST_CHECK imf_status eval_write_reports(const struct eval_report *r, struct imf_error *err);
+/* The same text as report.txt. */
+void eval_print_report(const struct eval_report *r);
+
+#endif

@@ -1,0 +1,29 @@
+/* Inside `imfd evaluate`: flags, devices, files, and what a workdir already holds. */
+#ifndef IMFD_EVALUATE_SETUP_H
+#define IMFD_EVALUATE_SETUP_H
+
+#include "evaluate.h"
+#include "options.h"
+
+struct eval_setup {
+    struct eval_device devices[EVAL_MAX_DEVICES];
+    int n_devices;
+    struct imf_reference *reference; /* --fid-ref; NULL without */
+};
+
+/* Parses and checks what can be checked without opening files; sentences go to stderr. */
+enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **argv);
+
+/* Loads the reference, every device of this rank with its networks, and fills in the job.
+ * IMF_EINVAL means that the command line is wrong. */
+IMF_MUST_CHECK imf_status eval_setup_load(struct eval_setup *s, struct eval_job *job,
+                                          const struct imfd_ranks *ranks, struct imf_error *err);
+void eval_setup_free(struct eval_setup *s, struct eval_job *job);
+
+/* Makes the workdir and its folders; with --restart clears what an earlier run left; refuses one
+ * with other settings. *finished: it holds this very evaluation already, which was printed. */
+IMF_MUST_CHECK imf_status eval_workdir_prepare(const struct eval_job *job,
+                                               const struct eval_setup *setup, int rank,
+                                               bool *finished, struct imf_error *err);
+
+#endif
