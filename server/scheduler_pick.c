@@ -9,9 +9,12 @@
  * costs. So tenants share evenly, and a tenant's requests share its part evenly: a request for 64
  * pictures is as far after two batches as one for 1 picture is after one evaluation, and waits.
  *
- * The best candidate decides whether a device steps or decodes and for which model; on a tie it
- * decodes, because that finishes pictures and lets the next step batch grow meanwhile. The batch is
- * then filled with the next best ones that fit it. */
+ * Service that nobody else had to wait for is not counted: who uses an idle engine owes nothing.
+ *
+ * The best candidates decide whether a device steps or decodes, and for which model. At equal
+ * priority it decodes, because that finishes pictures and lets the next step batch grow meanwhile,
+ * unless the one that waits for a step is behind by more than two pictures. The batch is then
+ * filled with the next best ones that fit it. */
 #include "scheduler_core.h"
 
 #include <assert.h>
@@ -32,22 +35,29 @@ static struct candidate rank(const struct sched_core *c, struct sched_request *r
     };
 }
 
-/* < 0 when a comes first. Order of arrival is left out: it never decides between stages. */
-static int compare(const struct candidate *a, const struct candidate *b)
-{
-    if (a->priority != b->priority)
-        return a->priority < b->priority ? -1 : 1;
-    if (a->tenant_service != b->tenant_service)
-        return a->tenant_service < b->tenant_service ? -1 : 1;
-    if (a->request_service != b->request_service)
-        return a->request_service < b->request_service ? -1 : 1;
-    return 0;
-}
-
 static bool before(const struct candidate *a, const struct candidate *b)
 {
-    int order = compare(a, b);
-    return order != 0 ? order < 0 : a->sequence < b->sequence;
+    if (a->priority != b->priority)
+        return a->priority < b->priority;
+    if (a->tenant_service != b->tenant_service)
+        return a->tenant_service < b->tenant_service;
+    if (a->request_service != b->request_service)
+        return a->request_service < b->request_service;
+    return a->sequence < b->sequence;
+}
+
+/* Whether a step must not wait for a decoding. */
+static bool step_first(const struct sched_core *c, const struct candidate *step,
+                       const struct candidate *decode)
+{
+    if (step->priority != decode->priority)
+        return step->priority < decode->priority;
+    const struct sched_request *r = decode->request;
+    uint64_t picture =
+        (uint64_t)r->sampling.steps * CORE_EVALUATION + c->model[r->model].decode_cost;
+    if (step->request->tenant != r->tenant)
+        return step->tenant_service + 2 * picture < decode->tenant_service;
+    return step->request_service + 2 * picture < decode->request_service;
 }
 
 static void charge(struct sched_request *r, uint64_t cost, uint64_t now)
@@ -55,6 +65,12 @@ static void charge(struct sched_request *r, uint64_t cost, uint64_t now)
     r->service += cost;
     r->tenant->service += cost;
     r->served_at = now;
+}
+
+static void refund(struct sched_request *r, uint64_t cost)
+{
+    r->service -= cost;
+    r->tenant->service -= cost;
 }
 
 /* Min-heap of candidates in core.heap. Serving a request only makes its candidate worse, so the top
@@ -138,9 +154,10 @@ static void start_lane(struct sched_core *c, int device, struct picture *p, uint
                   (double)(now - p->queued_at) * 1e-6);
 }
 
-static void pick_steps(struct sched_core *c, int device, int model, struct sched_work *work,
-                       uint64_t now)
+static void pick_steps(struct sched_core *c, int device, int model, bool contended,
+                       struct sched_work *work, uint64_t now)
 {
+    struct sched_request *served[CORE_MAX_BATCH];
     size_t n = 0;
     LIST_EACH(it, &c->model[model].requests)
     {
@@ -154,13 +171,16 @@ static void pick_steps(struct sched_core *c, int device, int model, struct sched
         sift_down(c->heap, n, i);
     work->kind = WORK_STEP;
     work->model = model;
-    while (n > 0 && work->n < c->model[model].max_batch) {
+    while (n > 0) {
         struct sched_request *r = c->heap[0].request;
         /* A tenant's service may have grown through another of its requests. */
         struct candidate fresh = rank(c, r, now);
         struct picture *p = next_step(c, device, r);
         if (p == NULL) {
             c->heap[0] = c->heap[--n];
+        } else if (work->n == c->model[model].max_batch) {
+            contended = true;
+            break;
         } else if (before(&c->heap[0], &fresh)) {
             c->heap[0] = fresh;
         } else {
@@ -168,21 +188,25 @@ static void pick_steps(struct sched_core *c, int device, int model, struct sched
                 start_lane(c, device, p, now);
             p->in_hand = true;
             work->bad[work->n] = false;
+            served[work->n] = r;
             work->picture[work->n++] = p;
             charge(r, CORE_EVALUATION, now);
             c->heap[0] = rank(c, r, now);
         }
         sift_down(c->heap, n, 0);
     }
+    for (int i = 0; !contended && i < work->n; i++)
+        refund(served[i], CORE_EVALUATION);
 }
 
-/* Until when to hold the batch that a step of this model would be now; 0: do it. Lanes under way
- * are never held, nor is a full batch. */
+/* Until when to hold the batch that a step of this model would be now; 0: do it. A full batch is
+ * never held, and max_delay_us does not hold lanes that are under way. */
 static uint64_t hold_step(struct sched_core *c, int device, int model, uint64_t now)
 {
     struct core_model *m = &c->model[model];
     int n = 0;
     uint64_t oldest = UINT64_MAX;
+    bool under_way = false;
     LIST_EACH(r_it, &m->requests)
     {
         struct sched_request *r = LIST_OF(r_it, struct sched_request, of_model);
@@ -191,10 +215,9 @@ static uint64_t hold_step(struct sched_core *c, int device, int model, uint64_t 
             const struct picture *p = LIST_OF(it, struct waiter, of_request)->picture;
             if (p->in_hand || (p->device >= 0 && p->device != device))
                 continue;
-            if (p->state == PICTURE_RUNNING)
-                return 0;
-            if (p->state != PICTURE_QUEUED)
+            if (p->state != PICTURE_RUNNING && p->state != PICTURE_QUEUED)
                 continue;
+            under_way |= p->state == PICTURE_RUNNING;
             if (++n >= m->max_batch)
                 return 0;
             if (p->queued_at < oldest)
@@ -202,7 +225,7 @@ static uint64_t hold_step(struct sched_core *c, int device, int model, uint64_t 
         }
     }
     uint64_t until = core_hold_until(c, m, n, now);
-    if (c->options.max_delay_us > 0 && oldest + c->options.max_delay_us > until)
+    if (!under_way && c->options.max_delay_us > 0 && oldest + c->options.max_delay_us > until)
         until = oldest + c->options.max_delay_us;
     return until > now ? until : 0;
 }
@@ -243,9 +266,10 @@ static struct picture *best_decode(struct sched_core *c, int device, int model, 
     return found;
 }
 
-static void pick_decodes(struct sched_core *c, int device, int model, struct sched_work *work,
-                         uint64_t now)
+static void pick_decodes(struct sched_core *c, int device, int model, bool contended,
+                         struct sched_work *work, uint64_t now)
 {
+    uint64_t cost = c->model[model].decode_cost;
     work->kind = WORK_DECODE;
     work->model = model;
     while (work->n < c->model[model].decode_batch &&
@@ -259,7 +283,9 @@ static void pick_decodes(struct sched_core *c, int device, int model, struct sch
         c->encoding++;
         work->bad[work->n] = false;
         work->picture[work->n++] = p;
-        charge(best.request, c->model[model].decode_cost, now);
+        charge(best.request, cost, now);
+        if (!contended && list_empty(&c->device[device].denoised))
+            refund(best.request, cost);
     }
 }
 
@@ -283,11 +309,11 @@ void core_pick(struct sched_core *c, int device, struct sched_work *work, uint64
     /* Encoding that cannot keep up holds decoding back, so pixels do not pile up. */
     bool can_decode =
         c->encoding < c->options.max_encoding && best_decode(c, device, -1, now, &decode) != NULL;
-    if (can_step && (!can_decode || compare(&step, &decode) < 0)) {
+    if (can_step && (!can_decode || step_first(c, &step, &decode))) {
         int model = step.request->model;
         uint64_t until = hold_step(c, device, model, now);
         if (until == 0) {
-            pick_steps(c, device, model, work, now);
+            pick_steps(c, device, model, can_decode, work, now);
             return;
         }
         if (!can_decode) {
@@ -296,7 +322,7 @@ void core_pick(struct sched_core *c, int device, struct sched_work *work, uint64
         }
     }
     if (can_decode)
-        pick_decodes(c, device, decode.request->model, work, now);
+        pick_decodes(c, device, decode.request->model, can_step, work, now);
 }
 
 /* ---- Complete -------------------------------------------------------------------------------- */

@@ -162,7 +162,10 @@ uint64_t core_hold_until(const struct sched_core *c, const struct core_model *m,
 {
     if (c->departure_count == 0 || c->return_rate < 0.5)
         return 0;
-    double batch = batch_us(m->step_us, m->step_lane_us, n, m->max_batch) + n * m->decode_lane_us;
+    int full =
+        n + (int)c->departure_count < m->max_batch ? n + (int)c->departure_count : m->max_batch;
+    double batch =
+        batch_us(m->step_us, m->step_lane_us, full, m->max_batch) + full * m->decode_lane_us;
     double bound = batch * c->options.return_gap_percent / 100;
     if (bound > HOLD_MAX_US)
         bound = HOLD_MAX_US;
