@@ -1,0 +1,118 @@
+"""imfd synth and imfd inspect: what is written is what is found, and bad files are told apart."""
+import json
+import os
+import struct
+import unittest
+
+from cli_case import GOLDEN, CliCase, imfd
+
+TINY = ("MiT", "--config", "depth=4,shared=2,hidden=128,classes=10", "--seed", "11")
+
+
+class Synth(CliCase):
+    def test_sizes(self):
+        for suffix, dtype, low, high in (("pth", "f32", 3.9e6, 4.1e6), ("safetensors", "bf16", 1.9e6, 2.1e6)):
+            path = self.path("tiny." + suffix)
+            self.assertIn("996640 parameters", self.ok("synth", *TINY, "--dtype", dtype, "-o", path).decode())
+            self.assertTrue(low < os.path.getsize(path) < high)
+        self.assertEqual(sorted(os.listdir(self.folder)), ["tiny.pth", "tiny.safetensors"])
+
+    def test_same_as_torch(self):
+        """Seed 11 is the golden file's: the same fingerprint, whoever wrote it."""
+        self.ok("synth", *TINY, "-o", self.path("tiny.safetensors"))
+        mine = json.loads(self.ok("inspect", "--json", "--values", self.path("tiny.safetensors")))
+        golden = json.loads(self.ok("inspect", "--json", "--values", os.path.join(GOLDEN, "mit_tiny/mit_tiny.pth")))
+        self.assertEqual(mine["fingerprint"], golden["fingerprint"])
+        self.assertEqual(mine["sizes"], golden["sizes"])
+        self.ok("synth", *TINY[:-1], "12", "-o", self.path("other.safetensors"))
+        other = json.loads(self.ok("inspect", "--json", "--values", self.path("other.safetensors")))
+        self.assertNotEqual(other["fingerprint"], golden["fingerprint"])
+
+    def test_folder(self):
+        self.ok("synth", "sd-vae", "--config", "channels=32:32:64:64,groups=16", "-o", self.folder)
+        with open(self.path("config.json")) as f:
+            config = json.load(f)
+        self.assertEqual((config["norm_num_groups"], config["block_out_channels"]), (16, [32, 32, 64, 64]))
+        found = json.loads(self.ok("inspect", "--json", self.folder))
+        self.assertEqual((found["kind"], found["parameters"]), ("sd-vae", 819191))
+        self.assertEqual(found["sizes"]["up_channels"], [64, 64, 32, 32])
+
+    def test_others(self):
+        for model, kind, count in (("taesd", "taesd", 1222531), ("inception", "InceptionV3", 23885392)):
+            path = self.path(model + ".pth")
+            self.ok("synth", model, "-q", "-o", path)
+            found = json.loads(self.ok("inspect", "--json", path))
+            self.assertEqual((found["kind"], found["parameters"], found["missing"]), (kind, count, []))
+
+    def test_refused(self):
+        out = self.path("x.pth")
+        for words, args in (
+            ("-o FILE", ("MiT_B_2",)),
+            ("name a model", ("-o", out)),
+            ("MiT_Q", ("MiT_Q", "-o", out)),
+            (".safetensors", ("taesd", "-o", self.path("x.onnx"))),
+            ("--dtype", ("taesd", "--dtype", "int8", "-o", out)),
+            ("--config", ("MiT", "-o", out)),
+            ("depth=x", ("MiT", "--config", "depth=x", "-o", out)),
+            ("hidden is 100", ("MiT", "--config", "hidden=100", "-o", out)),
+            ("unknown key \"width\"", ("MiT", "--config", "width=100", "-o", out)),
+            ("shared is 9", ("MiT", "--config", "depth=4,shared=9", "-o", out)),
+            ("groups", ("sd-vae", "--config", "channels=30:60", "-o", out)),
+            ("no such size", ("taesd", "--config", "depth=3", "-o", out)),
+            ("is a folder", ("taesd", "-o", self.folder)),
+        ):
+            self.refused(2, words, "synth", *args)
+        self.refused(1, "No such file", "synth", "taesd", "-o", "/nowhere/x.pth")
+        self.assertEqual(os.listdir(self.folder), [])
+
+
+class Inspect(CliCase):
+    def header(self, entries, data):
+        text = json.dumps(entries).encode()
+        return struct.pack("<Q", len(text)) + text + data
+
+    def test_text(self):
+        out = self.ok("inspect", os.path.join(GOLDEN, "mit_tiny/mit_tiny.pth")).decode()
+        for word in ("MiT_d4_h128", "torch zip, float32", "996640 parameters", "10 classes", "0 missing, 0 wrong, 0 extra"):
+            self.assertIn(word, out)
+
+    def test_missing_wrong_extra(self):
+        entry = lambda shape, at: {"dtype": "F32", "shape": shape, "data_offsets": [at, at]}
+        # Sizes of nothing need no data; the model's own are read off these three.
+        path = self.write("m.safetensors", self.header({
+            "net.x_embedder.proj.weight": {"dtype": "F32", "shape": [64, 1, 1, 1], "data_offsets": [0, 256]},
+            "net.y_embedder.embedding_table._flax_embedding.weight":
+                {"dtype": "F32", "shape": [2, 64], "data_offsets": [256, 768]},
+            "net.u_heads.0.mlp.w1._flax_linear.weight": {"dtype": "F32", "shape": [1, 64], "data_offsets": [768, 1024]},
+            "net.u_heads.0.norm1.weight": entry([0], 1024),
+            "net.v_heads.0.norm1.weight": entry([0], 1024),
+            "net.what\u001b[31m": entry([0], 1024)}, bytes(1024)))
+        status, out, err = imfd("inspect", "--json", path)
+        self.assertEqual(status, 1, err)
+        found = json.loads(out)
+        self.assertIn("net.u_final_layer.norm.weight", found["missing"])
+        self.assertEqual(found["mismatched"], [{"name": "net.u_heads.0.norm1.weight", "expected": [64], "found": [0]}])
+        self.assertEqual((found["extra"], found["training_only"]), (["net.what\u001b[31m"], 1))
+        out = imfd("inspect", path)[1]
+        self.assertIn(b"net.what?[31m", out)
+        self.assertNotIn(b"\x1b", out)
+
+    def test_not_finite(self):
+        path = self.write("nan.safetensors", self.header(
+            {"net.w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, struct.pack("<2f", 1, float("nan"))))
+        self.ok("inspect", path)
+        self.refused(1, ["nan.safetensors", '"net.w"', "element 1 is NaN"], "inspect", "--values", path)
+
+    def test_refused(self):
+        self.refused(2, "name a file", "inspect")
+        self.refused(1, "No such file", "inspect", self.path("none.pth"))
+        self.refused(1, "text.pth", "inspect", self.write("text.pth", "hello, this is no checkpoint"))
+        self.refused(1, "no checkpoint", "inspect", self.write("empty.pth", ""))
+        self.refused(1, "\"torch.nn.modules.linear.Linear\"", "inspect", os.path.join(GOLDEN, "torch/refused_module.pth"))
+        with open(os.path.join(GOLDEN, "mit_tiny/mit_tiny.pth"), "rb") as f:
+            data = f.read(1000000)
+        self.refused(1, ["cut.pth", "truncated"], "inspect", self.write("cut.pth", data))
+
+
+if __name__ == "__main__":
+    unittest.main()
