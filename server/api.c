@@ -504,9 +504,7 @@ static void on_done(void *user, struct http_request *r, enum http_end end)
         return;
     if (c->job != NULL)
         pictures_on_done(c);
-    /* No status: libmicrohttpd refused the header itself, or the client went away before a reply.
-     */
-    int status = r->status == 408 ? 408 : end != HTTP_SENT ? 499 : r->status != 0 ? r->status : 400;
+    int status = r->raw_status != 0 ? r->raw_status : end == HTTP_SENT ? r->status : 499;
     double seconds = (double)(uv_hrtime() - r->start_ns) * 1e-9;
     metrics_request(a->metrics, c->route, r->method, status, seconds);
     if (log_enabled(a->log, LOG_INFO)) {
@@ -548,8 +546,6 @@ struct http_app api_http_app(struct api *a)
         .on_drained = on_drained,
         .on_done = on_done,
         .on_log = on_log,
-        .timeout_body = "{\"error\":{\"message\":\"the request took too long to arrive\",\"type\":"
-                        "\"invalid_request_error\",\"param\":null,\"code\":\"request_timeout\"}}",
     };
 }
 

@@ -254,6 +254,8 @@ static cJSON *parse_body(const char *body, size_t length, struct api_problem *p)
 {
     const char *end = NULL;
     cJSON *root = NULL;
+    if (length == 0)
+        body = ""; /* an empty buffer has no memory */
     if (utf8_valid_prefix(body, length) != length || memchr(body, '\0', length) != NULL) {
         api_problem_set(p, API_BAD_JSON, NULL, "the body is not valid UTF-8");
         return NULL;

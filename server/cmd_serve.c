@@ -364,6 +364,10 @@ static imf_status start(struct server *s, struct imf_error *err)
 /* In the order in which things hold on to each other. */
 static void finish(struct server *s)
 {
+    uv_timer_stop(&s->drain_timer);
+    uv_signal_stop(&s->term); /* from here on a signal ends the process, as it does by default */
+    uv_signal_stop(&s->interrupt);
+    uv_signal_stop(&s->hangup);
     http_server_destroy(s->http);
     if (s->scheduler != NULL)
         sched_destroy(s->scheduler);

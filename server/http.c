@@ -140,35 +140,18 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
     s->counts.accepted++;
 }
 
-/* libmicrohttpd takes no reply before the request is complete, so this one is written past it; it
- * has written nothing itself, as the last reply on this connection has been sent. */
-static void send_timeout(struct http_server *s, struct http_conn *c)
-{
-    char text[1024];
-    int n = snprintf(text, sizeof(text),
-                     "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\n"
-                     "Content-Length: %zu\r\nConnection: close\r\n\r\n%s",
-                     strlen(s->app.timeout_body), s->app.timeout_body);
-    assert(n > 0 && (size_t)n < sizeof(text));
-    if (send(c->fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-        return; /* it is being closed anyway */
-}
-
 static void cut(struct http_server *s, struct http_conn *c)
 {
     struct http_request *r = c->request;
     bool reading = r != NULL ? r->phase < PHASE_WAITING : !c->served;
     if (reading) {
-        send_timeout(s, c);
+        http__send_error(c, 408);
         s->counts.timed_out++;
     } else if (r != NULL) {
         s->counts.slow_readers++;
     }
-    if (r != NULL) {
+    if (r != NULL)
         r->shed = true;
-        if (reading)
-            r->status = 408;
-    }
     c->cut = true;
     c->deadline = 0;
     shutdown(c->fd, SHUT_RDWR); /* libmicrohttpd sees the end and closes */

@@ -73,6 +73,7 @@ struct http_request {
     uint64_t start_ns; /* uv_hrtime() of the request line */
     struct http_conn *conn;
     int status;          /* of the reply, 0 before there is one */
+    int raw_status;      /* of an error written past libmicrohttpd, or 0 */
     uint64_t body_bytes; /* of the reply, sent or about to be */
     void *user;          /* the application's own; NULL at first */
 
@@ -111,8 +112,6 @@ struct http_app {
     void (*on_drained)(void *user, struct http_request *r, uint32_t count);
     /* The last call for a request. */
     void (*on_done)(void *user, struct http_request *r, enum http_end end);
-    /* Body of the 408 that is written when a client takes too long to send its request. */
-    const char *timeout_body;
     /* A line from libmicrohttpd. */
     void (*on_log)(void *user, const char *line);
 };

@@ -63,6 +63,12 @@ struct http_server {
 int http_listen_socket(const char *address, char *unix_path, char *bound, size_t bound_size,
                        struct imf_error *err);
 
+/* http_errors.c */
+enum MHD_Result http__queue_response(struct MHD_Connection *mhd, unsigned status,
+                                     struct MHD_Response *response);
+/* Writes an error reply past libmicrohttpd, which has written nothing for this request yet. */
+void http__send_error(struct http_conn *c, int status);
+
 /* http_request.c */
 void *http__on_uri(void *cls, const char *uri, struct MHD_Connection *mhd);
 enum MHD_Result http__on_access(void *cls, struct MHD_Connection *mhd, const char *url,

@@ -532,7 +532,7 @@ static enum MHD_Result queue_reply(struct http_request *r)
     r->phase = PHASE_SENDING;
     uint64_t pieces = r->streaming ? 1 : 1 + r->body_bytes / 32768;
     set_deadline(r, r->server->limits.send_timeout_ms * pieces);
-    enum MHD_Result result = MHD_queue_response(r->mhd, (unsigned)r->status, response);
+    enum MHD_Result result = http__queue_response(r->mhd, (unsigned)r->status, response);
     MHD_destroy_response(response);
     return result;
 }

@@ -382,7 +382,13 @@ static imf_status set_list_json(struct string_list *list, const struct setting_r
     return IMF_OK;
 }
 
-/* Sets a row from text; a list value that begins with '[' is JSON. `append` keeps the models there
+/* A list in JSON, as opposed to the address "[::]:8080". */
+static bool looks_like_json(const char *text)
+{
+    return text[0] == '[' && strchr("\"{]", text[1 + strspn(text + 1, " \t\r\n")]) != NULL;
+}
+
+/* Sets a row from text; a list may be JSON. `append` keeps the models there
  * are (a repeated --models). */
 static imf_status set_text(struct settings *s, int i, const char *text, enum setting_origin origin,
                            bool append, struct imf_error *err)
@@ -391,7 +397,7 @@ static imf_status set_text(struct settings *s, int i, const char *text, enum set
     void *at = (char *)s + row->offset;
     imf_status status = IMF_OK;
     cJSON *json = NULL;
-    if ((row->type == TYPE_LIST || row->type == TYPE_MODELS) && text[0] == '[') {
+    if ((row->type == TYPE_LIST || row->type == TYPE_MODELS) && looks_like_json(text)) {
         json = cJSON_ParseWithOpts(text, NULL, true);
         if (json == NULL)
             return fail(err, "%s: the list is not valid JSON", row->key);
@@ -496,7 +502,12 @@ static imf_status set_json(struct settings *s, int i, const cJSON *value, const 
     bool listy = row->type == TYPE_LIST || row->type == TYPE_MODELS;
     struct imf_error inner = {0};
     imf_status status;
-    if (cJSON_IsArray(value) && listy) {
+    const cJSON *odd = row->type == TYPE_LIST && cJSON_IsArray(value) ? value->child : NULL;
+    while (odd != NULL && cJSON_IsString(odd))
+        odd = odd->next;
+    if (odd != NULL) {
+        status = fail(&inner, "%s: a list of strings is expected", row->key);
+    } else if (cJSON_IsArray(value) && listy) {
         char *text = cJSON_PrintUnformatted(value);
         if (text == NULL)
             return fail(err, "out of memory");
@@ -741,7 +752,10 @@ static cJSON *value_json(const struct settings *s, const struct setting_row *row
         return cJSON_CreateNumber((double)*(const int64_t *)at);
     if (row->type == TYPE_LIST) {
         const struct string_list *list = at;
-        return cJSON_CreateStringArray((const char *const *)list->items, list->n);
+        cJSON *array = cJSON_CreateArray();
+        for (int i = 0; i < list->n; i++)
+            cJSON_AddItemToArray(array, cJSON_CreateString(list->items[i]));
+        return array;
     }
     if (row->type == TYPE_MODELS) {
         const struct model_settings *models = at;
