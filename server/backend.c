@@ -7,9 +7,5 @@ const struct backend_ops *backend_for_device(const char *device)
 {
     if (strcmp(device, "fake") == 0 || strncmp(device, "fake:", 5) == 0)
         return &backend_fake;
-#ifdef IMFD_HAVE_ENGINE
     return &backend_imf;
-#else
-    return NULL;
-#endif
 }

@@ -120,11 +120,10 @@ int sched_add_device(struct scheduler *s, const struct imf_engine_params *p, str
     const struct backend_ops *ops = backend_for_device(p->device);
     struct engine_thread *t = calloc(1, sizeof(*t));
     char *name = strdup(p->device);
-    if (t == NULL || name == NULL || ops == NULL || uv_cond_init(&t->wake) != 0) {
+    if (t == NULL || name == NULL || uv_cond_init(&t->wake) != 0) {
         free(t);
         free(name);
-        fail(err, ops == NULL ? IMF_EUNSUPPORTED : IMF_ENOMEM,
-             imf_status_sentence(ops == NULL ? IMF_EUNSUPPORTED : IMF_ENOMEM));
+        fail(err, IMF_ENOMEM, imf_status_sentence(IMF_ENOMEM));
         return -1;
     }
     t->scheduler = s;
