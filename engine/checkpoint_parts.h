@@ -55,6 +55,7 @@ struct imf__place {
     uint64_t start;                /* first element, in elements from the region's start */
     int64_t stride[IMF__MAX_DIMS]; /* in elements, none negative */
     bool contiguous;
+    uint32_t crc; /* CRC-32 of the region, verified when all of it is read; 0: none */
 };
 
 struct imf__entry {
@@ -101,6 +102,19 @@ IMF_MUST_CHECK imf_status imf__safetensors_open_index(struct imf__checkpoint *c,
                                                       struct imf_error *err);
 IMF_MUST_CHECK imf_status imf__torch_zip_open(struct imf__checkpoint *c, struct imf_error *err);
 IMF_MUST_CHECK imf_status imf__torch_legacy_open(struct imf__checkpoint *c, struct imf_error *err);
+
+/* Whether a region's checksum proves it damaged. A stored 0 proves nothing: torch writes it when
+ * told not to compute any. Fuzz targets do without, or mutations would get no further. */
+static inline bool imf__crc_differs(uint32_t computed, uint32_t stored)
+{
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+    (void)computed;
+    (void)stored;
+    return false;
+#else
+    return stored && computed != stored;
+#endif
+}
 
 /* Shortens a name from a file and hides what a terminal could act on, for messages. */
 struct imf__quoted {

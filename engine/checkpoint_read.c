@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <math.h>
 #include <string.h>
+#include <zlib.h>
 
 /* ---- Conversion and the check for NaN and infinity ------------------------------------------ */
 
@@ -108,6 +109,9 @@ static imf_status read_contiguous(struct imf__checkpoint *c, const struct imf__e
     uint64_t offset = e->place.offset + e->place.start * e->place.item;
     bool direct = e->tensor.type == IMF__STORED_F32;
     size_t piece = IMF__BUFFER / e->place.item;
+    /* A tensor that is all of its storage, the usual case, is checked against the checksum. */
+    bool whole = e->place.crc && e->tensor.count * e->place.item == e->place.bytes;
+    uint32_t crc = 0;
     for (uint64_t done = 0; done < e->tensor.count;) {
         size_t n = e->tensor.count - done < piece ? (size_t)(e->tensor.count - done) : piece;
         float *to = dst + done;
@@ -115,12 +119,18 @@ static imf_status read_contiguous(struct imf__checkpoint *c, const struct imf__e
                                            n * e->place.item, offset, err);
         if (status != IMF_OK)
             return status;
+        if (whole)
+            crc = (uint32_t)crc32_z(crc, direct ? (const void *)to : (const void *)c->buffer,
+                                    n * e->place.item);
         if (direct ? check_f32(to, n) : convert(e->tensor.type, to, c->buffer, n))
             return not_finite(c, e, to, done, n, err);
         XXH3_128bits_update(c->hash, to, n * sizeof(float));
         done += n;
         offset += n * e->place.item;
     }
+    if (whole && imf__crc_differs(crc, e->place.crc))
+        return imf__fail(err, IMF_EFORMAT, "%s: tensor \"%s\": its data is damaged (checksum)",
+                         f->label, imf__quote(e->tensor.name).text);
     return IMF_OK;
 }
 

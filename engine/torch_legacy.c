@@ -135,13 +135,12 @@ static imf_status find_regions(struct legacy *l, const struct imf__pickle_value 
 }
 
 static imf_status find_storage(void *user, const struct imf__pickle_storage *storage,
-                               uint64_t *offset, uint64_t *bytes, struct imf_error *err)
+                               struct imf__region *out, struct imf_error *err)
 {
     const struct region *r = find_region(user, storage->key);
     if (!r)
         return imf__fail(err, IMF_EFORMAT, "is missing from the file");
-    *offset = r->offset;
-    *bytes = r->bytes;
+    *out = (struct imf__region){.offset = r->offset, .bytes = r->bytes};
     return IMF_OK;
 }
 

@@ -89,11 +89,15 @@ static imf_status add_tensor(struct imf__checkpoint *c, const struct imf__pickle
     char storage[128];
     snprintf(storage, sizeof(storage), "storage %s", imf__quote(t->storage->key).text);
     struct imf_error why = {0};
-    imf_status status =
-        source->find(source->user, t->storage, &e.place.offset, &e.place.bytes, &why);
+    struct imf__region region = {0};
+    imf_status status = source->find(source->user, t->storage, &region, &why);
     if (status != IMF_OK)
         return imf__fail(err, status, "%s: tensor \"%s\": %s %.128s", file, quoted.text, storage,
                          why.message);
+    e.place.offset = region.offset;
+    e.place.bytes = region.bytes;
+    /* A checksum is of the whole storage. */
+    e.place.crc = t->storage->view_offset ? 0 : region.crc;
     /* A view starts inside its storage. */
     uint64_t skip;
     if (!imf__mul(&skip, t->storage->view_offset, t->storage->item) || skip > e.place.bytes)

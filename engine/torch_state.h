@@ -4,10 +4,15 @@
 
 #include "pickle.h"
 
+struct imf__region {
+    uint64_t offset, bytes;
+    uint32_t crc; /* 0: none */
+};
+
 /* Finds where a storage's bytes are. The error goes behind "storage KEY": "is missing". */
 struct imf__storage_source {
-    imf_status (*find)(void *user, const struct imf__pickle_storage *storage, uint64_t *offset,
-                       uint64_t *bytes, struct imf_error *err);
+    imf_status (*find)(void *user, const struct imf__pickle_storage *storage,
+                       struct imf__region *out, struct imf_error *err);
     void *user;
 };
 

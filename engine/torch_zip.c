@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 
 #define MAX_DIRECTORY (256u << 20)
 #define MAX_PICKLE_MEMORY (256u << 20)
@@ -18,6 +19,7 @@
 struct zip_entry {
     const char *name; /* in the archive's directory buffer, not NUL-terminated */
     uint16_t name_length, flags, method;
+    uint32_t crc;                  /* 0 where torch was told not to compute it */
     uint64_t packed, size, header; /* offset of the local header */
 };
 
@@ -178,6 +180,7 @@ static imf_status parse_directory(struct zip *z, struct imf_error *err)
                                 .name_length = (uint16_t)name,
                                 .flags = (uint16_t)u16(p + 8),
                                 .method = (uint16_t)u16(p + 10),
+                                .crc = u32(p + 16),
                                 .packed = u32(p + 20),
                                 .size = u32(p + 24),
                                 .header = u32(p + 42)};
@@ -296,7 +299,7 @@ static const struct zip_entry *find_in_prefix(const struct zip *z, const char *n
 }
 
 static imf_status find_storage(void *user, const struct imf__pickle_storage *storage,
-                               uint64_t *offset, uint64_t *bytes, struct imf_error *err)
+                               struct imf__region *out, struct imf_error *err)
 {
     const struct zip *z = user;
     char name[80];
@@ -304,7 +307,7 @@ static imf_status find_storage(void *user, const struct imf__pickle_storage *sto
     const struct zip_entry *e = find_in_prefix(z, name);
     if (!e)
         return imf__fail(err, IMF_EFORMAT, "is missing from the zip");
-    imf_status status = locate(z, e, offset, err);
+    imf_status status = locate(z, e, &out->offset, err);
     if (status != IMF_OK)
         return status;
     uint64_t needed;
@@ -312,7 +315,8 @@ static imf_status find_storage(void *user, const struct imf__pickle_storage *sto
         return imf__fail(err, IMF_EFORMAT, "has %llu bytes, %llu needed",
                          (unsigned long long)e->size,
                          (unsigned long long)storage->count * storage->item);
-    *bytes = e->size;
+    out->bytes = e->size;
+    out->crc = e->crc;
     return IMF_OK;
 }
 
@@ -334,7 +338,7 @@ static imf_status check_byte_order(const struct zip *z, struct imf_error *err)
     if (!e)
         return IMF_OK;
     char text[6] = {0};
-    uint64_t offset;
+    uint64_t offset = 0;
     imf_status status = locate_named(z, e, "byteorder", &offset, err);
     if (status == IMF_OK && e->size == sizeof(text))
         status = imf__file_read(z->file, text, sizeof(text), offset, err);
@@ -342,6 +346,25 @@ static imf_status check_byte_order(const struct zip *z, struct imf_error *err)
         return imf__fail(err, IMF_EUNSUPPORTED, "%s: written on a big-endian machine",
                          z->file->label);
     return status;
+}
+
+/* The checksum of data.pkl, before anything in it is believed. */
+static imf_status check_pickle(struct imf__checkpoint *c, const struct zip *z,
+                               const struct zip_entry *e, uint64_t offset, struct imf_error *err)
+{
+    uint32_t crc = 0;
+    for (uint64_t done = 0; e->crc && done < e->size;) {
+        size_t n = e->size - done < IMF__BUFFER ? (size_t)(e->size - done) : IMF__BUFFER;
+        imf_status status = imf__file_read(z->file, c->buffer, n, offset + done, err);
+        if (status != IMF_OK)
+            return status;
+        crc = (uint32_t)crc32_z(crc, c->buffer, n);
+        done += n;
+    }
+    if (imf__crc_differs(crc, e->crc))
+        return imf__fail(err, IMF_EFORMAT, "%s: zip entry data.pkl is damaged (checksum)",
+                         z->file->label);
+    return IMF_OK;
 }
 
 static imf_status read_state(struct imf__checkpoint *c, struct zip *z, struct imf_error *err)
@@ -355,10 +378,12 @@ static imf_status read_state(struct imf__checkpoint *c, struct zip *z, struct im
     if (find_in_prefix(z, "constants.pkl"))
         return imf__fail(err, IMF_EUNSUPPORTED, "%s: a TorchScript program, not a state dict",
                          z->file->label);
-    uint64_t offset;
+    uint64_t offset = 0;
     status = check_byte_order(z, err);
     if (status == IMF_OK)
         status = locate_named(z, e, "data.pkl", &offset, err);
+    if (status == IMF_OK)
+        status = check_pickle(c, z, e, offset, err);
     if (status != IMF_OK)
         return status;
     struct imf__arena arena = {.limit = MAX_PICKLE_MEMORY};

@@ -3,14 +3,13 @@
 
 #include "torch_state.h"
 
-static imf_status find(void *user, const struct imf__pickle_storage *storage, uint64_t *offset,
-                       uint64_t *bytes, struct imf_error *err)
+static imf_status find(void *user, const struct imf__pickle_storage *storage,
+                       struct imf__region *out, struct imf_error *err)
 {
     const struct imf__checkpoint *c = user;
     if (storage->key[0] == '9')
         return imf__fail(err, IMF_EFORMAT, "is missing");
-    *offset = 0;
-    *bytes = c->files[0].size;
+    *out = (struct imf__region){.bytes = c->files[0].size};
     return IMF_OK;
 }
 

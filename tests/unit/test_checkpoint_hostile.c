@@ -423,6 +423,42 @@ START_TEST(test_zip_ends)
 }
 END_TEST
 
+/* One flipped bit in the weights, though the value stays finite, or in the pickle: torch's
+ * checksums tell. Where torch was told to write none (0), the file still reads. */
+START_TEST(test_checksum)
+{
+    size_t size;
+    uint8_t *bytes = slurp(TORCH "zip_f32.pth", &size);
+    ck_assert_ptr_nonnull(bytes);
+    struct imf__checkpoint *c;
+    struct imf_error err;
+    float value = -0.75f; /* element 1 of net.plain comes first in the file */
+    uint8_t *at = memmem(bytes, size, &value, sizeof(value));
+    ck_assert_ptr_nonnull(at);
+    *at ^= 1;
+    ck_assert_int_eq(open_bytes(&c, bytes, size, &err), IMF_OK);
+    ck_assert_int_eq(read_all(c, &err), IMF_EFORMAT);
+    ck_assert_msg(strstr(err.message, "\"net.plain\"") && strstr(err.message, "checksum"), "%s",
+                  err.message);
+    imf__checkpoint_close(c);
+    /* The central directory's checksum of data/0, set to 0. */
+    uint8_t *name = NULL;
+    for (uint8_t *p = bytes; (p = memmem(p, size - (size_t)(p - bytes), "zip_f32/data/0", 14)); p++)
+        name = p;
+    ck_assert_ptr_nonnull(name);
+    memset(name - 46 + 16, 0, 4);
+    ck_assert_int_eq(open_bytes(&c, bytes, size, &err), IMF_OK);
+    ck_assert_int_eq(read_all(c, &err), IMF_OK);
+    imf__checkpoint_close(c);
+    at = memmem(bytes, size, "net.plain", 9);
+    ck_assert_ptr_nonnull(at);
+    at[8] = 'm';
+    ck_assert_int_eq(open_bytes(&c, bytes, size, &err), IMF_EFORMAT);
+    ck_assert_ptr_nonnull(strstr(err.message, "data.pkl is damaged"));
+    free(bytes);
+}
+END_TEST
+
 /* A file that shrinks after it was opened. */
 START_TEST(test_shrinks)
 {
@@ -458,6 +494,7 @@ int main(void)
     tcase_add_test(tc, test_deep_pickles);
     tcase_add_test(tc, test_zip_ends);
     tcase_add_test(tc, test_shrinks);
+    tcase_add_test(tc, test_checksum);
     tcase_set_timeout(tc, 240);
     suite_add_tcase(s, tc);
     SRunner *r = srunner_create(s);
