@@ -2,6 +2,7 @@
 #include "commands.h"
 #include "imf.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,10 +54,10 @@ static void print_help(FILE *out)
 }
 
 /* libgomp reads OMP_WAIT_POLICY when it is loaded, before main, and its default makes idle threads
- * spin: beside any other busy process that costs milliseconds a parallel region (a small model's step
- * took 350 ms instead of 5), because the spinning team holds the processor that its last member
- * waits for. So the program starts itself once more with the policy set, unless the person who runs
- * it has chosen one. The price on an idle machine is a few microseconds a region. */
+ * spin: beside any other busy process that costs milliseconds a parallel region (a small model's
+ * step took 350 ms instead of 5), because the spinning team holds the processor that its last
+ * member waits for. So the program starts itself once more with the policy set, unless the person
+ * who runs it has chosen one. The price on an idle machine is a few microseconds a region. */
 static void prefer_passive_waiting(char **argv)
 {
     if (getenv("OMP_WAIT_POLICY") || setenv("OMP_WAIT_POLICY", "passive", 1) != 0)
@@ -76,6 +77,9 @@ int main(int argc, char **argv)
         return IMFD_EXIT_OK;
     }
     prefer_passive_waiting(argv);
+    /* Large blocks go back to the system when freed. glibc would raise the limit with each tensor
+     * read and keep some 50 MB of holes after a model is loaded. */
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
     for (const struct command *c = commands; c->name; c++) {
         if (strcmp(c->name, name) == 0)
             return c->run(argc - 1, argv + 1);

@@ -415,10 +415,10 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Median of a few products of (2208, 1024) with (1024, 4096): 8 samples of an L or XL model. */
+/* Median of a few products of (1104, 1024) with (1024, 3072): q, k and v of 4 samples of XL. */
 imf_status cpu_matmul_rate(struct imf__device *d, double *flops_per_second)
 {
-    enum { M = 2208, K = 1024, N = 4096, RUNS = 9 };
+    enum { M = 1104, K = 1024, N = 3072, RUNS = 15 };
     struct cpu_device *cpu = cpu_of(d);
     omp_set_num_threads(cpu->threads);
     size_t counted = d->weights_bytes;
