@@ -4,6 +4,7 @@
 #include "error.h"
 #include "json.h"
 #include "model.h"
+#include "model_names.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -13,28 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static const struct published {
-    const char *name;
-    int depth, shared_depth, D, M;
-    struct imf_sampling defaults; /* the release's, for the FID it reports */
-} published[] = {
-    {"MiT_B_2", 12, 4, 768, 2048, {1, 8.0f, 0.40f, 0.65f}},
-    {"MiT_M_2", 24, 16, 768, 2048, {1, 10.5f, 0.40f, 0.60f}},
-    {"MiT_L_2", 32, 24, 1024, 2730, {1, 10.5f, 0.40f, 0.60f}},
-    {"MiT_XL_2", 48, 40, 1024, 2730, {1, 8.0f, 0.42f, 0.62f}},
-};
-
-static const struct published *find_published(const struct imf__mit *m)
-{
-    for (size_t i = 0; i < sizeof(published) / sizeof(published[0]); i++) {
-        const struct published *p = &published[i];
-        if (p->depth == m->depth && p->shared_depth == m->shared_depth && p->D == m->D &&
-            p->M == m->M && m->channels == 4 && m->patch == 2)
-            return p;
-    }
-    return NULL;
-}
 
 /* Names appear in URLs and file names. */
 static bool name_is_plain(const char *s)
@@ -122,12 +101,19 @@ imf_status imf__model_describe(struct imf_model *m, struct imf__loader *ld)
 {
     struct imf_model_info *info = &m->info;
     const struct imf__mit *mit = &m->mit;
-    const struct published *p = find_published(mit);
+    struct imf__mit_shape shape = {.depth = mit->depth,
+                                   .shared_depth = mit->shared_depth,
+                                   .hidden = mit->D,
+                                   .mlp_hidden = mit->M,
+                                   .classes = mit->classes,
+                                   .channels = mit->channels,
+                                   .patch_size = mit->patch};
+    const char *published = imf__mit_shape_name(&shape);
     const char *name = imf__checkpoint_metadata(ld->ckpt, "name");
     if (name && name_is_plain(name))
         snprintf(info->name, sizeof(info->name), "%s", name);
-    else if (p)
-        snprintf(info->name, sizeof(info->name), "%s", p->name);
+    else if (published)
+        snprintf(info->name, sizeof(info->name), "%s", published);
     else
         snprintf(info->name, sizeof(info->name), "MiT_d%d_h%d", mit->depth, mit->D);
     info->depth = mit->depth;
@@ -141,7 +127,7 @@ imf_status imf__model_describe(struct imf_model *m, struct imf__loader *ld)
     info->patch_size = mit->patch;
     info->parameters = ld->parameters;
     info->step_flops = imf__mit_flops(mit);
-    info->defaults = p ? p->defaults : published[0].defaults;
+    info->defaults = imf__mit_defaults(&shape);
     IMF_TRY(read_defaults(&info->defaults, ld));
     return read_class_names(m, ld);
 }

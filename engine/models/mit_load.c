@@ -3,20 +3,13 @@
  * mlp_scale into the rows of the matrix before them (docs/model.md, section 5). */
 #include "mit.h"
 #include "../error.h"
+#include "../model_names.h"
 
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int count_blocks(struct imf__loader *ld, const char *group)
-{
-    int n = 0;
-    while (n < 1024 && imf__loader_find(ld, "net.%s.%d.norm1.weight", group, n))
-        n++;
-    return n;
-}
 
 static imf_status metadata_int(struct imf__loader *ld, const char *key, int fallback, int min,
                                int max, int *out)
@@ -35,59 +28,19 @@ static imf_status metadata_int(struct imf__loader *ld, const char *key, int fall
     return IMF_OK;
 }
 
-static imf_status find_ndim(struct imf__loader *ld, const struct imf__tensor **out,
-                            const char *name, int ndim)
-{
-    const struct imf__tensor *t = imf__loader_find(ld, "%s", name);
-    if (!t)
-        return imf__fail(ld->err, IMF_EMODEL, "%s: no MiT model: tensor \"%s\" is missing",
-                         imf__checkpoint_path(ld->ckpt), name);
-    if (t->ndim != ndim)
-        return imf__fail(ld->err, IMF_EMODEL, "%s: tensor \"%s\" has %d dimensions, expected %d",
-                         imf__checkpoint_path(ld->ckpt), name, t->ndim, ndim);
-    *out = t;
-    return IMF_OK;
-}
-
-/* The bounds keep every later product far from overflow. */
 static imf_status read_sizes(struct imf__mit *m, struct imf__loader *ld)
 {
     const char *path = imf__checkpoint_path(ld->ckpt);
-    const struct imf__tensor *patch = NULL, *table = NULL, *w1 = NULL;
-    m->shared_depth = count_blocks(ld, "shared_blocks");
-    m->depth = m->shared_depth + count_blocks(ld, "u_heads");
-    IMF_TRY(find_ndim(ld, &patch, "net.x_embedder.proj.weight", 4));
-    IMF_TRY(find_ndim(ld, &table, "net.y_embedder.embedding_table._flax_embedding.weight", 2));
-    if (m->depth == 0)
-        return imf__fail(ld->err, IMF_EMODEL, "%s: the model has no blocks", path);
-    IMF_TRY(find_ndim(ld, &w1,
-                      m->shared_depth ? "net.shared_blocks.0.mlp.w1._flax_linear.weight"
-                                      : "net.u_heads.0.mlp.w1._flax_linear.weight",
-                      2));
-    const struct {
-        const char *what;
-        int64_t value, max;
-    } sizes[] = {
-        {"hidden size", patch->shape[0], 16384},
-        {"number of channels", patch->shape[1], 64},
-        {"patch size", patch->shape[2], 64},
-        {"number of classes", table->shape[0] - 1, 1 << 20},
-        {"MLP width", w1->shape[0], 65536},
-    };
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-        if (sizes[i].value < 1 || sizes[i].value > sizes[i].max)
-            return imf__fail(ld->err, IMF_EMODEL, "%s: the %s, %lld, is outside 1..%lld", path,
-                             sizes[i].what, (long long)sizes[i].value, (long long)sizes[i].max);
-    }
-    m->D = (int)patch->shape[0];
-    m->channels = (int)patch->shape[1];
-    m->patch = (int)patch->shape[2];
-    m->classes = (int)table->shape[0] - 1;
-    m->M = (int)w1->shape[0];
-    if (m->D % 64 != 0)
-        return imf__fail(ld->err, IMF_EMODEL,
-                         "%s: hidden size %d is no multiple of the head size 64", path, m->D);
-    m->NH = m->D / 64;
+    struct imf__mit_shape s;
+    IMF_TRY(imf__mit_shape_read(&s, ld->ckpt, ld->err));
+    m->depth = s.depth;
+    m->shared_depth = s.shared_depth;
+    m->D = s.hidden;
+    m->NH = s.hidden / 64;
+    m->M = s.mlp_hidden;
+    m->classes = s.classes;
+    m->channels = s.channels;
+    m->patch = s.patch_size;
     IMF_TRY(metadata_int(ld, "input_size", 32, 1, 512, &m->size));
     if (m->size % m->patch != 0 || (m->channels * m->size * m->size) % 16 != 0)
         return imf__fail(ld->err, IMF_EMODEL, "%s: input size %d does not suit patches of %d", path,
