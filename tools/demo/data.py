@@ -1,6 +1,6 @@
 """Pictures for the demo model: colour emoji of the Noto font on pastel grounds.
 
-Twenty classes of one to six glyphs. A picture is a glyph (a hue turn, a small rotation, scale, shift,
+Twenty classes of one to four glyphs. A picture is a glyph (a hue turn, a small rotation, scale, shift,
 perhaps mirrored) over a soft two-colour gradient, so that two seeds of one class differ. Pictures are
 drawn by the batch with torch, are never stored, and depend on the generator passed in only.
 """
@@ -15,37 +15,37 @@ from PIL import Image, ImageDraw, ImageFont
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"  # Debian: fonts-noto-color-emoji
 SIDE = 128
 
-# name, glyphs, how far the hue may turn (1 = any colour, 0 = as drawn)
+# name, glyphs, how far the hue may turn (1 = any colour, 0 = as drawn), whether it may be mirrored
 CLASSES = [
-    ("smiley", "😀😃😊🙂😎😍", 0.02),
-    ("cat", "🐱😺😸😻", 0.03),
-    ("dog", "🐶🐕🐩", 0.03),
-    ("bear", "🐻🐼🐨", 0.03),
-    ("bird", "🐦🐤🐧🦜", 0.10),
-    ("fish", "🐟🐠🐡", 1.00),
-    ("butterfly", "🦋", 1.00),
-    ("flower", "🌸🌺🌻🌼", 0.15),
-    ("tree", "🌲🌳🌴", 0.06),
-    ("mushroom", "🍄", 0.15),
-    ("apple", "🍎🍏", 0.03),
-    ("cake", "🎂🍰🧁", 0.10),
-    ("car", "🚗🚕🚙🚘🚖", 1.00),
-    ("house", "🏠🏡", 0.10),
-    ("balloon", "🎈", 1.00),
-    ("heart", "💛💚💙💜💖", 0.10),
-    ("star", "⭐🌟", 0.05),
-    ("sun", "☀🌞", 0.03),
-    ("sailboat", "⛵", 1.00),
-    ("rocket", "🚀", 1.00),
+    ("smiley", "😀😃😊🙂", 0.02, True),
+    ("cat", "🐱😺😸", 0.03, True),
+    ("dog", "🐶", 0.03, True),
+    ("bear", "🐻🐼", 0.03, True),
+    ("bird", "🐦", 0.10, False),
+    ("fish", "🐠", 0.40, False),
+    ("butterfly", "🦋", 0.40, True),
+    ("flower", "🌸🌼", 0.15, True),
+    ("tree", "🌲🌳", 0.06, True),
+    ("mushroom", "🍄", 0.15, True),
+    ("apple", "🍎🍏", 0.03, True),
+    ("cake", "🎂🧁", 0.10, True),
+    ("car", "🚗🚙", 0.40, False),
+    ("house", "🏠", 0.10, False),
+    ("balloon", "🎈", 0.50, True),
+    ("heart", "💛💚💙💜", 0.10, True),
+    ("star", "⭐", 0.05, True),
+    ("sun", "☀", 0.03, True),
+    ("sailboat", "⛵", 0.40, False),
+    ("rocket", "🚀", 0.40, False),
 ]
-CLASS_NAMES = [name for name, _, _ in CLASSES]
+CLASS_NAMES = [c[0] for c in CLASSES]
 
 
 def draw_glyphs():
     """All glyphs [G,4,128,136], premultiplied RGBA in [0, 1], and for each class its first glyph and count."""
     font = ImageFont.truetype(FONT, 109)
     out, first, count = [], [], []
-    for _, glyphs, _ in CLASSES:
+    for _, glyphs, _, _ in CLASSES:
         first.append(len(out))
         count.append(len(glyphs))
         for ch in glyphs:
@@ -81,6 +81,7 @@ class Painter:
     def __init__(self):
         self.glyphs, self.first, self.count = draw_glyphs()
         self.turn = torch.tensor([c[2] for c in CLASSES])
+        self.mirror = torch.tensor([c[3] for c in CLASSES])
 
     def pictures(self, labels, gen):
         """Pictures [B,3,128,128] in [0, 1] for a tensor of labels, and the index of the glyph each one shows."""
@@ -91,7 +92,7 @@ class Painter:
         angle = (u[:, 2] - 0.5) * 2 * math.radians(9)
         scale = 0.80 + 0.14 * u[:, 3]
         shift = (u[:, 4:6] - 0.5) * 2 * 0.05
-        flip = torch.where(u[:, 6] < 0.5, -1.0, 1.0)
+        flip = torch.where((u[:, 6] < 0.5) & self.mirror[labels], -1.0, 1.0)
         # Output pixel -> glyph pixel, in grid_sample's [-1, 1] units; the glyph is 136 wide, 128 high.
         c, s = torch.cos(angle) / scale, torch.sin(angle) / scale
         theta = torch.stack([flip * c * 128 / 136, flip * s * 128 / 136, shift[:, 0], -s, c, shift[:, 1]], -1)

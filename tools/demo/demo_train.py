@@ -42,6 +42,7 @@ def main():
     p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of one thread each, for the MiT")
     p.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     p.add_argument("--sync", help=argparse.SUPPRESS)
+    p.add_argument("--until", metavar="HH:MM", help="time of day by which the learning rate of the MiT has fallen")
     p.add_argument("--no-compile", dest="compile", action="store_false", help="do without torch.compile (slower)")
     args = p.parse_args()
     os.makedirs(args.workdir, exist_ok=True)

@@ -133,7 +133,7 @@ def main():
     with torch.no_grad():
         z = sample(net, noise_for(list(range(8)) * N_CLASSES), grid_labels, 1, omega, t_min, t_max)
         pictures = torch.cat([ae.decode(part) for part in z.split(40)])
-    sheet(to_u8(pictures), 16, os.path.join(MODELS, "grid.png"), 80)
+    sheet(to_u8(pictures), 16, os.path.join(MODELS, "grid.png"), 64)
 
 
 if __name__ == "__main__":

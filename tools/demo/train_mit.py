@@ -5,7 +5,7 @@ What differs from the paper, for the sake of a run of an hour or two on two core
   one-step sampling asks for, and those its derivative leans on;
 - for flow-matching samples the conditional velocity of the guided target is the v output of the training pass itself
   (same inputs, so the same number), which saves a pass;
-- the learning rate falls over the last quarter of --mit-steps.
+- the learning rate falls at the end, by the step count or (--until) by the clock.
 """
 import math
 import os
@@ -92,11 +92,15 @@ def build(args):
 
 
 def rate(step, args):
-    """Warm-up, a constant rate, and a cosine down to a twentieth over the last quarter of the run."""
+    """Warm-up, a constant rate, and a cosine down to a twentieth over the last quarter of the steps or, with --until,
+    over the last twenty minutes before that time of day, whichever is further."""
     if step < args.warmup:
         return args.lr * (step + 1) / args.warmup
-    tail = max(0.0, (step / args.mit_steps - 0.75) / 0.25)
-    return args.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, tail))))
+    tail = (step / args.mit_steps - 0.75) / 0.25
+    if args.until:
+        now, hour, minute = time.localtime(), *map(int, args.until.split(":"))
+        tail = max(tail, 1 - (hour * 60 + minute - now.tm_hour * 60 - now.tm_min - now.tm_sec / 60) / 20)
+    return args.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, tail)))))
 
 
 def show(net, ae, path, omega, t_min=0.0, t_max=1.0, per_class=2):
@@ -139,10 +143,10 @@ def train(args, ae, data):
             loss, errors = objective(net, x, e, y, dropped, *draw(share, gen, args.one_step))
         opt.zero_grad()
         loss.backward()
-        stop = workers.average(params)
+        stop, lr = workers.average(params, rate(step, args))
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         for g in opt.param_groups:
-            g["lr"] = rate(step, args)
+            g["lr"] = lr
         opt.step()
         step, since, sums = step + 1, since + 1, sums + errors
         if workers.rank == 0:
@@ -150,7 +154,7 @@ def train(args, ae, data):
             if step % 100 == 0:
                 flow_u, flow_v, mean_u, mean_v = (sums / since).tolist()
                 print(f"mit {step}/{args.mit_steps} r=t: u {flow_u:.4f} v {flow_v:.4f} r<t: u {mean_u:.4f} v {mean_v:.4f} "
-                      f"lr {rate(step, args):.1e} {(time.time() - t0) / since:.3f} s/step", flush=True)
+                      f"lr {lr:.1e} {(time.time() - t0) / since:.3f} s/step", flush=True)
                 t0, sums, since = time.time(), torch.zeros(4), 0
             if stop or step >= args.mit_steps or due():
                 checkpoint.save({"model": net.state_dict(), "opt": opt.state_dict(), "ema": ema.params, "step": step,

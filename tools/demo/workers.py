@@ -17,12 +17,13 @@ import checkpoint
 
 class Workers:
     def __init__(self, args):
-        self.rank, self.size, self.others = args.rank, args.workers, []
+        self.rank, self.size, self.others, self.file = args.rank, args.workers, [], None
         if self.size < 2:
             return
         torch.set_num_threads(1)
         sync = args.sync or os.path.join(args.workdir, f"sync.{os.getpid()}")
         if self.rank == 0:
+            self.file = sync
             if os.path.exists(sync):
                 os.remove(sync)
             for r in range(1, self.size):
@@ -30,17 +31,21 @@ class Workers:
         dist.init_process_group("gloo", init_method="file://" + os.path.abspath(sync), rank=self.rank,
                                 world_size=self.size, timeout=datetime.timedelta(days=2))
 
-    def average(self, params):
-        """Averages the gradients of all workers in place. True when one of them has been asked to stop."""
+    def average(self, params, lr):
+        """Averages the gradients of all workers in place. Returns whether one of them has been asked to stop, and
+        rank 0's learning rate, which may depend on its clock."""
         if self.size < 2:
-            return checkpoint.stop_asked
-        flat = torch.cat([p.grad.reshape(-1) for p in params] + [torch.tensor([float(checkpoint.stop_asked)])])
+            return checkpoint.stop_asked, lr
+        flat = torch.cat([p.grad.reshape(-1) for p in params] +
+                         [torch.tensor([float(checkpoint.stop_asked), lr if self.rank == 0 else 0.0])])
         dist.all_reduce(flat)
-        flat[:-1] /= self.size
+        flat[:-2] /= self.size
         torch._foreach_copy_([p.grad for p in params],
-                             [g.view_as(p) for p, g in zip(params, flat[:-1].split([p.numel() for p in params]))])
-        return flat[-1].item() > 0
+                             [g.view_as(p) for p, g in zip(params, flat[:-2].split([p.numel() for p in params]))])
+        return flat[-2].item() > 0, flat[-1].item()
 
     def finish(self):
         for p in self.others:
             p.wait()
+        if self.file and os.path.exists(self.file):
+            os.remove(self.file)
