@@ -39,7 +39,8 @@ struct cuda_device {
     size_t scratch_capacity;
     unsigned scratch_generation;
     bool capturing;
-    bool sick; /* a CUDA call failed: every further call is refused with base.error */
+    bool capture_broken; /* the pass being captured waited for the device: it stays eager */
+    bool sick;           /* a CUDA call failed: every further call is refused with base.error */
     struct cuda_attention_plan *plans; /* of attention_single; owned list */
 };
 
@@ -83,6 +84,8 @@ __attribute__((format(printf, 2, 3))) imf_status cuda_refuse(struct cuda_device 
             return IMF_OK;                                                                         \
     } while (0)
 
+/* What waits for the device calls this: IMF_EUNSUPPORTED while a pass is being captured. */
+imf_status cuda_may_wait(struct cuda_device *c);
 /* Work memory of at least `bytes`, valid until the operation's last launch; grows outside graphs.
  */
 imf_status cuda_scratch(struct cuda_device *c, void **out, size_t bytes);

@@ -60,10 +60,19 @@ void cuda_free(struct imf__device *d, void *p)
         cudaFree(p);
 }
 
+imf_status cuda_may_wait(struct cuda_device *c)
+{
+    if (!c->capturing)
+        return IMF_OK;
+    c->capture_broken = true;
+    return cuda_refuse(c, "a pass that copies to or from the host cannot be captured");
+}
+
 imf_status cuda_upload(struct imf__device *d, void *dst, const void *src, size_t bytes)
 {
     CUDA_ENTER(d);
     CUDA_DRY_STOPS_HERE(c);
+    IMF_TRY(cuda_may_wait(c));
     for (size_t done = 0; done < bytes;) {
         size_t piece = bytes - done < CUDA_STAGING_BYTES ? bytes - done : CUDA_STAGING_BYTES;
         struct cuda_staging *s = &c->staging[c->next_staging];
@@ -82,6 +91,7 @@ imf_status cuda_download(struct imf__device *d, void *dst, const void *src, size
 {
     CUDA_ENTER(d);
     CUDA_DRY_STOPS_HERE(c);
+    IMF_TRY(cuda_may_wait(c));
     struct cuda_staging *pending = NULL;
     size_t pending_at = 0, pending_bytes = 0;
     for (size_t done = 0; done < bytes || pending;) {
@@ -110,6 +120,7 @@ imf_status cuda_download(struct imf__device *d, void *dst, const void *src, size
 imf_status cuda_sync(struct imf__device *d)
 {
     CUDA_ENTER(d);
+    IMF_TRY(cuda_may_wait(c));
     CUDA_TRY(c, cudaStreamSynchronize(c->stream));
     return IMF_OK;
 }

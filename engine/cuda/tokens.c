@@ -145,8 +145,8 @@ static imf_status plan_for(struct cuda_device *c, struct cuda_attention_plan **o
     return IMF_OK;
 }
 
-/* All float32: one head of 512 over 1024 positions amplifies what bfloat16 would round away, and the
- * two products are half a percent of a picture's work. */
+/* All float32: one head of 512 over 1024 positions amplifies what bfloat16 would round away, and
+ * the two products are half a percent of a picture's work. */
 imf_status cuda_attention_single(struct imf__device *d, float *dst, const float *q, const float *k,
                                  const float *v, int n, int T, int C)
 {
