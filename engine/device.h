@@ -59,6 +59,8 @@ struct imf__device {
     enum imf_precision precision; /* FP32 or BF16 */
     size_t act_size;              /* bytes of one act element: 4 or 2 */
     int decode_batch;             /* preferred pictures per decoder pass */
+    int feature_multiple; /* widths that models may pad with zeros like to be multiples of it;
+                             0 and 1: the device has no preference */
     bool dry;
     size_t weights_bytes; /* held by the *_load calls and weight_alloc so far */
     size_t scratch_bytes; /* device-owned work memory, part of the arena figure */

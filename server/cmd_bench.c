@@ -1,6 +1,7 @@
 /* imfd bench: how fast a model runs, against a plain matrix multiplication of the same precision in
  * the same process. The two are measured in turn, round after round, because a shared machine's
  * speed changes from second to second; medians are reported. */
+#include "bench_roofline.h"
 #include "cli.h"
 #include "commands.h"
 #include "demo.h"
@@ -245,7 +246,7 @@ static int print_results(const struct imfd_usage *usage, struct bench *b, bool j
 /* ---- The command ---- */
 
 struct bench_options {
-    const char *model, *decoder;
+    const char *model, *decoder, *roofline;
     struct imfd_list batches;
     int rounds;
     bool json, demo;
@@ -325,8 +326,26 @@ static int load(struct bench *b, const struct imfd_usage *usage, struct bench_op
     return result;
 }
 
+static int predict(const struct imfd_usage *usage, struct bench *b, bool json)
+{
+    struct imf_error err = {0};
+    cJSON *r = imfd_roofline_count(b->engine, b->model, b->lanes, b->batches, b->n_batches, &err);
+    if (!r)
+        return imfd_fail(usage, "%s", err.message);
+    char *printed = json ? cJSON_Print(r) : NULL;
+    if (json && printed)
+        puts(printed);
+    else if (!json)
+        imfd_roofline_print(r);
+    bool ok = (!json || printed) && fflush(stdout) == 0;
+    cJSON_free(printed);
+    cJSON_Delete(r);
+    return ok ? 0 : imfd_fail(usage, "the results cannot be written");
+}
+
 static int run(const struct imfd_usage *usage, struct bench_options *o)
 {
+    char device[64];
     struct bench b = {.rounds = o->rounds};
     struct imf_error err = {0};
     static const int default_batches[] = {1, 4, 8};
@@ -340,15 +359,22 @@ static int run(const struct imfd_usage *usage, struct bench_options *o)
     for (int i = 0; i < b.n_batches; i++)
         b.batches[i] = o->batches.count ? (int)o->batches.values[i] : default_batches[i];
 
+    if (o->roofline) {
+        snprintf(device, sizeof(device), "roofline:%s", o->roofline);
+        o->engine.device = device;
+    }
     int result = load(&b, usage, o);
     imf_status status = IMF_OK;
     if (result == 0) {
         b.info = imf_model_get_info(b.model);
         status = bench_open(&b, &err);
-        if (status == IMF_OK)
+        if (status == IMF_OK && !o->roofline)
             status = measure(&b, &err);
-        result = status == IMF_OK ? print_results(usage, &b, o->json)
-                                  : imfd_fail(usage, "%s", err.message);
+        if (status == IMF_OK && o->roofline)
+            result = predict(usage, &b, o->json);
+        else
+            result = status == IMF_OK ? print_results(usage, &b, o->json)
+                                      : imfd_fail(usage, "%s", err.message);
     }
     bench_close(&b);
     return result;
@@ -368,6 +394,8 @@ int imfd_cmd_bench(int argc, char **argv)
          "batch sizes (default: 1,4,8)"},
         {"rounds", NULL, IMFD_OPTION_INT, &o.rounds, NULL, "N", 1, ROUNDS_MAX,
          "measurements of each, of which the median is shown (default: 5)"},
+        {"roofline", NULL, IMFD_OPTION_STRING, &o.roofline, NULL, "GPU", 0, 0,
+         "predict the times on an H100 or RTX4090 from bytes and FLOPs instead of measuring"},
         {"json", NULL, IMFD_OPTION_FLAG, &o.json, NULL, NULL, 0, 0, "print JSON"},
         IMFD_ENGINE_OPTIONS(o.engine),
         {.name = NULL},

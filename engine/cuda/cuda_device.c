@@ -184,6 +184,7 @@ imf_status imf__cuda_device_create(struct imf__device **out, int abi, int ordina
     c->act = c->base.precision == IMF_PRECISION_FP32 ? K_F32 : K_BF16;
     c->base.act_size = cuda_type_size(c->act);
     c->base.decode_batch = 8;
+    c->base.feature_multiple = 16;
     c->ordinal = ordinal;
     c->sm = prop.major * 10 + prop.minor;
     imf_status status = cuda_enter(c);

@@ -39,7 +39,7 @@ static imf_status embed(struct imf__mit *m, struct imf__activations *a,
 
 struct workspace {
     void *normed; /* (B, T, D) act; float32 at the end */
-    void *wide;   /* (B, T, 3, D) or (B, T, M) act */
+    void *wide;   /* (B, T, 3, D) or (B, T, Mp) act */
     void *mixed;  /* (B, T, D) act */
 };
 
@@ -65,7 +65,7 @@ imf_status imf__mit_forward(struct imf__mit *m, struct imf__activations *arena,
 {
     const struct imf__device_ops *ops = m->dev->ops;
     size_t rows = (size_t)B * (size_t)m->T, D = (size_t)m->D, act = m->dev->act_size;
-    size_t wide = 3 * D > (size_t)m->M ? 3 * D : (size_t)m->M;
+    size_t wide = 3 * D > (size_t)m->Mp ? 3 * D : (size_t)m->Mp;
     size_t outputs = (size_t)(m->patch * m->patch * m->channels);
     size_t mark = imf__activations_mark(arena);
     float *x = imf__activations_alloc(arena, rows * D * sizeof(float)); /* (B, T, D) residual */

@@ -31,7 +31,8 @@ typedef imf_status (*imf__mit_tap)(void *user, const char *stage, int layer, con
 struct imf__mit {
     struct imf__device *dev;
     int depth, shared_depth, D, NH, M, classes; /* classes without the null class */
-    int channels, size, patch;                  /* of the latent */
+    int Mp;                    /* M padded with zero rows and columns to what the device likes */
+    int channels, size, patch; /* of the latent */
     int P, T;
     struct imf__mit_block *blocks;                         /* depth: shared blocks, then u heads */
     float *tokens;                                         /* (20, D) */

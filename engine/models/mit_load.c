@@ -38,6 +38,8 @@ static imf_status read_sizes(struct imf__mit *m, struct imf__loader *ld)
     m->D = s.hidden;
     m->NH = s.hidden / 64;
     m->M = s.mlp_hidden;
+    int multiple = m->dev->feature_multiple > 1 ? m->dev->feature_multiple : 1;
+    m->Mp = (m->M + multiple - 1) / multiple * multiple;
     m->classes = s.classes;
     m->channels = s.channels;
     m->patch = s.patch_size;
@@ -121,9 +123,28 @@ static imf_status load_qkv(struct imf__mit *m, struct imf__loader *ld, struct im
     return status;
 }
 
-/* A matrix whose rows are multiplied by a learned vector: attention's output, the MLP's w2. */
+/* Replaces *w (rows, cols) by (to_rows, to_cols) with zeros around it. Padding the MLP's width is
+ * exact: silu(0) 0 = 0, and a zero column of w2 adds nothing. */
+static imf_status pad_matrix(struct imf__loader *ld, float **w, int rows, int cols, int to_rows,
+                             int to_cols)
+{
+    if (rows == to_rows && cols == to_cols)
+        return IMF_OK;
+    float *padded = calloc((size_t)to_rows * (size_t)to_cols, sizeof(*padded));
+    if (!padded)
+        return imf__fail(ld->err, IMF_ENOMEM, "no memory to pad a matrix");
+    for (int i = 0; i < rows; i++)
+        memcpy(padded + (size_t)i * (size_t)to_cols, *w + (size_t)i * (size_t)cols,
+               (size_t)cols * sizeof(*padded));
+    free(*w);
+    *w = padded;
+    return IMF_OK;
+}
+
+/* A matrix whose rows are multiplied by a learned vector: attention's output, the MLP's w2, whose K
+ * columns become Kp. */
 static imf_status load_scaled(struct imf__mit *m, struct imf__loader *ld, struct imf__linear **out,
-                              const char *at, const char *matrix, const char *scale, int K)
+                              const char *at, const char *matrix, const char *scale, int K, int Kp)
 {
     float *w = NULL, *s = NULL;
     imf_status status = read_named(ld, &w, m->D, K, "%s.%s._flax_linear.weight", at, matrix);
@@ -131,8 +152,10 @@ static imf_status load_scaled(struct imf__mit *m, struct imf__loader *ld, struct
         status = read_named(ld, &s, m->D, 0, "%s.%s", at, scale);
     if (status == IMF_OK) {
         fold_rows(w, s, m->D, K);
-        status = load_linear(ld, out, IMF__ACT, w, NULL, m->D, K, at);
+        status = pad_matrix(ld, &w, m->D, K, m->D, Kp);
     }
+    if (status == IMF_OK)
+        status = load_linear(ld, out, IMF__ACT, w, NULL, m->D, Kp, at);
     free(w);
     free(s);
     return status;
@@ -150,9 +173,13 @@ static imf_status load_up(struct imf__mit *m, struct imf__loader *ld, struct imf
     if (status == IMF_OK) {
         fold_columns(w1, norm, m->M, m->D);
         fold_columns(w3, norm, m->M, m->D);
-        status =
-            imf__loader_fail(ld, m->dev->ops->swiglu_load(m->dev, &b->up, w1, w3, m->M, m->D), at);
+        status = pad_matrix(ld, &w1, m->M, m->D, m->Mp, m->D);
     }
+    if (status == IMF_OK)
+        status = pad_matrix(ld, &w3, m->M, m->D, m->Mp, m->D);
+    if (status == IMF_OK)
+        status =
+            imf__loader_fail(ld, m->dev->ops->swiglu_load(m->dev, &b->up, w1, w3, m->Mp, m->D), at);
     free(norm);
     free(w1);
     free(w3);
@@ -180,9 +207,9 @@ static imf_status load_block(struct imf__mit *m, struct imf__loader *ld, int i)
     IMF_TRY(load_qkv(m, ld, b, at));
     IMF_TRY(load_vector(ld, &b->q_norm, 64, at, "attn.q_norm.weight"));
     IMF_TRY(load_vector(ld, &b->k_norm, 64, at, "attn.k_norm.weight"));
-    IMF_TRY(load_scaled(m, ld, &b->out, at, "attn.out_proj", "attn_scale", m->D));
+    IMF_TRY(load_scaled(m, ld, &b->out, at, "attn.out_proj", "attn_scale", m->D, m->D));
     IMF_TRY(load_up(m, ld, b, at));
-    return load_scaled(m, ld, &b->down, at, "mlp.w2", "mlp_scale", m->M);
+    return load_scaled(m, ld, &b->down, at, "mlp.w2", "mlp_scale", m->M, m->Mp);
 }
 
 /* The embedders run on a few rows: float32 keeps their error out of every token for no time at all.

@@ -582,6 +582,7 @@ imf_status imf__roofline_device_create(struct imf__device **out, const char *gpu
     r->base.precision = fp32 ? IMF_PRECISION_FP32 : IMF_PRECISION_BF16;
     r->base.act_size = fp32 ? 4 : 2;
     r->base.decode_batch = 8; /* as the CUDA device */
+    r->base.feature_multiple = 16;
     r->gpu = found;
     r->next_address = (uintptr_t)1 << 40;
     snprintf(r->base.info.device, sizeof(r->base.info.device), "roofline:%s", found->name);
