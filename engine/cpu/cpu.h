@@ -14,6 +14,7 @@ enum cpu_scratch {
     CPU_SCRATCH_TENSOR,  /* an operation's own intermediate tensor */
     CPU_SCRATCH_THREADS, /* attention work, a piece per thread */
     CPU_SCRATCH_SUMS,    /* group_norm's partial sums */
+    CPU_SCRATCH_ROWS,    /* padded rows, where products go block by block */
     CPU_SCRATCH_COUNT
 };
 
@@ -25,7 +26,8 @@ struct cpu_device {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     int threads;
-    bool reproducible; /* the same bits for any number of threads: no Winograd */
+    bool reproducible;  /* the same bits for any number of threads: no Winograd */
+    bool row_invariant; /* matrix products of any number of rows give a row the same bits */
     bool blocked; /* images are float32 nChw16c, where Winograd convolutions live; else NHWC act */
     struct {
         void *p;
@@ -90,6 +92,7 @@ imf_status cpu_attention_single(struct imf__device *d, float *dst, const float *
                                 const float *v, int n, int T, int C);
 imf_status cpu_matmul_rate(struct imf__device *d, double *flops_per_second);
 void cpu_matmuls_free(struct cpu_device *cpu);
+bool cpu_matmul_is_row_invariant(struct cpu_device *cpu);
 
 /* cpu_conv.c */
 imf_status cpu_conv_load(struct imf__device *d, struct imf__conv **out,

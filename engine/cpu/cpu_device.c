@@ -208,6 +208,17 @@ static const struct imf__cpu_kernels *choose_kernels(void)
     return &imf__cpu_kernels_generic;
 }
 
+/* What oneDNN's bfloat16 needs. */
+static bool cpu_bf16_available(void)
+{
+#if defined(__x86_64__)
+    return choose_kernels() == &imf__cpu_kernels_avx512 ||
+           choose_kernels() == &imf__cpu_kernels_avx512_bf16;
+#else
+    return false;
+#endif
+}
+
 static int available_processors(void)
 {
     cpu_set_t set;
@@ -284,6 +295,13 @@ imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_eng
         cpu_destroy(&cpu->base);
         return imf__fail(err, IMF_EDEVICE, "oneDNN has no CPU engine here");
     }
+    if (cpu_bf16(cpu) && !cpu_bf16_available()) {
+        cpu_destroy(&cpu->base);
+        return imf__fail(
+            err, IMF_EUNSUPPORTED,
+            "bf16 on the CPU needs AVX-512; this processor has none: use fp32 or auto");
+    }
+    cpu->row_invariant = cpu_matmul_is_row_invariant(cpu);
     cpu->blocked = !cpu_bf16(cpu) && cpu_winograd_available(cpu);
     describe(cpu);
     *out = &cpu->base;

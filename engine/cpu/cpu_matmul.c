@@ -323,18 +323,97 @@ imf_status cpu_swiglu_load(struct imf__device *d, struct imf__swiglu **out, cons
 
 /* ---- Operations ---- */
 
+/* Without brgemm (no AVX-512) a row's sums depend on how many rows there are. There every product
+ * is made of blocks of this many rows, the last one padded: slower, but the same bits at every
+ * batch. */
+#define ROW_BLOCK 96
+
+bool cpu_matmul_is_row_invariant(struct cpu_device *cpu)
+{
+    dnnl_memory_desc_t any;
+    dnnl_primitive_desc_t pd = NULL;
+    struct matmul_key key = {PACKING_ROWS, 768,          768,   IMF__ACT,
+                             IMF__ACT,     MATMUL_STORE, false, RIGHT_PACKED};
+    const char *name = "";
+    if (matrix(&any, 768, 768, data_type(cpu, IMF__ACT), dnnl_format_tag_any) != dnnl_success ||
+        describe(cpu, &pd, &key, &any) != dnnl_success)
+        return false;
+    dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &name);
+    bool yes = strncmp(name, "brg", 3) == 0;
+    dnnl_primitive_desc_destroy(pd);
+    return yes;
+}
+
+static size_t element_size(const struct cpu_device *cpu, enum imf__dtype type)
+{
+    return data_type(cpu, type) == dnnl_bf16 ? 2 : 4;
+}
+
+/* One block of fewer rows than the primitive has: through padded copies. */
+static imf_status run_padded(struct cpu_device *cpu, const struct cpu_matmul *m,
+                             const struct operands *o, size_t rows)
+{
+    size_t src = (size_t)m->key.K * element_size(cpu, m->key.type);
+    size_t dst = (size_t)m->key.N * element_size(cpu, m->key.dst_type);
+    char *from = cpu_scratch(cpu, CPU_SCRATCH_ROWS), *to = from + ROW_BLOCK * src;
+    char *factor = to + ROW_BLOCK * dst;
+    struct operands padded = *o;
+    padded.src = from;
+    padded.dst = to;
+    padded.factor = factor;
+    memcpy(from, o->src, rows * src);
+    memcpy(to, o->dst, rows * dst); /* the residual, where it is added to */
+    if (o->factor)
+        memcpy(factor, o->factor, rows * dst);
+    IMF_TRY(matmul_run(cpu, m, &padded));
+    memcpy(o->dst, to, rows * dst);
+    return IMF_OK;
+}
+
+static imf_status run_blocks(struct cpu_device *cpu, const struct cpu_matmul *m,
+                             const struct operands *o, size_t rows)
+{
+    size_t src = (size_t)m->key.K * element_size(cpu, m->key.type);
+    size_t dst = (size_t)m->key.N * element_size(cpu, m->key.dst_type);
+    for (size_t at = 0; at < rows; at += ROW_BLOCK) {
+        struct operands piece = *o;
+        piece.src = (const char *)o->src + at * src;
+        piece.dst = (char *)o->dst + at * dst;
+        piece.factor = o->factor ? (const char *)o->factor + at * dst : NULL;
+        if (rows - at >= ROW_BLOCK)
+            IMF_TRY(matmul_run(cpu, m, &piece));
+        else
+            IMF_TRY(run_padded(cpu, m, &piece, rows - at));
+    }
+    return IMF_OK;
+}
+
+/* Prepares the product of a key and, unless dry, runs it. */
+static imf_status multiply(struct cpu_device *cpu, struct matmul_key key,
+                           const dnnl_memory_desc_t *weights, const struct operands *o)
+{
+    struct cpu_matmul *m = NULL;
+    size_t rows = (size_t)key.rows;
+    if (!cpu->row_invariant) {
+        size_t width = (size_t)key.K + 2 * (size_t)key.N;
+        key.rows = ROW_BLOCK;
+        IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_ROWS, ROW_BLOCK * width * sizeof(float)));
+    }
+    IMF_TRY(matmul_get(cpu, &m, &key, weights));
+    if (cpu->base.dry)
+        return IMF_OK;
+    return cpu->row_invariant ? matmul_run(cpu, m, o) : run_blocks(cpu, m, o, rows);
+}
+
 imf_status cpu_linear(struct imf__device *d, void *dst, enum imf__dtype dst_type, const void *src,
                       const struct imf__linear *w, int rows, enum imf__epilogue epilogue)
 {
     static const enum matmul_kind kinds[] = {
         [IMF__STORE] = MATMUL_STORE, [IMF__SILU] = MATMUL_SILU, [IMF__ADD] = MATMUL_ADD};
-    struct cpu_device *cpu = cpu_of(d);
     struct matmul_key key = {
         rows, w->N, w->K, w->type, dst_type, kinds[epilogue], w->bias != NULL, RIGHT_PACKED};
-    struct cpu_matmul *m = NULL;
-    IMF_TRY(matmul_get(cpu, &m, &key, &w->packed));
     struct operands o = with_weights(dst, src, w);
-    return d->dry ? IMF_OK : matmul_run(cpu, m, &o);
+    return multiply(cpu_of(d), key, &w->packed, &o);
 }
 
 /* The gate is a post-operation of the second product, so that it costs no pass of its own. */
@@ -346,19 +425,14 @@ imf_status cpu_swiglu(struct imf__device *d, void *dst, const void *src,
                             IMF__ACT, MATMUL_STORE, false,    RIGHT_PACKED};
     struct matmul_key gate = up;
     gate.kind = MATMUL_SILU_MUL;
-    struct cpu_matmul *m_up = NULL, *m_gate = NULL;
-    IMF_TRY(matmul_get(cpu, &m_up, &up, &w->w3->packed));
-    IMF_TRY(matmul_get(cpu, &m_gate, &gate, &w->w1->packed));
     IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_TENSOR,
                                 (size_t)rows * (size_t)w->w3->N * d->act_size));
-    if (d->dry)
-        return IMF_OK;
     void *product = cpu_scratch(cpu, CPU_SCRATCH_TENSOR);
     struct operands o = with_weights(product, src, w->w3);
-    IMF_TRY(matmul_run(cpu, m_up, &o));
+    IMF_TRY(multiply(cpu, up, &w->w3->packed, &o));
     o = with_weights(dst, src, w->w1);
     o.factor = product;
-    return matmul_run(cpu, m_gate, &o);
+    return multiply(cpu, gate, &w->w1->packed, &o);
 }
 
 /* ---- One-head attention of the sd-vae's middle block ---- */

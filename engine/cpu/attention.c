@@ -1,0 +1,298 @@
+/* Attention of one head, with the norms of q and k and the rotary embedding.
+ *
+ * K and V of a head are packed once; then 12 query rows at a time go through scores, softmax and
+ * values without leaving the first-level cache: scores (12, Tp) float32, Tp = T rounded up to 16.
+ * bf16: pairs along the summed axis lie side by side, as the dot product instruction wants them:
+ *     kp (HS/2, Tp, 2), vp (Tp/2, HS, 2), probabilities (12, Tp).
+ * f32:  kp (HS, Tp), v in place of vp (Tp, HS). */
+#include "attention.h"
+#include "vector.h"
+
+#define HS IMF__HEAD_SIZE
+
+#define ROWS 12
+
+static inline size_t round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+#if defined(__AVX512BF16__)
+#define DOT_BF16 1
+#else
+#define DOT_BF16 0
+#endif
+
+struct attention_layout {
+    size_t q, k, v, s, p, total; /* byte offsets into work */
+};
+
+static struct attention_layout attention_layout(int T, bool dot_bf16)
+{
+    size_t Tp = round_up((size_t)T, LANES), e = dot_bf16 ? 2 : 4;
+    struct attention_layout l;
+    l.q = 0;
+    l.k = l.q + round_up(ROWS * HS * e, 64);
+    l.v = l.k + round_up(HS * Tp * e, 64);
+    l.s = l.v + round_up(HS * Tp * e, 64);
+    l.p = l.s + ROWS * Tp * sizeof(float);
+    l.total = l.p + round_up(ROWS * Tp * e, 64);
+    return l;
+}
+
+size_t IMF__ISA_NAME(imf__attention_work)(int T, bool bf16)
+{
+    return attention_layout(T, bf16 && DOT_BF16).total;
+}
+
+/* y (64) = rope(rms_norm(x)) * scale. rope row t: 32 cosines at cosine, 32 sines at sine. */
+static void norm_rope(float *y, const void *x, bool bf16, const float *norm, const float *cosine,
+                      const float *sine, float scale)
+{
+    vf a[4], sum = splat(0);
+    for (int i = 0; i < 4; i++) {
+        a[i] = load(x, (size_t)i * LANES, bf16);
+        sum += a[i] * a[i];
+    }
+    float r = 1.0f / sqrtf(sum_lanes(sum) / HS + 1e-6f) * scale;
+    float t[HS];
+    for (int i = 0; i < 4; i++)
+        store_f32(t + i * LANES, a[i] * r * load_f32(norm + i * LANES));
+    for (int i = 0; i < HS / 2; i++) {
+        y[2 * i] = t[2 * i] * cosine[i] - t[2 * i + 1] * sine[i];
+        y[2 * i + 1] = t[2 * i] * sine[i] + t[2 * i + 1] * cosine[i];
+    }
+}
+
+/* Softmax of `rows` rows of s (rows, Tp) with T real columns; leaves exponentials, padded columns
+ * zero, and 1 / sum in inv. */
+static void exponentials(float *s, float *inv, int rows, int T, size_t Tp)
+{
+    for (int i = 0; i < rows; i++) {
+        float *row = s + (size_t)i * Tp;
+        for (size_t j = (size_t)T; j < Tp; j++)
+            row[j] = -INFINITY;
+        vf m = load_f32(row);
+        for (size_t j = LANES; j < Tp; j += LANES)
+            m = max_lanewise(m, load_f32(row + j));
+        float top = max_lanes(m);
+        vf sum = splat(0);
+        for (size_t j = 0; j < Tp; j += LANES) {
+            vf e = exp_lanes(load_f32(row + j) - top);
+            sum += e;
+            store_f32(row + j, e);
+        }
+        for (size_t j = (size_t)T; j < Tp; j++)
+            row[j] = 0.0f; /* exp was clamped, not zero: e^-87 */
+        inv[i] = 1.0f / sum_lanes(sum);
+    }
+}
+
+struct head {
+    const char *q, *k, *v; /* first row of this head's q, k, v */
+    size_t stride;         /* bytes between rows */
+    size_t T, Tp;
+    const float *q_norm, *k_norm, *cosine, *sine; /* rope (T, 32) each */
+    char *out;
+    size_t out_stride;
+};
+
+#if DOT_BF16
+
+static void pack_bf16(const struct head *h, uint16_t *kp, uint16_t *vp)
+{
+    memset(kp, 0, HS * h->Tp * 2);
+    memset(vp, 0, HS * h->Tp * 2);
+    for (size_t t = 0; t < h->T; t++) {
+        float y[HS];
+        uint16_t b[HS];
+        norm_rope(y, h->k + t * h->stride, true, h->k_norm, h->cosine + t * 32, h->sine + t * 32,
+                  1.0f);
+        for (int i = 0; i < HS; i += LANES)
+            store_bf16(b + i, load_f32(y + i));
+        for (size_t d = 0; d < HS / 2; d++)
+            memcpy(kp + (d * h->Tp + t) * 2, b + 2 * d, 4);
+        const uint16_t *v = (const uint16_t *)(h->v + t * h->stride);
+        uint16_t *vt = vp + (t / 2) * HS * 2 + (t & 1);
+        for (int d = 0; d < HS; d++)
+            vt[2 * d] = v[d];
+    }
+}
+
+static inline __m512 dot(__m512 acc, uint32_t pair, __m512i b)
+{
+    return _mm512_dpbf16_ps(acc, (__m512bh)_mm512_set1_epi32((int)pair), (__m512bh)b);
+}
+
+static inline uint32_t pair_at(const uint16_t *p)
+{
+    uint32_t u;
+    memcpy(&u, p, 4);
+    return u;
+}
+
+/* c (4 rows, 6 * 16 columns) = a (4, 2 pairs) b (pairs, ldb, 2). */
+#define TILE_BF16(name, R, V)                                                                      \
+    static inline __attribute__((always_inline)) void name(                                        \
+        float *c, size_t ldc, const uint16_t *a, size_t lda, const uint16_t *b, size_t ldb,        \
+        size_t pairs)                                                                              \
+    {                                                                                              \
+        __m512 acc[R][V];                                                                          \
+        for (int r = 0; r < R; r++)                                                                \
+            for (int v = 0; v < V; v++)                                                            \
+                acc[r][v] = _mm512_setzero_ps();                                                   \
+        for (size_t k = 0; k < pairs; k++) {                                                       \
+            __m512i bv[V];                                                                         \
+            for (int v = 0; v < V; v++)                                                            \
+                bv[v] = _mm512_loadu_si512(b + (k * ldb + (size_t)v * LANES) * 2);                 \
+            for (int r = 0; r < R; r++) {                                                          \
+                uint32_t p = pair_at(a + (size_t)r * lda + 2 * k);                                 \
+                for (int v = 0; v < V; v++)                                                        \
+                    acc[r][v] = dot(acc[r][v], p, bv[v]);                                          \
+            }                                                                                      \
+        }                                                                                          \
+        for (int r = 0; r < R; r++)                                                                \
+            for (int v = 0; v < V; v++)                                                            \
+                _mm512_storeu_ps(c + (size_t)r * ldc + v * LANES, acc[r][v]);                      \
+    }
+TILE_BF16(tile_bf16_4x6, 4, 6)
+TILE_BF16(tile_bf16_12x1, 12, 1)
+TILE_BF16(tile_bf16_6x4, 6, 4)
+
+static void attention_bf16(const struct head *h, char *work)
+{
+    struct attention_layout l = attention_layout((int)h->T, true);
+    uint16_t *q = (uint16_t *)(work + l.q), *kp = (uint16_t *)(work + l.k);
+    uint16_t *vp = (uint16_t *)(work + l.v), *p = (uint16_t *)(work + l.p);
+    float *s = (float *)(work + l.s), inv[ROWS], o[ROWS * HS];
+    size_t Tp = h->Tp;
+    pack_bf16(h, kp, vp);
+    for (size_t t0 = 0; t0 < h->T; t0 += ROWS) {
+        int rows = h->T - t0 < ROWS ? (int)(h->T - t0) : ROWS;
+        for (int i = 0; i < rows; i++) {
+            float y[HS];
+            size_t t = t0 + (size_t)i;
+            norm_rope(y, h->q + t * h->stride, true, h->q_norm, h->cosine + t * 32,
+                      h->sine + t * 32, 0.125f);
+            for (int d = 0; d < HS; d += LANES)
+                store_bf16(q + i * HS + d, load_f32(y + d));
+        }
+        memset(q + rows * HS, 0, (size_t)(ROWS - rows) * HS * 2);
+        size_t j = 0;
+        for (; j + 6 * LANES <= Tp; j += 6 * LANES)
+            for (size_t i = 0; i < ROWS; i += 4)
+                tile_bf16_4x6(s + i * Tp + j, Tp, q + i * HS, HS, kp + 2 * j, Tp, HS / 2);
+        for (; j < Tp; j += LANES)
+            tile_bf16_12x1(s + j, Tp, q, HS, kp + 2 * j, Tp, HS / 2);
+        exponentials(s, inv, ROWS, (int)h->T, Tp);
+        for (size_t i = 0; i < ROWS * Tp; i += LANES)
+            store_bf16(p + i, load_f32(s + i));
+        for (size_t i = 0; i < ROWS; i += 6)
+            tile_bf16_6x4(o + i * HS, HS, p + i * Tp, Tp, vp, HS, Tp / 2);
+        for (int i = 0; i < rows; i++)
+            for (int d = 0; d < HS; d += LANES)
+                store_bf16((uint16_t *)(h->out + (t0 + (size_t)i) * h->out_stride) + d,
+                           load_f32(o + i * HS + d) * inv[i]);
+    }
+}
+#endif
+
+#define TILE_F32(name, R, V)                                                                       \
+    static inline __attribute__((always_inline)) void name(                                        \
+        float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t K)    \
+    {                                                                                              \
+        vf acc[R][V];                                                                              \
+        for (int r = 0; r < R; r++)                                                                \
+            for (int v = 0; v < V; v++)                                                            \
+                acc[r][v] = splat(0);                                                              \
+        for (size_t k = 0; k < K; k++) {                                                           \
+            vf bv[V];                                                                              \
+            for (int v = 0; v < V; v++)                                                            \
+                bv[v] = load_f32(b + k * ldb + (size_t)v * LANES);                                 \
+            for (int r = 0; r < R; r++)                                                            \
+                for (int v = 0; v < V; v++)                                                        \
+                    acc[r][v] += a[(size_t)r * lda + k] * bv[v];                                   \
+        }                                                                                          \
+        for (int r = 0; r < R; r++)                                                                \
+            for (int v = 0; v < V; v++)                                                            \
+                store_f32(c + (size_t)r * ldc + v * LANES, acc[r][v]);                             \
+    }
+#if defined(__AVX512F__)
+TILE_F32(tile_f32_wide, 4, 6)
+#define WIDE_V 6
+#else
+TILE_F32(tile_f32_wide, 4, 1)
+#define WIDE_V 1
+#endif
+TILE_F32(tile_f32_narrow, 4, 1)
+TILE_F32(tile_f32_values, 4, 4)
+
+static void attention_f32(const struct head *h, bool bf16, char *work)
+{
+    struct attention_layout l = attention_layout((int)h->T, false);
+    float *q = (float *)(work + l.q), *kp = (float *)(work + l.k), *vp = (float *)(work + l.v);
+    float *s = (float *)(work + l.s), inv[ROWS], o[ROWS * HS];
+    size_t Tp = h->Tp;
+    memset(kp, 0, HS * Tp * sizeof(float));
+    memset(vp, 0, HS * Tp * sizeof(float));
+    for (size_t t = 0; t < h->T; t++) {
+        float y[HS];
+        norm_rope(y, h->k + t * h->stride, bf16, h->k_norm, h->cosine + t * 32, h->sine + t * 32,
+                  1.0f);
+        for (size_t d = 0; d < HS; d++)
+            kp[d * Tp + t] = y[d];
+        for (size_t d = 0; d < HS; d += LANES)
+            store_f32(vp + t * HS + d, load(h->v + t * h->stride, d, bf16));
+    }
+    for (size_t t0 = 0; t0 < h->T; t0 += ROWS) {
+        int rows = h->T - t0 < ROWS ? (int)(h->T - t0) : ROWS;
+        memset(q, 0, ROWS * HS * sizeof(float));
+        for (int i = 0; i < rows; i++) {
+            size_t t = t0 + (size_t)i;
+            norm_rope(q + i * HS, h->q + t * h->stride, bf16, h->q_norm, h->cosine + t * 32,
+                      h->sine + t * 32, 0.125f);
+        }
+        for (size_t i = 0; i < ROWS; i += 4) {
+            size_t j = 0;
+            for (; j + WIDE_V * LANES <= Tp; j += WIDE_V * LANES)
+                tile_f32_wide(s + i * Tp + j, Tp, q + i * HS, HS, kp + j, Tp, HS);
+            for (; j < Tp; j += LANES)
+                tile_f32_narrow(s + i * Tp + j, Tp, q + i * HS, HS, kp + j, Tp, HS);
+        }
+        exponentials(s, inv, ROWS, (int)h->T, Tp);
+        for (size_t i = 0; i < ROWS; i += 4)
+            tile_f32_values(o + i * HS, HS, s + i * Tp, Tp, vp, HS, Tp);
+        for (int i = 0; i < rows; i++)
+            for (size_t d = 0; d < HS; d += LANES)
+                store(h->out + (t0 + (size_t)i) * h->out_stride, d,
+                      load_f32(o + (size_t)i * HS + d) * inv[i], bf16);
+    }
+}
+
+void IMF__ISA_NAME(imf__attention_head)(void *dst, const void *qkv, bool bf16, const float *q_norm,
+                                        const float *k_norm, const float *rope, int T, int NH,
+                                        int head, void *work)
+{
+    size_t e = bf16 ? 2 : 4, width = (size_t)NH * HS;
+    struct head h = {
+        .q = (const char *)qkv + (size_t)head * HS * e,
+        .stride = 3 * width * e,
+        .T = (size_t)T,
+        .Tp = round_up((size_t)T, LANES),
+        .q_norm = q_norm,
+        .k_norm = k_norm,
+        .cosine = rope,
+        .sine = rope + (size_t)T * (HS / 2),
+        .out = (char *)dst + (size_t)head * HS * e,
+        .out_stride = width * e,
+    };
+    h.k = h.q + width * e;
+    h.v = h.k + width * e;
+#if DOT_BF16
+    if (bf16) {
+        attention_bf16(&h, work);
+        return;
+    }
+#endif
+    attention_f32(&h, bf16, work);
+}

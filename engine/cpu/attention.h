@@ -1,0 +1,13 @@
+/* Attention of one head (kernels.h), one pair of functions per instruction set. */
+#ifndef IMF__CPU_ATTENTION_H
+#define IMF__CPU_ATTENTION_H
+
+#include "kernels.h"
+#include "vector.h"
+
+void IMF__ISA_NAME(imf__attention_head)(void *dst, const void *qkv, bool bf16, const float *q_norm,
+                                        const float *k_norm, const float *rope, int T, int NH,
+                                        int head, void *work);
+size_t IMF__ISA_NAME(imf__attention_work)(int T, bool bf16);
+
+#endif

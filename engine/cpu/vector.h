@@ -1,0 +1,160 @@
+/* Sixteen float lanes in GCC vectors, so that one source serves every instruction set: the compiler
+ * splits them where registers are narrower. Included by the files that are compiled once per
+ * instruction set (IMF__ISA, engine/CMakeLists.txt). */
+#ifndef IMF__CPU_VECTOR_H
+#define IMF__CPU_VECTOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <math.h>
+#include <string.h>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+#define LANES 16
+
+typedef float vf __attribute__((vector_size(64)));
+typedef float vf_u __attribute__((vector_size(64), aligned(4)));
+typedef int32_t vi __attribute__((vector_size(64)));
+typedef uint32_t vu __attribute__((vector_size(64)));
+typedef uint16_t vh __attribute__((vector_size(32)));
+typedef uint16_t vh_u __attribute__((vector_size(32), aligned(2)));
+
+static inline vf splat(float x)
+{
+    return x - (vf){0};
+}
+
+static inline vf load_f32(const float *p)
+{
+    return *(const vf_u *)p;
+}
+
+static inline void store_f32(float *p, vf x)
+{
+    *(vf_u *)p = x;
+}
+
+static inline float bf16_to_f32(uint16_t h)
+{
+    uint32_t u = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &u, sizeof(f));
+    return f;
+}
+
+static inline uint16_t f32_to_bf16(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof(u));
+    return (uint16_t)((u + 0x7FFF + ((u >> 16) & 1)) >> 16); /* to nearest, ties to even */
+}
+
+static inline vf load_bf16(const uint16_t *p)
+{
+    vu u = __builtin_convertvector(*(const vh_u *)p, vu) << 16;
+    return (vf)u;
+}
+
+static inline void store_bf16(uint16_t *p, vf x)
+{
+#if defined(__AVX512BF16__)
+    _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+#else
+    vu u = (vu)x;
+    u = (u + 0x7FFF + ((u >> 16) & 1)) >> 16;
+    *(vh_u *)p = __builtin_convertvector(u, vh);
+#endif
+}
+
+static inline vf load(const void *p, size_t i, bool bf16)
+{
+    return bf16 ? load_bf16((const uint16_t *)p + i) : load_f32((const float *)p + i);
+}
+
+static inline void store(void *p, size_t i, vf x, bool bf16)
+{
+    if (bf16)
+        store_bf16((uint16_t *)p + i, x);
+    else
+        store_f32((float *)p + i, x);
+}
+
+static inline float load1(const void *p, size_t i, bool bf16)
+{
+    return bf16 ? bf16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+}
+
+static inline void store1(void *p, size_t i, float x, bool bf16)
+{
+    if (bf16)
+        ((uint16_t *)p)[i] = f32_to_bf16(x);
+    else
+        ((float *)p)[i] = x;
+}
+
+/* A fixed tree, so that a sum does not depend on the instruction set's reduction order. */
+static inline float sum_lanes(vf x)
+{
+    float t[LANES];
+    memcpy(t, &x, sizeof(t));
+    for (int w = LANES / 2; w > 0; w /= 2) {
+        for (int i = 0; i < w; i++)
+            t[i] += t[i + w];
+    }
+    return t[0];
+}
+
+static inline vf select_lanes(vi mask, vf yes, vf no)
+{
+    return (vf)((mask & (vi)yes) | (~mask & (vi)no));
+}
+
+static inline vf max_lanewise(vf a, vf b)
+{
+    return select_lanes(a > b, a, b);
+}
+
+static inline float max_lanes(vf x)
+{
+    float t[LANES];
+    memcpy(t, &x, sizeof(t));
+    float m = t[0];
+    for (int i = 1; i < LANES; i++)
+        m = t[i] > m ? t[i] : m;
+    return m;
+}
+
+/* exp(x) to 2 ulp: 2^n e^r with Cephes' polynomial for e^r, |r| <= ln 2 / 2. */
+static inline vf exp_lanes(vf x)
+{
+    const vf hi = splat(88.0f), lo = splat(-87.0f);
+    x = select_lanes(x > hi, hi, x);
+    x = select_lanes(x < lo, lo, x);
+    const vf magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    vf n = x * 1.44269504088896341f + magic - magic;
+    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vf p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    vi e = (__builtin_convertvector(n, vi) + 127) << 23;
+    return p * (vf)e;
+}
+
+static inline vf silu_lanes(vf x)
+{
+    return x / (1.0f + exp_lanes(-x));
+}
+
+/* name_ISA: what each object of a source file calls its symbols. */
+#define IMF__ISA_NAME2(name, isa) name##_##isa
+#define IMF__ISA_NAME1(name, isa) IMF__ISA_NAME2(name, isa)
+#define IMF__ISA_NAME(name) IMF__ISA_NAME1(name, IMF__ISA)
+
+#endif
