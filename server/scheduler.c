@@ -10,6 +10,8 @@
 
 /* Pictures one pool job encodes before it gives the pool back to others. */
 #define ENCODES_PER_JOB 32
+/* Callbacks before the loop gets its turn. */
+#define EVENTS_PER_TURN 128
 
 /* ---- Set-up ---------------------------------------------------------------------------------- */
 
@@ -434,10 +436,12 @@ void encoders_start(struct scheduler *s)
 
 /* ---- News, on the loop ----------------------------------------------------------------------- */
 
-static void deliver(struct scheduler *s)
+/* At most `count` events. A callback may cause new ones (a request answered out of the cache), so
+ * the loop gets its turn in between. */
+static void deliver(struct scheduler *s, uint32_t count)
 {
     struct core_event event;
-    for (;;) {
+    for (; count > 0; count--) {
         uv_mutex_lock(&s->lock);
         bool any = core_next_event(&s->core, &event);
         uv_mutex_unlock(&s->lock);
@@ -454,13 +458,14 @@ static void deliver(struct scheduler *s)
             blob_drop(event.picture.rgb);
         }
     }
+    uv_async_send(&s->wake);
 }
 
 static void on_wake(uv_async_t *handle)
 {
     struct scheduler *s = handle->data;
     encoders_start(s);
-    deliver(s);
+    deliver(s, EVENTS_PER_TURN);
     const struct sched_options *o = &s->core.options;
     for (int i = 0; o->on_model != NULL && i < s->core.model_count; i++) {
         uv_mutex_lock(&s->lock);
@@ -508,12 +513,12 @@ void sched_destroy(struct scheduler *s)
     for (int i = 0; i < s->core.device_count; i++)
         uv_cond_signal(&s->device[i]->wake);
     uv_mutex_unlock(&s->lock);
-    deliver(s);
+    deliver(s, UINT32_MAX);
     for (int i = 0; i < s->core.device_count; i++)
         engine_thread_join(s->device[i]);
     while (encoders_active(s))
         uv_run(s->loop, UV_RUN_ONCE);
-    deliver(s);
+    deliver(s, UINT32_MAX);
     uv_close((uv_handle_t *)&s->wake, on_closed);
     uv_close((uv_handle_t *)&s->timer, on_closed);
     while (s->open_handles > 0)

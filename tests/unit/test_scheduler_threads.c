@@ -462,6 +462,44 @@ START_TEST(test_stop)
 }
 END_TEST
 
+static int endless, endless_left;
+
+static void on_end_ask_again(void *user, struct sched_request *r, enum sched_result result,
+                             const char *message)
+{
+    (void)r;
+    (void)message;
+    ck_assert_int_eq(result, SCHED_DONE);
+    struct asked *a = user;
+    memset(a->hash, 0, a->n * sizeof(*a->hash));
+    a->got = 0;
+    endless++;
+    if (endless_left-- == 0)
+        return;
+    static const struct sched_callbacks again = {on_picture, on_end_ask_again};
+    struct sched_spec spec = spec_of(1, 1, 1, 1);
+    struct sched_refusal why;
+    a->r = sched_submit(scheduler, &spec, &again, a, &why);
+    ck_assert_ptr_nonnull(a->r);
+}
+
+/* Who asks again from on_end and is served by the cache each time does not keep the loop. */
+START_TEST(test_loop_gets_its_turn)
+{
+    start((const char *[]){"fake:size=16"}, 1, 1, NULL);
+    wait_loaded();
+    uint64_t hash = 0;
+    struct asked a = {.n = 1, .hash = &hash};
+    endless_left = 100000;
+    on_end_ask_again(&a, NULL, SCHED_DONE, "");
+    for (int turns = 0; turns < 20; turns++)
+        uv_run(&loop, UV_RUN_ONCE);
+    ck_assert_int_lt(endless, 20 * 128);
+    sched_cancel(a.r);
+    stop();
+}
+END_TEST
+
 START_TEST(test_slow_reader)
 {
     start((const char *[]){"fake:size=16"}, 1, 1, no_cache);
@@ -508,6 +546,7 @@ int main(void)
     tcase_add_test(tc, test_load_fails);
     tcase_add_test(tc, test_stop);
     tcase_add_test(tc, test_slow_reader);
+    tcase_add_test(tc, test_loop_gets_its_turn);
     suite_add_tcase(s, tc);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);
