@@ -1,0 +1,42 @@
+# The server's parsers: request bodies and URLs, configuration, headers. Included by CMakeLists.txt.
+pkg_check_modules(FUZZ_SERVER REQUIRED libcjson libuv)
+set(server ${PROJECT_SOURCE_DIR}/server)
+set(server_flags ${flags} -I${server} ${FUZZ_SERVER_CFLAGS})
+set(server_objects)
+foreach(source ${server}/api_params.c ${server}/classes.c ${server}/http_text.c ${server}/json_write.c
+        ${server}/keys.c ${server}/proxy.c ${server}/settings.c ${engine}/status.c
+        ${CMAKE_BINARY_DIR}/server/embed_embedded_classes.c)
+    cmake_path(GET source STEM name)
+    set(object ${CMAKE_CURRENT_BINARY_DIR}/server_${name}.o)
+    add_custom_command(OUTPUT ${object}
+        COMMAND ${FUZZ_CLANG} ${server_flags} -MD -MF ${object}.d -c ${source} -o ${object}
+        DEPENDS ${source} DEPFILE ${object}.d VERBATIM)
+    list(APPEND server_objects ${object})
+endforeach()
+
+# An archive: a target takes of it what it needs.
+set(server_archive ${CMAKE_CURRENT_BINARY_DIR}/libserver_fuzz.a)
+add_custom_command(OUTPUT ${server_archive}
+    COMMAND ${CMAKE_COMMAND} -E rm -f ${server_archive}
+    COMMAND ${CMAKE_AR} crs ${server_archive} ${server_objects}
+    DEPENDS ${server_objects} VERBATIM)
+
+function(imf_server_fuzz name)
+    set(target ${CMAKE_CURRENT_BINARY_DIR}/fuzz_${name})
+    set(source ${CMAKE_CURRENT_SOURCE_DIR}/fuzz_${name}.c)
+    add_custom_command(OUTPUT ${target}
+        COMMAND ${FUZZ_CLANG} ${server_flags} -fsanitize=fuzzer -MD -MF ${target}.d ${source}
+            ${server_archive} ${FUZZ_SERVER_LDFLAGS} -o ${target}
+        DEPENDS ${source} ${server_archive} DEPFILE ${target}.d VERBATIM)
+    set_property(GLOBAL APPEND PROPERTY IMFD_FUZZ_TARGETS ${target})
+    set(found ${CMAKE_CURRENT_BINARY_DIR}/found/${name})
+    file(MAKE_DIRECTORY ${found})
+    add_test(NAME fuzz_${name} COMMAND ${target} -max_total_time=${IMFD_FUZZ_SECONDS} -timeout=60
+        -rss_limit_mb=1024 -max_len=4096 -verbosity=0 -print_final_stats=1
+        -artifact_prefix=${CMAKE_CURRENT_BINARY_DIR}/ ${found} ${ARGN})
+    set_tests_properties(fuzz_${name} PROPERTIES LABELS "release;fuzz" TIMEOUT 120)
+endfunction()
+
+imf_server_fuzz(request ${corpus}/request)
+imf_server_fuzz(settings ${corpus}/settings)
+imf_server_fuzz(headers ${corpus}/headers)
