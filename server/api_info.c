@@ -55,7 +55,8 @@ void api_on_model(void *user, struct scheduler *s, int model)
         if (m->classes == NULL)
             return; /* stays "loading" for want of memory */
     }
-    m->info = status.info;
+    m->own = *status.info;
+    m->info = &m->own;
     log_write(a->log, LOG_INFO, "model %s: ready, %s, decoder %s, fingerprint %s", status.id,
               status.info->name, status.info->decoder, status.info->fingerprint);
 }

@@ -62,7 +62,8 @@ bool api_problem_unknown(struct api_problem *p, const char *what, const char *na
  * -------------------------------------------------------------------------------------- */
 
 struct api_model {
-    const struct imf_model_info *info; /* NULL until ready the first time */
+    const struct imf_model_info *info; /* &own, or NULL until ready the first time */
+    struct imf_model_info own;         /* a copy: pool threads may outlive the model at the end */
     struct classes *classes;           /* with info */
     bool owns_classes;
 };
