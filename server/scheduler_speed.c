@@ -157,6 +157,22 @@ void core_arrived(struct sched_core *c, uint64_t now)
     c->departure_count--;
 }
 
+/* What a step batch costs whatever its size: the part that one fuller batch saves over two. From
+ * the smallest and the largest batch measured. */
+static double fixed_us(const struct core_model *m)
+{
+    int small = 1, large = m->max_batch;
+    while (small < large && m->step_us[small] == 0)
+        small++;
+    while (large > small && m->step_us[large] == 0)
+        large--;
+    if (large == small)
+        return 0;
+    double slope = (m->step_us[large] - m->step_us[small]) / (large - small);
+    double fixed = m->step_us[small] - small * (slope > 0 ? slope : 0);
+    return fixed > 0 ? fixed : 0;
+}
+
 uint64_t core_hold_until(const struct sched_core *c, const struct core_model *m, int n,
                          uint64_t now)
 {
@@ -166,7 +182,11 @@ uint64_t core_hold_until(const struct sched_core *c, const struct core_model *m,
         n + (int)c->departure_count < m->max_batch ? n + (int)c->departure_count : m->max_batch;
     double batch =
         batch_us(m->step_us, m->step_lane_us, full, m->max_batch) + full * m->decode_lane_us;
+    /* On a processor, where time grows with the batch, waiting gains nothing and the bound is the
+     * small share allowed; on a GPU, where it hardly does, half of what is saved may be spent. */
     double bound = batch * c->options.return_gap_percent / 100;
+    if (c->options.return_gap_percent > 0)
+        bound += fixed_us(m) / 2;
     if (bound > HOLD_MAX_US)
         bound = HOLD_MAX_US;
     if (c->return_us > bound)
