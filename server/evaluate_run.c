@@ -450,6 +450,7 @@ static void collect(struct run *r, struct eval_state *state, struct imfd_progres
                     int64_t images_before)
 {
     double before = eval_state_seconds(state), start = imfd_seconds(), saved = start;
+    bool changed = false;
     struct block *b;
     imf_status status = IMF_OK;
     struct imf_error err = {0};
@@ -457,11 +458,13 @@ static void collect(struct run *r, struct eval_state *state, struct imfd_progres
         imfd_progress_update(bar, (double)(images_before + atomic_load(&r->made)));
         if (b && status == IMF_OK && !atomic_load(&r->failed))
             status = add_block(r, state, b, &err);
+        changed = changed || b;
         block_free(b);
         double now = imfd_seconds();
-        if (status == IMF_OK && now - saved >= r->job->options.checkpoint_s) {
+        if (status == IMF_OK && changed && now - saved >= r->job->options.checkpoint_s) {
             status = eval_state_save(state, before + now - start, &err);
             saved = now;
+            changed = false;
         }
         if (status != IMF_OK && !atomic_load(&r->failed))
             fail(r, status, &err);

@@ -1,0 +1,261 @@
+"""imfd evaluate end to end on a small model with synthetic InceptionV3: one, two and four ranks, killed,
+stopped and resumed, and scored again from its own PNGs, all give the same numbers, to the last bit."""
+import array
+import json
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import zipfile
+import zlib
+
+IMFD = os.environ["IMFD"]
+INCEPTION = os.environ["INCEPTION"]
+MPIRUN = os.environ.get("MPIRUN")
+GOLDEN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden")
+MODEL = os.path.join(GOLDEN, "mit_tiny", "mit_tiny.pth")
+IMAGES, CLASSES, DIM = 140, 10, 2048
+NUMBERS = ("fid", "inception_score", "kid", "precision", "recall")
+
+
+def npy(values, shape, descr):
+    head = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
+    head += " " * (63 - (10 + len(head)) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + values.tobytes()
+
+
+def write_reference(path, sigma_type="d", sigma_shape=(DIM, DIM), leave_out=None):
+    """Reference statistics with features, as numpy.savez_compressed writes them."""
+    rng = random.Random(1)
+    sigma = array.array(sigma_type, bytes(array.array(sigma_type, [0]).itemsize * sigma_shape[0] * sigma_shape[1]))
+    for i in range(min(sigma_shape)):
+        sigma[i * sigma_shape[1] + i] = 1e-4 * (1 + i % 5)
+    arrays = {
+        "mu": npy(array.array("f", (0.2 + 1e-4 * (i % 7) for i in range(DIM))), (DIM,), "<f4"),
+        "sigma": npy(sigma, sigma_shape, "<f8" if sigma_type == "d" else "<f4"),
+        "features": npy(array.array("f", (0.2 + 0.02 * rng.random() for _ in range(60 * DIM))), (60, DIM), "<f4"),
+    }
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z:
+        for name, data in arrays.items():
+            if name != leave_out:
+                z.writestr(name + ".npy", data)
+    return path
+
+
+def read_png(path):
+    """(width, height, rows of RGB bytes) of an 8-bit RGB PNG."""
+    with open(path, "rb") as f:
+        data = f.read()
+    at, idat, width, height = 8, b"", 0, 0
+    while at < len(data):
+        size, kind = struct.unpack(">I4s", data[at:at + 8])
+        body = data[at + 8:at + 8 + size]
+        if kind == b"IHDR":
+            width, height = struct.unpack(">II", body[:8])
+        elif kind == b"IDAT":
+            idat += body
+        at += 12 + size
+    raw, rows, before = zlib.decompress(idat), [], bytes(3 * width)
+    for y in range(height):
+        kind, line = raw[y * (3 * width + 1)], bytearray(raw[y * (3 * width + 1) + 1:(y + 1) * (3 * width + 1)])
+        for i in range(3 * width):
+            a, b, c = line[i - 3] if i > 2 else 0, before[i], before[i - 3] if i > 2 else 0
+            p = (0, a, b, (a + b) // 2, min((abs(b - c), a), (abs(a - c), b), (abs(a + b - 2 * c), c),
+                                            key=lambda t: t[0])[1])[kind]
+            line[i] = (line[i] + p) & 255
+        rows.append(bytes(line))
+        before = rows[-1]
+    return width, height, rows
+
+
+class Evaluate(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.root = tempfile.mkdtemp(prefix="imfd-evaluate-")
+        cls.vae = os.path.join(cls.root, "vae")
+        os.mkdir(cls.vae)
+        subprocess.run([IMFD, "synth", "sd-vae", "--config", "channels=32:32:64:64,groups=16", "--seed", "5", "-o",
+                        cls.vae, "--quiet"], check=True)
+        cls.reference = write_reference(os.path.join(cls.root, "reference.npz"))
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.root)
+
+    def path(self, name):
+        return os.path.join(self.root, name)
+
+    def command(self, workdir, *more, ranks=0, source=None):
+        source = source or ["--ckpt-path", MODEL, "--decoder", self.vae, "--num-images", str(IMAGES)]
+        mpi = [MPIRUN, "--allow-run-as-root", "--oversubscribe", "-n", str(ranks)] if ranks else []
+        return mpi + [IMFD, "evaluate", *source, "--inception", INCEPTION, "--device", "cpu", "--workdir",
+                      self.path(workdir), *more]
+
+    def scored(self, workdir):
+        """Flags that ask for every number and for the statistics themselves."""
+        return ("--fid-ref", self.reference, "--kid", "--kid-subsets", "5", "--kid-subset-size", "50",
+                "--precision-recall", "--make-ref", self.path(workdir + ".npz"), "--keep-features")
+
+    def environment(self):
+        # Open MPI leaks by design; what imfd leaks shows in the runs without it.
+        options = os.environ.get("ASAN_OPTIONS", "")
+        return dict(os.environ, ASAN_OPTIONS=options + ":detect_leaks=0")
+
+    def run_ok(self, command, status=0):
+        p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment(), timeout=500)
+        self.assertEqual(p.returncode, status, p.stderr.decode() + p.stdout.decode())
+        return p.stdout.decode(), p.stderr.decode()
+
+    def refused(self, words, command, status=None):
+        p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment(), timeout=500)
+        self.assertIn(p.returncode, (1, 2) if status is None else (status,), p.stderr.decode())
+        self.assertIn(words, p.stderr.decode())
+
+    def results(self, workdir):
+        with open(os.path.join(self.path(workdir), "results.json")) as f:
+            return json.load(f)
+
+    def assert_same(self, workdir):
+        ours, first = self.results(workdir), self.results("one")
+        for name in NUMBERS:
+            self.assertEqual(ours[name], first[name], name)
+        with zipfile.ZipFile(self.path(workdir + ".npz")) as a, zipfile.ZipFile(self.path("one.npz")) as b:
+            for name in ("mu.npy", "sigma.npy", "features.npy"):
+                self.assertTrue(a.read(name) == b.read(name), f"{name} of {workdir}")
+
+    def wait_for(self, process, path, seconds=300):
+        end = time.monotonic() + seconds
+        while not os.path.exists(path):
+            self.assertIsNone(process.poll(), "it ended before anything was saved")
+            self.assertLess(time.monotonic(), end, f"no {path}")
+            time.sleep(0.02)
+
+    # The tests run in the order of their names; the first makes what the others compare with.
+
+    def test_1_one_rank(self):
+        out, _ = self.run_ok(self.command("one", *self.scored("one"), "--save-samples"))
+        self.assertIn("FID ", out)
+        self.assertIn("MiT_XL_2    2     4.0   0.36   0.64    1.54   288.9", out)
+        r = self.results("one")
+        self.assertEqual(r["images"], IMAGES)
+        self.assertEqual(r["settings"]["sample_seed"], "42")
+        self.assertGreater(r["fid"], 0)
+        self.assertGreaterEqual(r["inception_score"]["mean"], 1)
+        self.assertGreater(r["inception"]["ratio"], 0)
+        self.assertEqual(sorted(os.listdir(self.path("one"))),
+                         ["grid.png", "report.html", "report.txt", "results.json", "samples"])
+        self.assertEqual(len(os.listdir(self.path("one/samples"))), IMAGES)
+        with open(self.path("one/report.html")) as f:
+            self.assertIn("grid.png", f.read())
+        with open(self.path("one/grid.png"), "rb") as f:
+            self.assertEqual(struct.unpack(">II", f.read(24)[16:]), (8 * 256, 8 * 256))
+
+    def test_2_ranks(self):
+        if not MPIRUN:
+            self.skipTest("no Open MPI")
+        for ranks in (2, 4):
+            name = f"ranks{ranks}"
+            self.run_ok(self.command(name, *self.scored(name), ranks=ranks))
+            self.assert_same(name)
+            self.assertEqual(self.results(name)["ranks"], ranks)
+
+    def test_3_killed_and_resumed(self):
+        """Killed outright; then, on two ranks where there is MPI, told to stop; then finished alone."""
+        flags = (*self.scored("killed"), "--checkpoint-seconds", "1")
+        state = self.path("killed/rank-0000.state")
+        p = subprocess.Popen(self.command("killed", *flags), stderr=subprocess.DEVNULL, env=self.environment())
+        self.wait_for(p, state)
+        p.kill()
+        p.wait()
+        self.refused("other settings (\"omega\":\t", self.command("killed", *flags, "--omega", "3"), 1)
+        ranks = 2 if MPIRUN else 0
+        p = subprocess.Popen(self.command("killed", *flags, ranks=ranks), stderr=subprocess.PIPE,
+                             env=self.environment())
+        if MPIRUN:
+            self.wait_for(p, self.path("killed/rank-0001.state"))
+            p.send_signal(signal.SIGUSR1)
+        else:
+            time.sleep(2)
+            p.send_signal(signal.SIGINT)
+        _, err = p.communicate(timeout=300)
+        self.assertIn("stopped and saved after", err.decode())
+        self.assertNotEqual(p.returncode, 0)
+        self.assertFalse(os.path.exists(self.path("killed/results.json")))
+        _, err = self.run_ok(self.command("killed", *flags))
+        self.assertIn("going on after", err)
+        self.assert_same("killed")
+        self.assertFalse([f for f in os.listdir(self.path("killed")) if f.startswith("rank-")])
+
+    def test_4_pictures(self):
+        """The PNGs that were kept score the same; Ctrl-C saves here too."""
+        source = ["--images", self.path("one/samples")]
+        flags = (*self.scored("pictures"), "--checkpoint-seconds", "1")
+        p = subprocess.Popen(self.command("pictures", *flags, source=source), stderr=subprocess.PIPE,
+                             env=self.environment())
+        self.wait_for(p, self.path("pictures/rank-0000.state"))
+        p.send_signal(signal.SIGINT)
+        _, err = p.communicate(timeout=300)
+        self.assertEqual(p.returncode, 130, err.decode())
+        self.run_ok(self.command("pictures", *flags, source=source))
+        self.assert_same("pictures")
+
+    def test_5_labels_and_seeds(self):
+        """Image k of N has label k / (N / classes) and seed k XOR 42."""
+        k = 137
+        self.run_ok([IMFD, "sample", "--ckpt-path", MODEL, "--decoder", self.vae, "--device", "cpu", "--classes",
+                     str(k // (IMAGES // CLASSES)), "--seeds", str(k ^ 42), "-o", self.path("k.png")])
+        width, height, rows = read_png(self.path("k.png"))
+        kept = read_png(self.path(f"one/samples/{k:05d}.png"))
+        self.assertEqual((width, height), kept[:2])
+        worst = max(abs(a - b) for x, y in zip(rows, kept[2]) for a, b in zip(x, y))
+        self.assertLessEqual(worst, 1)  # Winograd in sample, none in evaluate
+
+    def test_6_finished(self):
+        again = [f for f in self.command("one", *self.scored("one"), "--save-samples")]
+        again = again[:again.index("--make-ref")]
+        # Statistics with features were asked for the first time, so the same pictures, another question: refused.
+        self.run_ok(again + ["--kid-subset-size", "50"])
+        self.refused("finished evaluation with other settings", self.command("one", "--sample-seed", "7"), 1)
+
+    def test_7_bad_input(self):
+        images = self.path("few")
+        os.mkdir(images)
+        for k in range(12):
+            shutil.copy(self.path(f"one/samples/{k:05d}.png"), images)
+        source = ["--images", images]
+        bad = self.path("bad.npz")
+        self.refused("not a multiple of the model's 10 classes", self.command("bad", source=[
+            "--ckpt-path", MODEL, "--decoder", self.vae, "--num-images", "203"]), 2)
+        self.refused("not --model MiT_L_2", self.command("bad", "--model", "MiT_L_2"), 2)
+        command = self.command("bad", source=source)
+        command[command.index(INCEPTION)] = MODEL
+        self.refused("Conv2d_1a_3x3.conv.weight is missing", command, 1)
+        write_reference(bad, leave_out="sigma")
+        self.refused('"sigma" is missing', self.command("bad", "--fid-ref", bad, source=source), 1)
+        write_reference(bad, sigma_type="f", sigma_shape=(DIM, DIM))
+        self.refused("sigma must be float64", self.command("bad", "--fid-ref", bad, source=source), 1)
+        write_reference(bad, sigma_shape=(4, DIM))
+        self.refused("square", self.command("bad", "--fid-ref", bad, source=source), 1)
+        write_reference(bad, leave_out="features")
+        self.refused("holds no features", self.command("bad", "--fid-ref", bad, "--kid", source=source), 2)
+        self.refused("either --ckpt-path", [IMFD, "evaluate", "--inception", INCEPTION, "--workdir", bad], 2)
+        os.makedirs(self.path("full"))
+        os.symlink("/dev/full", self.path("full/rank-0000.logits"))
+        self.refused("free some space", self.command("full", source=source), 1)
+        with open(os.path.join(images, "00005.png"), "r+b") as f:
+            f.truncate(2000)
+        self.refused("00005.png: damaged PNG", self.command("bad", source=source), 1)
+        with open(os.path.join(images, "00005.png"), "wb") as f:
+            f.write(b"GIF89a")
+        self.refused("00005.png: cannot be read as a PNG", self.command("bad", source=source), 1)
+        self.refused("statistics need at least 2", self.command("bad", source=["--images", self.path("vae")]), 2)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
