@@ -40,7 +40,7 @@ struct eval_options {
     float omega, t_min, t_max;
     uint64_t sample_seed;
     bool num_images_given, steps_given, omega_given, t_min_given, t_max_given;
-    bool save_samples, kid, precision_recall, keep_features, restart, quiet;
+    bool save_samples, kid, precision_recall, keep_features, overlap, restart, quiet;
 };
 
 /* One device of this process, with everything loaded on it. */

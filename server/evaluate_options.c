@@ -99,6 +99,10 @@ enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **arg
          "of the generator: auto, fp32 or bf16; InceptionV3 always runs in fp32"},
         {"threads", NULL, IMFD_OPTION_INT, &o->threads, NULL, "N", 1, 4096,
          "of each CPU device; default all processors, shared by the ranks of a machine"},
+        {"overlap", NULL, IMFD_OPTION_FLAG, &o->overlap, NULL, NULL, 0, 0,
+         "compute features in a thread of their own on the CPU too, as on GPUs; does not change "
+         "the "
+         "result"},
         {"checkpoint-seconds", NULL, IMFD_OPTION_INT, &o->checkpoint_s, NULL, "N", 1, 86400,
          "save progress this often; default 120"},
         {"restart", NULL, IMFD_OPTION_FLAG, &o->restart, NULL, NULL, 0, 0,

@@ -129,7 +129,7 @@ static imf_status load_device(struct eval_device *d, const struct eval_job *job,
     }
     /* On a GPU the features get a stream of their own. On the CPU one engine serves both, unless
      * the generator runs in bfloat16. */
-    d->overlap = is_cuda(d->name);
+    d->overlap = is_cuda(d->name) || o->overlap;
     if (d->engine && !d->overlap &&
         imf_engine_get_info(d->engine)->precision == IMF_PRECISION_FP32) {
         d->feature_engine = d->engine;

@@ -249,23 +249,37 @@ static imf_status damaged(const char *path, struct imf_error *err)
                      path);
 }
 
-/* The first key whose value differs, for the message; both texts are one-level JSON written by the
- * same code, a key per line. */
+/* The line around p in a settings text, as `"key":\tvalue`: where its value starts and how long it
+ * is. */
+static const char *value_of(const char *text, const char *p, int *length)
+{
+    while (p > text && p[-1] != '\n')
+        p--;
+    p += strcspn(p, ":\n");
+    p += strspn(p, ":\t ");
+    *length = (int)strcspn(p, ",\n");
+    return p;
+}
+
+/* Names the first setting whose value differs; both texts are one-level JSON written by the same
+ * code, a key per line. */
 static imf_status settings_differ(const struct eval_job *job, const char *theirs,
                                   struct imf_error *err)
 {
     const char *a = job->settings, *b = theirs;
     while (*a && *a == *b)
         a++, b++;
-    while (a > job->settings && a[-1] != '\n')
-        a--, b--;
-    a += strspn(a, "\t ");
-    b += strspn(b, "\t ");
-    int na = (int)strcspn(a, ",\n"), nb = (int)strcspn(b, ",\n");
+    int na, nb;
+    const char *value_a = value_of(job->settings, a, &na), *value_b = value_of(theirs, b, &nb);
+    const char *key = value_a;
+    while (key > job->settings && key[-1] != '\n')
+        key--;
+    key += strspn(key, "\t \"");
     return imf__fail(err, IMF_EINVAL,
-                     "%s holds an evaluation with other settings (%.*s there, %.*s now): use "
+                     "%s holds an evaluation with other settings (%.*s: %.*s there, %.*s now): use "
                      "another --workdir, or --restart to discard it",
-                     job->options.workdir, nb, b, na, a);
+                     job->options.workdir, (int)strcspn(key, "\":\n"), key, nb, value_b, na,
+                     value_a);
 }
 
 /* Header, settings and list of blocks. */
@@ -281,8 +295,10 @@ static imf_status saved_open(struct saved *s, const char *path, const struct eva
         return imf__fail(err, IMF_ENOMEM, "out of memory");
     if (!take(s, s->settings, s->h.settings_bytes))
         return damaged(path, err);
-    if (strcmp(s->settings, job->settings) != 0)
+    if (s->h.blocks_done > 0 && strcmp(s->settings, job->settings) != 0)
         return settings_differ(job, s->settings, err);
+    if (s->h.blocks_done == 0) /* a run that failed at once: nothing to go on from */
+        return IMF_OK;
     if (s->h.blocks != job->blocks || s->h.blocks_done < 0 || s->h.blocks_done > job->blocks ||
         s->h.nodes < 0 || s->h.nodes > job->blocks)
         return damaged(path, err);
@@ -374,6 +390,8 @@ static imf_status load(struct eval_state *s, int rank, bool *found, struct imf_e
     uint8_t *have = calloc((size_t)s->job->blocks, 1);
     imf_status status =
         have ? saved_open(&saved, path, s->job, err) : imf__fail(err, IMF_ENOMEM, "out of memory");
+    if (status == IMF_OK && saved.h.blocks_done == 0)
+        goto out;
     for (int64_t b = 0; status == IMF_OK && b < s->job->blocks; b++)
         have[b] = imf_stats_has(s->stats, b);
     if (status == IMF_OK)
@@ -394,6 +412,7 @@ static imf_status load(struct eval_state *s, int rank, bool *found, struct imf_e
     for (int64_t i = 0; status == IMF_OK && i < s->count; i++)
         if (!imf_stats_has(s->stats, s->blocks[i]))
             status = damaged(path, err);
+out:
     fclose(saved.f);
     free(saved.settings);
     free(saved.blocks);

@@ -8,7 +8,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 import unittest
@@ -159,21 +158,22 @@ class Evaluate(unittest.TestCase):
     def test_2_ranks(self):
         if not MPIRUN:
             self.skipTest("no Open MPI")
-        for ranks in (2, 4):
+        # Two ranks with features in their own threads, as on GPUs; four with other batches (and a rank idle).
+        for ranks, more in (2, ("--overlap",)), (4, ("--gen-bsz", "5", "--threads", "1")):
             name = f"ranks{ranks}"
-            self.run_ok(self.command(name, *self.scored(name), ranks=ranks))
+            self.run_ok(self.command(name, *self.scored(name), *more, ranks=ranks))
             self.assert_same(name)
             self.assertEqual(self.results(name)["ranks"], ranks)
 
     def test_3_killed_and_resumed(self):
-        """Killed outright; then, on two ranks where there is MPI, told to stop; then finished alone."""
+        """Killed outright; then, on two ranks where there is MPI, told to stop; then finished alone on two devices."""
         flags = (*self.scored("killed"), "--checkpoint-seconds", "1")
         state = self.path("killed/rank-0000.state")
         p = subprocess.Popen(self.command("killed", *flags), stderr=subprocess.DEVNULL, env=self.environment())
         self.wait_for(p, state)
         p.kill()
         p.wait()
-        self.refused("other settings (\"omega\":\t", self.command("killed", *flags, "--omega", "3"), 1)
+        self.refused("other settings (omega: 8 there, 3 now)", self.command("killed", *flags, "--omega", "3"), 1)
         ranks = 2 if MPIRUN else 0
         p = subprocess.Popen(self.command("killed", *flags, ranks=ranks), stderr=subprocess.PIPE,
                              env=self.environment())
@@ -187,7 +187,7 @@ class Evaluate(unittest.TestCase):
         self.assertIn("stopped and saved after", err.decode())
         self.assertNotEqual(p.returncode, 0)
         self.assertFalse(os.path.exists(self.path("killed/results.json")))
-        _, err = self.run_ok(self.command("killed", *flags))
+        _, err = self.run_ok(self.command("killed", *flags, "--device", "cpu,cpu"))  # two devices in one process
         self.assertIn("going on after", err)
         self.assert_same("killed")
         self.assertFalse([f for f in os.listdir(self.path("killed")) if f.startswith("rank-")])
@@ -217,10 +217,13 @@ class Evaluate(unittest.TestCase):
         self.assertLessEqual(worst, 1)  # Winograd in sample, none in evaluate
 
     def test_6_finished(self):
-        again = [f for f in self.command("one", *self.scored("one"), "--save-samples")]
-        again = again[:again.index("--make-ref")]
-        # Statistics with features were asked for the first time, so the same pictures, another question: refused.
-        self.run_ok(again + ["--kid-subset-size", "50"])
+        """A finished evaluation is shown again at once; one with other settings is not overwritten."""
+        command = self.command("one", *self.scored("one"))
+        start = time.monotonic()
+        out, err = self.run_ok(command[:command.index("--make-ref")])
+        self.assertIn("holds this evaluation already", err)
+        self.assertIn("FID ", out)
+        self.assertLess(time.monotonic() - start, 60)
         self.refused("finished evaluation with other settings", self.command("one", "--sample-seed", "7"), 1)
 
     def test_7_bad_input(self):
