@@ -30,6 +30,12 @@ clang                test         fuzz targets (libFuzzer)
 curl                 test         HTTP tests
 python3              test         HTTP and command line tests
 python3-venv         test         Python test tools
+nginx-light          test         conf/nginx before real replicas
+haproxy              test         conf/haproxy before real replicas
+openssl              test         certificate of those tests
+prometheus           test         promtool: conf/prometheus
+systemd              test         systemd-analyze: conf/imfd.service
+devscripts           test         hardening-check
 chromium             web          drives the web page
 chromium-driver      web          drives the web page
 "
