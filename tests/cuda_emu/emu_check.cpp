@@ -172,43 +172,92 @@ static void bad_access(struct emu_space *space, uintptr_t address, size_t size, 
         }
 }
 
-static void check_races(struct emu_space *space, uintptr_t address, size_t size, enum access kind,
-                        uintptr_t pc)
+/* Sets the record at `at`, after asking whether it conflicts. False: it does, and that was reported. */
+static inline bool visit_write(uint64_t *w, const uint64_t *r, const struct emu_fiber *self,
+                               uint64_t mine, uint32_t oldest, uintptr_t address, uintptr_t pc)
+{
+    bool fine = true;
+    if (EMU_UNLIKELY(conflicts(*w, self, atomic_of(mine), oldest))) {
+        report_race(address, *w, true, true, pc);
+        fine = false;
+    } else if (EMU_UNLIKELY(conflicts(*r, self, false, oldest))) {
+        report_race(address, *r, true, false, pc);
+        fine = false;
+    }
+    *w = mine;
+    return fine;
+}
+
+static inline bool visit_read(const uint64_t *w, uint64_t *r, const struct emu_fiber *self,
+                              uint64_t mine, uint32_t oldest, uintptr_t address, uintptr_t pc)
+{
+    bool fine = true;
+    if (EMU_UNLIKELY(conflicts(*w, self, false, oldest))) {
+        report_race(address, *w, false, true, pc);
+        fine = false;
+    }
+    if (*r != mine)
+        *r = merge_reader(*r, mine, self, oldest);
+    return fine;
+}
+
+#define SPLIT UINT64_MAX /* look at the word's four bytes */
+
+static void split_word(uint64_t *word, uint64_t *bytes)
+{
+    if (*word == SPLIT)
+        return;
+    for (int i = 0; i < 4; i++)
+        bytes[i] = *word;
+    *word = SPLIT;
+}
+
+static void join_word(uint64_t *word, const uint64_t *bytes)
+{
+    if (bytes[0] == bytes[1] && bytes[0] == bytes[2] && bytes[0] == bytes[3])
+        *word = bytes[0];
+}
+
+/* Bytes [off, off + n) of one word. */
+static __attribute__((noinline)) bool race_bytes(struct emu_space *space, size_t off, size_t n,
+                                                 bool write, uint64_t mine, uint32_t oldest,
+                                                 uintptr_t pc)
+{
+    const struct emu_fiber *self = emu_self();
+    uint64_t *ww = space->word_writes + off / 4, *wr = space->word_reads + off / 4;
+    uint64_t *w = space->writes + off / 4 * 4, *r = space->reads + off / 4 * 4;
+    bool fine = true;
+    split_word(ww, w);
+    split_word(wr, r);
+    for (size_t i = off % 4; i < off % 4 + n && fine; i++) {
+        uintptr_t address = space->base + off / 4 * 4 + i;
+        fine = write ? visit_write(&w[i], &r[i], self, mine, oldest, address, pc)
+                     : visit_read(&w[i], &r[i], self, mine, oldest, address, pc);
+    }
+    join_word(ww, w);
+    join_word(wr, r);
+    return fine;
+}
+
+static inline void check_races(struct emu_space *space, uintptr_t address, size_t size,
+                               enum access kind, uintptr_t pc)
 {
     const struct emu_fiber *self = emu_self();
     size_t off = address - space->base;
-    uint64_t *w = space->writes + off, *r = space->reads + off;
-    bool atomic = kind == ACCESS_ATOMIC, write = kind != ACCESS_READ;
+    bool write = kind != ACCESS_READ, fine = true;
     uint32_t oldest = space == &emu_heap ? emu.launch_epoch : emu.block_epoch;
-    uint64_t mine = make_record(self, ONE_THREAD, atomic);
+    uint64_t mine = make_record(self, ONE_THREAD, kind == ACCESS_ATOMIC);
 
-    /* The bytes of one access nearly always share one history: then one look does for all. */
-    uint64_t wd = 0, rd = 0;
-    for (size_t i = 1; i < size; i++) {
-        wd |= w[i] ^ w[0];
-        rd |= r[i] ^ r[0];
-    }
-    size_t looks = (wd | rd) ? size : 1;
-    for (size_t i = 0; i < looks; i++) {
-        if (EMU_UNLIKELY(conflicts(w[i], self, atomic, oldest))) {
-            report_race(address + i, w[i], write, true, pc);
-            break;
-        }
-        if (write && EMU_UNLIKELY(conflicts(r[i], self, false, oldest))) {
-            report_race(address + i, r[i], write, false, pc);
-            break;
-        }
-    }
-    if (write) {
-        for (size_t i = 0; i < size; i++)
-            w[i] = mine;
-    } else if (looks == 1) {
-        uint64_t m = merge_reader(r[0], mine, self, oldest);
-        for (size_t i = 0; i < size; i++)
-            r[i] = m;
-    } else {
-        for (size_t i = 0; i < size; i++)
-            r[i] = merge_reader(r[i], mine, self, oldest);
+    for (size_t end = off + size; off < end && fine;) {
+        uint64_t *w = space->word_writes + off / 4, *r = space->word_reads + off / 4;
+        size_t n = 4 - off % 4 < end - off ? 4 - off % 4 : end - off;
+        if (EMU_UNLIKELY(n < 4 || *w == SPLIT || *r == SPLIT))
+            fine = race_bytes(space, off, n, write, mine, oldest, pc);
+        else if (write)
+            fine = visit_write(w, r, self, mine, oldest, space->base + off, pc);
+        else
+            fine = visit_read(w, r, self, mine, oldest, space->base + off, pc);
+        off += n;
     }
 }
 
@@ -275,7 +324,9 @@ static void stray_access(uintptr_t address, size_t size, enum access kind, uintp
     emu_abort_kernel(cudaErrorIllegalAddress);
 }
 
-void emu_access(uintptr_t address, size_t size, enum access kind, size_t alignment, uintptr_t pc)
+static inline __attribute__((always_inline)) void access_memory(uintptr_t address, size_t size,
+                                                                enum access kind, size_t alignment,
+                                                                uintptr_t pc)
 {
     struct emu_fiber *self = emu_self();
     struct emu_space *space;
@@ -313,13 +364,18 @@ void emu_access(uintptr_t address, size_t size, enum access kind, size_t alignme
     self->log.push_back({pc, address, uint32_t(size), space == &emu_arena, kind != ACCESS_READ});
 }
 
+void emu_access(uintptr_t address, size_t size, enum access kind, size_t alignment, uintptr_t pc)
+{
+    access_memory(address, size, kind, alignment, pc);
+}
+
 void emu_async_landed(uintptr_t dst, size_t size)
 {
     size_t off = dst - emu_arena.base;
     uint64_t mine = make_record(emu_self(), ONE_THREAD, false);
     memset(emu_arena.flags + off, F_VALID | F_INIT, size);
-    for (size_t i = 0; i < size; i++)
-        emu_arena.writes[off + i] = mine;
+    for (size_t i = 0; i < size; i += 4) /* copies are 4, 8 or 16 bytes, aligned */
+        emu_arena.word_writes[(off + i) / 4] = mine;
 }
 
 void imf_emu_atomic(const volatile void *p, int size)
@@ -342,6 +398,20 @@ static void count_shared_request(const struct lane_access *group, size_t n)
     uint32_t size = group[0].a->size;
     uint32_t lanes = size >= 16 ? 8 : size == 8 ? 16 : 32; /* per pass over the banks */
     c->shared_requests++;
+    /* The common shapes: all lanes read one word, or neighbours read neighbours. */
+    if (size == 4 && n > 1) {
+        uintptr_t step = group[1].a->address - group[0].a->address;
+        size_t i = 2;
+        if (step == 0 || step == 4) {
+            while (i < n && group[i].a->address == group[0].a->address + i * step)
+                i++;
+            if (i == n && group[0].a->address % 4 == 0) {
+                c->shared_wavefronts++;
+                c->shared_ideal++;
+                return;
+            }
+        }
+    }
     for (size_t i = 0; i < n;) {
         uint32_t words[32][32];
         uint8_t count[32] = {0};
@@ -469,8 +539,8 @@ static inline __attribute__((always_inline)) void hook(void *p, size_t size, enu
 {
     if (!imf_emu_self || !emu.watch)
         return;
-    emu_access(reinterpret_cast<uintptr_t>(p), size, kind, alignment,
-               reinterpret_cast<uintptr_t>(pc));
+    access_memory(reinterpret_cast<uintptr_t>(p), size, kind, alignment,
+                  reinterpret_cast<uintptr_t>(pc));
     struct emu_fiber *self = emu_self();
     if (EMU_UNLIKELY(self->log.size() >= LOG_ENTRIES)) {
         self->state = YIELDED;

@@ -38,7 +38,8 @@ struct emu_space {
     uintptr_t base;
     size_t size;
     uint8_t *flags;
-    uint64_t *writes, *reads;             /* last access records, per byte */
+    /* Last access records: per aligned word of 4 bytes, and per byte for words marked SPLIT. */
+    uint64_t *word_writes, *word_reads, *writes, *reads;
     uint32_t *read_launch, *write_launch; /* per 32-byte sector: launch that touched it last */
 };
 

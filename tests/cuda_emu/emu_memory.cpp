@@ -62,6 +62,8 @@ static void reserve_space(struct emu_space *s, size_t size, size_t alignment)
     s->base = (p + alignment - 1) / alignment * alignment;
     s->size = size;
     s->flags = static_cast<uint8_t *>(reserve(size));
+    s->word_writes = static_cast<uint64_t *>(reserve(size * 2));
+    s->word_reads = static_cast<uint64_t *>(reserve(size * 2));
     s->writes = static_cast<uint64_t *>(reserve(size * 8));
     s->reads = static_cast<uint64_t *>(reserve(size * 8));
     s->read_launch = static_cast<uint32_t *>(reserve(size / 8));
@@ -197,6 +199,8 @@ bool emu_memory_free(void *p)
     used_bytes[off / emu_device_span] -= (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     drop_pages(p, size);
     if (emu_tracking) {
+        drop_pages(emu_heap.word_writes + off / 4, size * 2);
+        drop_pages(emu_heap.word_reads + off / 4, size * 2);
         drop_pages(emu_heap.writes + off, size * 8);
         drop_pages(emu_heap.reads + off, size * 8);
         memset(emu_heap.flags + off, F_FREED, size);

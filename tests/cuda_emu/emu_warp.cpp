@@ -386,7 +386,10 @@ void imf_emu_cp_async(void *dst, const void *src, int size, int src_bytes)
             emu_access(s, used, ACCESS_READ, 1, HERE);
         emu_access(d, n, ACCESS_ASYNC_WRITE, n, HERE);
     }
-    memset(dst, 0xff, n);
+    if (n == 16)
+        memset(dst, 0xff, 16);
+    else
+        memset(dst, 0xff, n);
     self->async.push_back({dst, src, size, src_bytes, self->committed, HERE});
 }
 
@@ -405,8 +408,12 @@ void imf_emu_cp_async_wait(int pending)
     size_t i = self->async_done, n = self->async.size();
     for (; i < n && self->async[i].group < done; i++) {
         const struct async_copy *c = &self->async[i];
-        memcpy(c->dst, c->src, size_t(c->src_bytes));
-        memset(static_cast<char *>(c->dst) + c->src_bytes, 0, size_t(c->size - c->src_bytes));
+        if (c->src_bytes == 16) {
+            memcpy(c->dst, c->src, 16);
+        } else {
+            memcpy(c->dst, c->src, size_t(c->src_bytes));
+            memset(static_cast<char *>(c->dst) + c->src_bytes, 0, size_t(c->size - c->src_bytes));
+        }
         if (emu.full)
             emu_async_landed(reinterpret_cast<uintptr_t>(c->dst), size_t(c->size));
     }
