@@ -168,6 +168,7 @@ void emu_forget_reports(void);
 
 /* ---- counters ---- */
 struct emu_kernel *emu_stats(const char *name);
+const char *emu_kernel_name(const void *function, const char *fallback);
 void emu_count_matmul(const char *name, uint64_t read, uint64_t write, uint64_t flops);
 
 /* ---- the runtime's queues (emu_runtime.cpp), for cuBLASLt ---- */

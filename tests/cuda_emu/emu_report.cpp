@@ -173,6 +173,10 @@ void emu_report(enum imf_emu_report_kind kind, uintptr_t address, uintptr_t pc, 
         fprintf(stderr, "%s\n", r.text);
     if (reports.size() < MAX_REPORTS)
         reports.push_back(r);
+    if (getenv("IMF_EMU_FATAL")) {
+        fflush(nullptr);
+        _exit(99);
+    }
 }
 
 int imf_emu_report_count(void)
@@ -216,9 +220,6 @@ struct emu_kernel *emu_stats(const char *name)
     struct emu_kernel *k = &kernels.back();
     k->c = {};
     k->name = name;
-    /* IMF_LAUNCH((k<1, 2>), ...) stringifies with its parentheses. */
-    if (k->name.size() > 2 && k->name.front() == '(' && k->name.back() == ')')
-        k->name = k->name.substr(1, k->name.size() - 2);
     k->c.name = k->name.c_str();
     return kernel_index[name] = k;
 }

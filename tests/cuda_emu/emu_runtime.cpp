@@ -1308,6 +1308,7 @@ void imf_emu_launch(const struct imf_emu_launch_info *info)
         return;
     }
     struct imf_emu_launch_info copy_of = *info;
+    copy_of.name = emu_kernel_name(info->function, info->name);
     const char *bytes = static_cast<const char *>(info->args);
     auto args = std::make_shared<std::vector<char>>(bytes, bytes + info->args_size);
     int device = s->device;
