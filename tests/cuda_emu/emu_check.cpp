@@ -172,7 +172,8 @@ static void bad_access(struct emu_space *space, uintptr_t address, size_t size, 
         }
 }
 
-/* Sets the record at `at`, after asking whether it conflicts. False: it does, and that was reported. */
+/* Sets the record at `at`, after asking whether it conflicts. False: it does, and that was
+ * reported. */
 static inline bool visit_write(uint64_t *w, const uint64_t *r, const struct emu_fiber *self,
                                uint64_t mine, uint32_t oldest, uintptr_t address, uintptr_t pc)
 {
@@ -248,6 +249,24 @@ static inline void check_races(struct emu_space *space, uintptr_t address, size_
     uint32_t oldest = space == &emu_heap ? emu.launch_epoch : emu.block_epoch;
     uint64_t mine = make_record(self, ONE_THREAD, kind == ACCESS_ATOMIC);
 
+    if (size == 16 && off % 4 == 0) {
+        /* The words of a vector nearly always share one history: then one look does for all. */
+        uint64_t *w = space->word_writes + off / 4, *r = space->word_reads + off / 4;
+        uint64_t differ = (w[0] ^ w[1]) | (w[0] ^ w[2]) | (w[0] ^ w[3]);
+        differ |= (r[0] ^ r[1]) | (r[0] ^ r[2]) | (r[0] ^ r[3]);
+        if (!differ && *w != SPLIT && *r != SPLIT) {
+            if (write) {
+                (void)visit_write(w, r, self, mine, oldest, address, pc);
+                w[1] = w[2] = w[3] = w[0];
+            } else if (*r != mine) {
+                (void)visit_read(w, r, self, mine, oldest, address, pc);
+                r[1] = r[2] = r[3] = r[0];
+            } else {
+                (void)visit_read(w, r, self, mine, oldest, address, pc);
+            }
+            return;
+        }
+    }
     for (size_t end = off + size; off < end && fine;) {
         uint64_t *w = space->word_writes + off / 4, *r = space->word_reads + off / 4;
         size_t n = 4 - off % 4 < end - off ? 4 - off % 4 : end - off;
@@ -324,9 +343,8 @@ static void stray_access(uintptr_t address, size_t size, enum access kind, uintp
     emu_abort_kernel(cudaErrorIllegalAddress);
 }
 
-static inline __attribute__((always_inline)) void access_memory(uintptr_t address, size_t size,
-                                                                enum access kind, size_t alignment,
-                                                                uintptr_t pc)
+static inline __attribute__((always_inline)) void
+access_memory(uintptr_t address, size_t size, enum access kind, size_t alignment, uintptr_t pc)
 {
     struct emu_fiber *self = emu_self();
     struct emu_space *space;
@@ -398,16 +416,16 @@ static void count_shared_request(const struct lane_access *group, size_t n)
     uint32_t size = group[0].a->size;
     uint32_t lanes = size >= 16 ? 8 : size == 8 ? 16 : 32; /* per pass over the banks */
     c->shared_requests++;
-    /* The common shapes: all lanes read one word, or neighbours read neighbours. */
-    if (size == 4 && n > 1) {
+    /* The common shapes: all lanes read one place, or neighbours read neighbours. */
+    if (n == 32 && group[0].a->address % size == 0) {
         uintptr_t step = group[1].a->address - group[0].a->address;
         size_t i = 2;
-        if (step == 0 || step == 4) {
+        if (step == 0 || (step == size && size >= 4)) {
             while (i < n && group[i].a->address == group[0].a->address + i * step)
                 i++;
-            if (i == n && group[0].a->address % 4 == 0) {
-                c->shared_wavefronts++;
-                c->shared_ideal++;
+            if (i == n) {
+                c->shared_wavefronts += 32 / lanes;
+                c->shared_ideal += 32 / lanes;
                 return;
             }
         }

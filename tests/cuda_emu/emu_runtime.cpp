@@ -88,6 +88,8 @@ static void fill_prop(struct cudaDeviceProp *p, int index)
     p->maxThreadsPerMultiProcessor = m->threads_per_sm;
     p->sharedMemPerMultiprocessor = size_t(m->smem_per_sm);
     p->sharedMemPerBlockOptin = size_t(m->optin);
+    if (size_t shared = env_size("IMF_EMU_SHARED", 0))
+        p->sharedMemPerBlockOptin = p->sharedMemPerMultiprocessor = shared;
     p->maxBlocksPerMultiProcessor = m->major == 8 && m->minor ? 24 : 32;
     p->reservedSharedMemPerBlock = m->major >= 8 ? 1024 : 0;
     p->cooperativeLaunch = 1;

@@ -1,6 +1,6 @@
-/* The full name of a kernel from its address, template arguments included: IMF_LAUNCH only knows the
- * words written at the launch ("rms_norm<T, 8>"). Static functions are missing from the dynamic symbol
- * table, so the file's own table is read. */
+/* The full name of a kernel from its address, template arguments included: IMF_LAUNCH only knows
+ * the words written at the launch ("rms_norm<T, 8>"). Static functions are missing from the dynamic
+ * symbol table, so the file's own table is read. */
 #include "emu_internal.h"
 #include <cxxabi.h>
 #include <dlfcn.h>
@@ -12,7 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The mangled name of the function at `value` (or `value - base`) of the mapped file; "" when none. */
+/* The mangled name of the function at `value` (or `value - base`) of the mapped file; "" when none.
+ */
 static std::string find_symbol(const char *file, size_t size, uintptr_t address, uintptr_t base)
 {
     Elf64_Ehdr head;
@@ -46,7 +47,8 @@ static std::string demangle(const std::string &mangled)
     char *plain = abi::__cxa_demangle(mangled.c_str(), nullptr, nullptr, &status);
     std::string s = plain && !status ? plain : mangled;
     free(plain);
-    /* "void k<8>(float*, int) [clone ...]": drop what surrounds the name; '(' inside <> is an argument. */
+    /* "void k<8>(float*, int) [clone ...]": drop what surrounds the name; '(' inside <> is an
+     * argument. */
     int depth = 0;
     for (size_t i = 0; i < s.size(); i++) {
         depth += s[i] == '<';

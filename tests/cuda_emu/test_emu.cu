@@ -177,6 +177,37 @@ START_TEST(syncwarp_is_not_syncthreads)
 }
 END_TEST
 
+/* Threads that share a 4-byte word but no byte of it do not race; with `overlap` they do. */
+__global__ void bytes_of_a_word(uint8_t *dst, uint16_t *dst2, unsigned overlap)
+{
+    IMF_SHARED(uint8_t, s, [65]);
+    unsigned t = threadIdx.x;
+    s[t] = uint8_t(t);
+    if (overlap && t == 63)
+        s[t + 1 - 2 * overlap] = 0;
+    __syncthreads();
+    uint32_t word = *reinterpret_cast<const uint32_t *>(s + t / 4 * 4);
+    dst[3 * (blockIdx.x * 64 + t)] = uint8_t(word >> (8 * (t % 4)));
+    dst2[blockIdx.x * 64 + t] = uint16_t(word);
+}
+
+START_TEST(races_are_seen_per_byte)
+{
+    fresh();
+    uint8_t *x = device_array<uint8_t>(3 * 128);
+    uint16_t *y = device_array<uint16_t>(128);
+    IMF_LAUNCH(bytes_of_a_word, 2, 64, 0, 0, x, y, 0u);
+    expect(0);
+    ck_assert_uint_eq(host_copy(x, 384)[3 * 70], 6);
+    IMF_LAUNCH(bytes_of_a_word, 2, 64, 0, 0, x, y, 1u);
+    const struct imf_emu_report *r = expect(IMF_EMU_RACE);
+    ck_assert(strstr(r->text, "offset 62"));
+    imf_emu_reset();
+    cudaFree(x);
+    cudaFree(y);
+}
+END_TEST
+
 __global__ void all_blocks_write_one(float *x)
 {
     if (threadIdx.x == 0)
@@ -1163,6 +1194,7 @@ int main(void)
     tcase_add_test(t, missing_barrier_with_right_result);
     tcase_add_test(t, missing_syncwarp);
     tcase_add_test(t, syncwarp_is_not_syncthreads);
+    tcase_add_test(t, races_are_seen_per_byte);
     tcase_add_test(t, race_between_blocks);
     tcase_add_test(t, off_by_one_global);
     tcase_add_test(t, off_by_one_shared);
