@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -296,25 +297,37 @@ void json_raw(struct json_writer *w, const char *json, size_t length)
 
 /* ---- base64 -------------------------------------------------------------------------------- */
 
+static const char base64_alphabet[64] =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/* Two characters for every 12 bits, which halves the look-ups. Filled once. */
+static char base64_pairs[4096][2];
+
+static void fill_base64_pairs(void)
+{
+    for (int i = 0; i < 4096; i++) {
+        base64_pairs[i][0] = base64_alphabet[i >> 6];
+        base64_pairs[i][1] = base64_alphabet[i & 63];
+    }
+}
+
 size_t base64_encode(char *dst, const uint8_t *src, size_t n)
 {
-    static const char alphabet[64] =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, fill_base64_pairs);
     char *out = dst;
     size_t i = 0;
-    for (; i + 3 <= n; i += 3) {
+    for (; i + 3 <= n; i += 3, out += 4) {
         uint32_t v = (uint32_t)src[i] << 16 | (uint32_t)src[i + 1] << 8 | src[i + 2];
-        *out++ = alphabet[v >> 18];
-        *out++ = alphabet[v >> 12 & 63];
-        *out++ = alphabet[v >> 6 & 63];
-        *out++ = alphabet[v & 63];
+        memcpy(out, base64_pairs[v >> 12], 2);
+        memcpy(out + 2, base64_pairs[v & 4095], 2);
     }
     if (i < n) {
         uint32_t v = (uint32_t)src[i] << 16 | (i + 1 < n ? (uint32_t)src[i + 1] << 8 : 0);
-        *out++ = alphabet[v >> 18];
-        *out++ = alphabet[v >> 12 & 63];
-        *out++ = i + 1 < n ? alphabet[v >> 6 & 63] : '=';
-        *out++ = '=';
+        memcpy(out, base64_pairs[v >> 12], 2);
+        out[2] = i + 1 < n ? base64_alphabet[v >> 6 & 63] : '=';
+        out[3] = '=';
+        out += 4;
     }
     return (size_t)(out - dst);
 }

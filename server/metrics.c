@@ -177,6 +177,29 @@ static void write_requests(struct metrics *m, struct buffer *b)
     }
 }
 
+/* Entries of one device (two precisions, say) are one series: the first of them writes the sum. */
+static void write_device(struct buffer *b, struct scheduler *s, int index)
+{
+    struct sched_device_status first, other;
+    size_t weights = 0, arena = 0;
+    sched_device_get(s, index, &first);
+    if (first.info == NULL)
+        return;
+    for (int i = 0; i < sched_device_count(s); i++) {
+        sched_device_get(s, i, &other);
+        if (other.info == NULL || strcmp(other.info->device, first.info->device) != 0)
+            continue;
+        if (i < index)
+            return;
+        weights += other.weights_bytes;
+        arena += other.arena_bytes;
+    }
+    buffer_printf(b, "imfd_device_memory_bytes{device=\"%s\",kind=\"weights\"} %zu\n",
+                  first.info->device, weights);
+    buffer_printf(b, "imfd_device_memory_bytes{device=\"%s\",kind=\"arena\"} %zu\n",
+                  first.info->device, arena);
+}
+
 static void write_models(struct buffer *b, struct scheduler *s)
 {
     struct sched_model_status status;
@@ -187,15 +210,8 @@ static void write_models(struct buffer *b, struct scheduler *s)
                       status.info != NULL ? status.info->fingerprint : "");
     }
     head(b, "imfd_device_memory_bytes", "gauge", "Memory that models hold on a device.");
-    for (int i = 0; i < sched_device_count(s); i++) {
-        struct sched_device_status device;
-        sched_device_get(s, i, &device);
-        /* The index keeps two entries of one device (two precisions) apart. */
-        buffer_printf(b, "imfd_device_memory_bytes{device=\"%d:%s\",kind=\"weights\"} %zu\n", i,
-                      device.info != NULL ? device.info->device : "closed", device.weights_bytes);
-        buffer_printf(b, "imfd_device_memory_bytes{device=\"%d:%s\",kind=\"arena\"} %zu\n", i,
-                      device.info != NULL ? device.info->device : "closed", device.arena_bytes);
-    }
+    for (int i = 0; i < sched_device_count(s); i++)
+        write_device(b, s, i);
 }
 
 static void write_rejected(struct metrics *m, struct buffer *b, const struct sched_stats *s)

@@ -1,6 +1,6 @@
-/* The yardstick for the server's own cost: a libmicrohttpd daemon in a libuv loop that answers every
- * request with the same few bytes, or the bytes of a file, and does nothing else.
- * usage: trivial_server PORT [FILE] */
+/* The yardstick for the server's own cost: a libmicrohttpd daemon in a libuv loop that answers
+ * every request with the same few bytes, or the bytes of a file, and does nothing else. usage:
+ * trivial_server PORT [FILE] */
 #include <microhttpd.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -95,7 +95,8 @@ int main(int argc, char **argv)
         return 1;
     uv_loop_t *loop = uv_default_loop();
     uv_timer_init(loop, &timer);
-    uv_poll_init(loop, &poll_handle, MHD_get_daemon_info(server, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd);
+    uv_poll_init(loop, &poll_handle,
+                 MHD_get_daemon_info(server, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd);
     uv_poll_start(&poll_handle, UV_READABLE, on_poll);
     return uv_run(loop, UV_RUN_DEFAULT);
 }

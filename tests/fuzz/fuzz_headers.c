@@ -1,4 +1,5 @@
-/* Header values and queries: Accept, If-None-Match, X-Forwarded-For, percent-encoding, class names. */
+/* Header values and queries: Accept, If-None-Match, X-Forwarded-For, percent-encoding, class names.
+ */
 #include "classes.h"
 #include "http_text.h"
 #include "json_write.h"

@@ -10,10 +10,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* One model, "m". */
-static struct imf_model_info info = {.classes = 1000,
-                                     .image_width = 256,
-                                     .image_height = 256,
-                                     .defaults = {1, 7.5f, 0.2f, 0.8f}};
+static struct imf_model_info info = {
+    .classes = 1000, .image_width = 256, .image_height = 256, .defaults = {1, 7.5f, 0.2f, 0.8f}};
 
 int sched_model_find(const struct scheduler *s, const char *id)
 {
@@ -50,7 +48,8 @@ static void check_params(const struct api *a, const struct picture_params *p)
     check(p->priority >= 0 && p->priority <= 9 && p->timeout_ms >= 1);
     check(p->sampling.steps >= 1 && p->sampling.steps <= (int)a->settings->max_steps);
     check(isfinite(p->sampling.omega) && p->sampling.omega >= 1);
-    check(p->sampling.t_min >= 0 && p->sampling.t_min <= p->sampling.t_max && p->sampling.t_max <= 1);
+    check(p->sampling.t_min >= 0 && p->sampling.t_min <= p->sampling.t_max &&
+          p->sampling.t_max <= 1);
     for (uint32_t i = 0; i < p->n; i++) {
         check(picture_label(p, i) >= 0 && picture_label(p, i) <= 1000);
         check(picture_seed(p, i) <= API_MAX_SEED);
