@@ -359,8 +359,11 @@ static bool check_shape(struct imf__device *cuda, struct imf__device *roofline,
            good ? "ok  " : "FAIL", s->name, t.launches, least.launches, t.dram, least.bytes, ratio,
            t.l2 / least.bytes, t.flops, least.flops, t.wavefronts - t.ideal);
     if (json)
-        fprintf(json, "], \"launches\": %d, \"least\": %.0f, \"dram\": %.0f, \"l2\": %.0f}",
-                t.launches, least.bytes, t.dram, t.l2);
+        fprintf(json,
+                "], \"launches\": %d, \"least\": %.0f, \"dram\": %.0f, "
+                "\"l2\": %.0f, \"flops\": %.0f, \"tensor\": %s, \"conflicts\": %.0f}",
+                t.launches, least.bytes, t.dram, t.l2, least.flops,
+                t.flops > 0.0 ? "true" : "false", t.wavefronts - t.ideal);
     return good;
 }
 

@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""Writes docs/kernels.md from what the compiler, the emulator and the counting device say.
+
+    tools/kernel_report.py --build build/cuda [--output docs/kernels.md]
+
+Needs nvcc and a build of the cuda preset with tests (count_kernels, imfd, the emulated modules). Fails
+when a kernel spills registers or a bound of docs/kernels.md is broken.
+"""
+import argparse
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+ARCHS = ["sm_80", "sm_90"]
+GPUS = {"H100": (990e12, 67e12, 3.35e12), "RTX4090": (165.2e12, 82.6e12, 1.008e12)}
+LAUNCH = 1.5e-6
+
+# What each kernel does and how it is cut; sizes that the compiler reports are not repeated here.
+KERNELS = {
+    "scalar_embed": ("cos and sin of a scalar's 128 frequencies", "1 pair a thread"),
+    "patchify": ("latent to rows of patches", "1 element a thread"),
+    "assemble": ("the sequence from learned tokens, embeddings and patches", "1 token a block"),
+    "euler": ("z -= dt u, patches back to the latent", "1 element a thread"),
+    "rms_norm": ("RMSNorm, float32 rows to bfloat16 or float32", "1 row a warp, row in registers"),
+    "rms_norm_plain": ("the same for any width", "1 row a warp"),
+    "attention_bf16": ("q and k norm, rotary embedding, softmax(q k^T) v", "1 head a block, 16 queries a warp, 32 keys a step; K, V swizzled in shared memory"),
+    "attention_f32": ("the same in float32", "128 queries a block, 32 keys a tile"),
+    "softmax": ("softmax of rows (attention of sd-vae)", "1 row a block"),
+    "swiglu8": ("silu(a) b", "8 elements a thread"),
+    "swiglu1": ("the same for odd widths", "1 element a thread"),
+    "silu": ("silu in place", "1 element a thread"),
+    "convert8": ("conversion and padding of rows", "8 elements a thread"),
+    "convert1": ("the same for odd widths", "1 element a thread"),
+    "linear": ("matrix product of any size, where cuBLASLt has no algorithm", "32 x 32 x 32"),
+    "conv3x3": ("3x3 convolution, optional x2 upsampling, bias, residual, ReLU", "16 x 16 pixels x 16, 64 or 128 channels x 16 input channels; 2 or 3 cp.async stages"),
+    "conv_gemm": ("k x k convolution as implicit product", "128 pixels x 64 channels x 32; 4 cp.async stages"),
+    "conv_f32": ("k x k convolution in float32", "64 x 64 x 16"),
+    "statistics": ("GroupNorm: mean and M2 of a strip", "64 KiB strip a block"),
+    "combine": ("GroupNorm: strips to scale and shift", "1 group a warp"),
+    "apply": ("GroupNorm: scale, shift, SiLU", "64 KiB strip a block"),
+    "image_from_latent": ("latent to NHWC", "8 channels a thread"),
+    "pool2d": ("max and average pools", "8 channels a thread"),
+    "concat8": ("channel concatenation", "8 channels a thread"),
+    "concat1": ("the same at odd seams", "1 channel a thread"),
+    "image_to_tokens": ("NHWC to float32 tokens", "8 channels a thread"),
+    "tokens_to_image": ("float32 tokens to NHWC, optional addition", "8 channels a thread"),
+    "global_mean": ("mean over the picture", "8 channels a thread"),
+    "resize_rgb8": ("TensorFlow 1's bilinear resize of bytes", "1 pixel a thread"),
+    "to_rgb8": ("scale, shift, round to bytes", "4 pixels a thread"),
+}
+
+
+def compile_report(nvcc, arch, source):
+    """[(kernel with template arguments, registers, static shared bytes, spill bytes)]"""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [nvcc, "-std=c++17", f"-arch={arch}", "-Werror", "all-warnings", "-Xptxas", "-v", "-c",
+             str(source), "-o", f"{folder}/out.o"],
+            capture_output=True, text=True, check=False)
+    text = done.stderr + done.stdout
+    if done.returncode:
+        sys.exit(f"{source}: nvcc failed\n{text}")
+    found, name, spills = [], None, 0
+    for line in text.splitlines():
+        if match := re.search(r"Compiling entry function '(\w+)'", line):
+            name = match[1]
+        elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            spills = int(match[1]) + int(match[2])
+        elif (match := re.search(r"Used (\d+) registers", line)) and name:
+            smem = re.search(r"(\d+) bytes smem", line)
+            found.append((name, int(match[1]), int(smem[1]) if smem else 0, spills))
+            name = None
+    return found
+
+
+def demangle(names):
+    out = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True,
+                         check=True).stdout.splitlines()
+    short = []
+    for text in out:
+        text = re.sub(r"^(void|[\w ]+?) (?=\w+[<(])", "", text)
+        text = re.sub(r"\(.*$", "", text.replace("(bool)", "").replace("(int)", ""))
+        text = text.replace("unsigned short", "bf16").replace("true", "1").replace("false", "0")
+        short.append(text)
+    return short
+
+
+def compile_table(nvcc, errors):
+    rows = {}
+    for source in sorted((ROOT / "kernels").glob("*.cu")):
+        for arch in ARCHS:
+            report = compile_report(nvcc, arch, source)
+            for name, (_, registers, smem, spills) in zip(demangle([r[0] for r in report]), report):
+                rows.setdefault((source.name, name), {})[arch] = (registers, smem, spills)
+                if spills:
+                    errors.append(f"{name} spills {spills} bytes on {arch}")
+    return rows
+
+
+def emulator_environment(build):
+    folder = pathlib.Path(build) / "tests/cuda_emu"
+    return dict(os.environ, IMFD_CUDA_DRIVER=str(folder / "libcuda_emu.so"),
+                IMFD_CUDA_MODULE=str(folder / "libimf_cuda_checked.so"))
+
+
+def count(build, errors):
+    with tempfile.NamedTemporaryFile(suffix=".json") as out:
+        done = subprocess.run([str(pathlib.Path(build) / "tests/cuda_device/count_kernels"), out.name],
+                              env=emulator_environment(build), capture_output=True, text=True,
+                              check=False)
+        if done.returncode:
+            errors.append("count_kernels: " + done.stdout + done.stderr)
+        return json.load(open(out.name, encoding="utf-8"))
+
+
+def predict(build, gpu, model, batch):
+    done = subprocess.run([str(pathlib.Path(build) / "server/imfd"), "bench", "--model", model,
+                           "--decoder", "sd-vae", "--roofline", gpu, "--batch", str(batch), "--json"],
+                          capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def microseconds(case, gpu):
+    bf16, f32, bandwidth = GPUS[gpu]
+    rate = bf16 if case["tensor"] else f32
+    return 1e6 * (max(case["dram"] / bandwidth, case["flops"] / rate)
+                  + case["launches"] * LAUNCH)
+
+
+def write_compiled(out, rows):
+    out.append("## Kernels as compiled\n")
+    out.append("Registers a thread and static shared memory in bytes, from `ptxas -v`; dynamic shared "
+               "memory is in the next table. Types of a template come first in angle brackets.\n")
+    out.append("| kernel | what it does | tile | "
+               + " | ".join(f"registers {a} | shared {a} | spills {a}" for a in ARCHS) + " |")
+    out.append("|---|---|---|" + "---:|---:|---:|" * len(ARCHS))
+    for (source, name), by_arch in rows.items():
+        what, tile = KERNELS.get(re.sub(r"<.*", "", name), ("", ""))
+        cells = " | ".join(" | ".join(str(x) for x in by_arch[a]) for a in ARCHS)
+        out.append(f"| `{name}` ({source}) | {what} | {tile} | {cells} |")
+
+
+def write_counted(out, cases):
+    out.append("\n## Bytes, bank conflicts and roofline by operation\n")
+    out.append("Counted by the emulator on the kernels themselves, bfloat16, one sample. *DRAM*: distinct "
+               "32-byte sectors per launch, what an ideal L2 fetches; *least*: every operand once; *L2*: "
+               "sectors asked of L2, over least. Bounds: 1.3 for element-wise and norm kernels, 1.5 for "
+               "convolutions and products. Times: max(bytes / bandwidth, FLOPs / rate) + 1.5 us a "
+               "launch.\n")
+    out.append("| operation | launches | dynamic shared | DRAM MB | least MB | DRAM / least | bound | L2 / "
+               "least | bank conflicts | H100 us | RTX 4090 us |")
+    out.append("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for c in cases:
+        smem = max(k["dynamic_smem"] for k in c["kernels"])
+        out.append(f"| {c['case']} | {c['launches']} | {smem} | {c['dram'] / 1e6:.3f} | "
+                   f"{c['least'] / 1e6:.3f} | {c['dram'] / c['least']:.2f} | {c['bound']:.1f} | "
+                   f"{c['l2'] / c['least']:.2f} | {c['conflicts']:.0f} | "
+                   f"{microseconds(c, 'H100'):.1f} | {microseconds(c, 'RTX4090'):.1f} |")
+
+
+def write_predicted(out, results, model, batch, depth, errors):
+    out.append(f"\n## Predicted: {model} and sd-vae, batch {batch}\n")
+    out.append("`imfd bench --model %s --decoder sd-vae --roofline GPU --batch %d`. The floor is the "
+               "model's arithmetic at the GPU's peak.\n" % (model, batch))
+    out.append("| stage | launches | GFLOP | MB | H100 ms | RTX 4090 ms |")
+    out.append("|---|---:|---:|---:|---:|---:|")
+    h100, ada = results["H100"]["parts"], results["RTX4090"]["parts"]
+    for part, other in zip(h100, ada):
+        for row, peer in list(zip(part["stages"], other["stages"])) + [(part, other)]:
+            bold = "**" if row is part else ""
+            out.append(f"| {bold}{row['stage']}{bold} | {row['launches']} | {row['gflop']:.1f} | "
+                       f"{row['megabytes']:.1f} | {1e3 * row['seconds']:.3f} | "
+                       f"{1e3 * peer['seconds']:.3f} |")
+    for gpu, parts in (("H100", h100), ("RTX 4090", ada)):
+        seconds = sum(p["seconds"] for p in parts)
+        floor = sum(p["floor_seconds"] for p in parts)
+        out.append(f"\n{gpu}: {1e3 * seconds:.1f} ms, {batch / seconds:.0f} pictures/s, "
+                   f"{seconds / floor:.2f} x the FLOP floor of {1e3 * floor:.1f} ms.")
+        if gpu == "H100" and seconds > 1.6 * floor:
+            errors.append(f"predicted H100 time is {seconds / floor:.2f} x the floor (1.6 allowed)")
+    per_block = h100[0]["launches"] / depth
+    out.append(f"\nLaunches per step: {h100[0]['launches']}, {per_block:.1f} per block (12 allowed).")
+    if per_block > 12:
+        errors.append(f"{per_block:.1f} launches per block")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", default=str(ROOT / "build/cuda"))
+    parser.add_argument("--nvcc", default="nvcc")
+    parser.add_argument("--output", default=str(ROOT / "docs/kernels.md"))
+    args = parser.parse_args()
+    errors, out = [], []
+    out.append("# CUDA kernels: what the compiler, the emulator and the roofline say\n")
+    out.append("Generated by `tools/kernel_report.py`; do not edit. No figure here was measured on a GPU: "
+               "see `gpu-bringup.md` for that. A roofline "
+               "is a floor, not a promise: the convolutions use mma.sync, which does not reach wgmma's "
+               "peak on Hopper, and launches of few blocks leave SMs idle.\n")
+    write_compiled(out, compile_table(args.nvcc, errors))
+    write_counted(out, count(args.build, errors))
+    results = {gpu: predict(args.build, gpu, "MiT_XL_2", 64) for gpu in GPUS}
+    write_predicted(out, results, "MiT_XL_2", 64, 48, errors)
+    pathlib.Path(args.output).write_text("\n".join(out) + "\n", encoding="utf-8")
+    for error in errors:
+        print(error, file=sys.stderr)
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
