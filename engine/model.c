@@ -2,6 +2,7 @@
 #include "model.h"
 #include "error.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -42,11 +43,16 @@ static imf_status plan(struct imf_model *m)
 {
     struct imf__device *dev = m->engine->dev;
     imf_status status = IMF_OK;
+    m->planned = calloc((size_t)m->info.max_batch, sizeof(*m->planned));
+    if (!m->planned)
+        return IMF_ENOMEM;
     dev->dry = true;
-    for (int B = 1; B <= m->info.max_batch && status == IMF_OK; B++)
-        status = step_forward(m, B);
     for (int n = 1; n <= m->info.decode_batch && status == IMF_OK && m->info.image_width; n++)
         status = decode_forward(m, n);
+    for (int B = 1; B <= m->info.max_batch && status == IMF_OK; B++) {
+        status = step_forward(m, B);
+        m->planned[B - 1] = m->arena.peak + dev->scratch_bytes;
+    }
     dev->dry = false;
     return status;
 }
@@ -129,10 +135,28 @@ static void describe_decoder(struct imf_model *m, const struct imf_model_params 
     info->decode_batch = p->decode_batch ? p->decode_batch : m->engine->dev->decode_batch;
 }
 
+/* What would fit, for the message when max_batch does not: "" where the device does not say how
+ * much memory it has. */
+static const char *advise(const struct imf_model *m, char *text, size_t size)
+{
+    const struct imf__device *dev = m->engine->dev;
+    size_t room = dev->info.memory_free, weights = dev->weights_bytes;
+    int B = m->planned && room ? m->info.max_batch : -1;
+    while (B > 0 && (m->planned[B - 1] == 0 || m->planned[B - 1] + weights > room))
+        B--;
+    text[0] = '\0';
+    if (B > 0)
+        snprintf(text, size, "; max_batch %d would fit", B);
+    else if (B == 0)
+        snprintf(text, size, "; not even max_batch 1 fits: choose a smaller decode_batch or model");
+    return text;
+}
+
 static imf_status prepare(struct imf_model *m, const struct imf_model_params *p,
                           size_t weights_before, struct imf_error *err)
 {
     struct imf__device *dev = m->engine->dev;
+    char advice[96];
     m->z_count = (size_t)m->mit.channels * (size_t)m->mit.size * (size_t)m->mit.size;
     describe_decoder(m, p);
     m->info.weights_bytes = dev->weights_bytes - weights_before;
@@ -143,10 +167,11 @@ static imf_status prepare(struct imf_model *m, const struct imf_model_params *p,
         status = allocate(m);
     if (status == IMF_ENOMEM)
         return imf__fail(err, status,
-                         "%s: not enough %s memory for batches of %d (%zu MB of activations beside "
-                         "%zu MB of weights): lower max_batch%s%s",
-                         p->checkpoint, dev->info.device, m->info.max_batch, m->arena.peak >> 20,
-                         m->info.weights_bytes >> 20, dev->error[0] ? "; " : "", dev->error);
+                         "%s: not enough %s memory for batches of %d: %zu MB of activations beside "
+                         "%zu MB of weights%s%s%s",
+                         p->checkpoint, dev->info.device, m->info.max_batch,
+                         (m->arena.peak + dev->scratch_bytes) >> 20, m->info.weights_bytes >> 20,
+                         advise(m, advice, sizeof(advice)), dev->error[0] ? "; " : "", dev->error);
     if (status != IMF_OK)
         return imf__fail(err, status, "%s: %s", p->checkpoint,
                          dev->error[0] ? dev->error : imf_status_sentence(status));
@@ -209,6 +234,7 @@ void imf_model_destroy(struct imf_model *m)
     dev->ops->free(dev, m->input);
     dev->ops->free(dev, m->rgb);
     free(m->staging);
+    free(m->planned);
     imf__model_free_class_names(m);
     imf__decoder_unload(&m->decoder);
     imf__mit_unload(&m->mit);

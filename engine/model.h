@@ -20,7 +20,8 @@ struct imf_model {
     struct imf__mit_input mit_input;
     struct imf__graph **step_graphs;   /* by B - 1: max_batch of them */
     struct imf__graph **decode_graphs; /* by n - 1: decode_batch of them */
-    char **class_names;                /* classes, or NULL */
+    size_t *planned;    /* by B - 1: bytes of activations and work memory for batches up to B */
+    char **class_names; /* classes, or NULL */
 };
 
 static inline size_t imf__model_latent_count(const struct imf_model *m)

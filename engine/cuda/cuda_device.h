@@ -33,10 +33,11 @@ struct cuda_device {
     cublasLtMatmulPreference_t lt_preference;
     struct cuda_staging staging[2];
     int next_staging;
-    /* Work memory of one operation at a time. It grows in dry runs; captured graphs remember the
-     * generation of the block they point into. */
+    /* Work memory of one operation at a time. Dry runs say how much, the next allocation or
+     * operation makes it so; captured graphs remember the generation of the block they point into.
+     */
     void *scratch;
-    size_t scratch_capacity;
+    size_t scratch_capacity, scratch_wanted;
     unsigned scratch_generation;
     bool capturing;
     bool capture_broken; /* the pass being captured waited for the device: it stays eager */

@@ -36,10 +36,52 @@ static imf_status device_malloc(struct cuda_device *c, void **out, size_t bytes)
     return IMF_OK;
 }
 
+/* Makes the work memory as large as the dry runs asked for. */
+static imf_status grow_scratch(struct cuda_device *c)
+{
+    if (c->scratch_wanted <= c->scratch_capacity)
+        return IMF_OK;
+    if (c->capturing)
+        return cuda_refuse(
+            c, "a captured pass needs %zu bytes of work memory that no dry run asked for",
+            c->scratch_wanted);
+    CUDA_TRY(c, cudaStreamSynchronize(c->stream));
+    /* The old block goes first: both together may not fit. */
+    cudaFree(c->scratch);
+    c->scratch = NULL;
+    c->scratch_capacity = 0;
+    c->scratch_generation++;
+    void *p = NULL;
+    imf_status status = device_malloc(c, &p, c->scratch_wanted);
+    if (status != IMF_OK) {
+        c->base.scratch_bytes -= c->scratch_wanted;
+        c->scratch_wanted = 0;
+        return status;
+    }
+    c->scratch = p;
+    c->scratch_capacity = c->scratch_wanted;
+    return IMF_OK;
+}
+
+imf_status cuda_scratch(struct cuda_device *c, void **out, size_t bytes)
+{
+    size_t rounded = (bytes + 255) / 256 * 256;
+    if (rounded > c->scratch_wanted) {
+        c->base.scratch_bytes += rounded - c->scratch_wanted;
+        c->scratch_wanted = rounded;
+    }
+    if (!c->base.dry)
+        IMF_TRY(grow_scratch(c));
+    *out = c->scratch;
+    return IMF_OK;
+}
+
 imf_status cuda_alloc(struct imf__device *d, void **out, size_t bytes, bool weight)
 {
     CUDA_ENTER(d);
     void *p = NULL;
+    if (!d->dry) /* a plan is made: what it asked for must be there before more is given away */
+        IMF_TRY(grow_scratch(c));
     IMF_TRY(device_malloc(c, &p, bytes));
     cudaError_t error = cudaMemsetAsync(p, 0, bytes ? bytes : 1, c->stream);
     if (error != cudaSuccess) {
@@ -122,32 +164,6 @@ imf_status cuda_sync(struct imf__device *d)
     CUDA_ENTER(d);
     IMF_TRY(cuda_may_wait(c));
     CUDA_TRY(c, cudaStreamSynchronize(c->stream));
-    return IMF_OK;
-}
-
-imf_status cuda_scratch(struct cuda_device *c, void **out, size_t bytes)
-{
-    if (bytes > c->scratch_capacity) {
-        if (c->capturing)
-            return cuda_refuse(c,
-                               "a captured pass needs %zu bytes of work memory that no dry run "
-                               "announced",
-                               bytes);
-        void *p = NULL;
-        size_t rounded = (bytes + 255) / 256 * 256;
-        CUDA_TRY(c, cudaStreamSynchronize(c->stream));
-        /* The old block goes first: both together may not fit. */
-        cudaFree(c->scratch);
-        c->base.scratch_bytes -= c->scratch_capacity;
-        c->scratch = NULL;
-        c->scratch_capacity = 0;
-        c->scratch_generation++;
-        IMF_TRY(device_malloc(c, &p, rounded));
-        c->scratch = p;
-        c->scratch_capacity = rounded;
-        c->base.scratch_bytes += rounded;
-    }
-    *out = c->scratch;
     return IMF_OK;
 }
 
