@@ -24,6 +24,8 @@ struct png_encoder {
     size_t rows_size;
     uint8_t *trial; /* one filtered row, for ADAPTIVE */
     size_t trial_size;
+    uint8_t *packed; /* the zlib stream */
+    size_t packed_size;
 };
 
 imf_status png_encoder_create(struct png_encoder **out, int level)
@@ -51,6 +53,7 @@ void png_encoder_destroy(struct png_encoder *e)
     libdeflate_free_compressor(e->deflate);
     free(e->rows);
     free(e->trial);
+    free(e->packed);
     free(e);
 }
 
@@ -236,11 +239,18 @@ imf_status png_encode(struct png_encoder *e, const uint8_t *rgb, int width, int 
         return IMF_ENOMEM;
     filter_picture(e, rgb, width, height);
 
+    /* Packed into scratch first: a block of the bound's size would be mapped and unmapped for each
+     * picture. */
     size_t bound = e->runs ? deflate_runs_bound(filtered)
                            : libdeflate_zlib_compress_bound(e->deflate, filtered);
+    if (reserve(&e->packed, &e->packed_size, bound) != IMF_OK)
+        return IMF_ENOMEM;
+    size_t packed = e->runs
+                        ? deflate_runs(e->packed, e->rows, filtered)
+                        : libdeflate_zlib_compress(e->deflate, e->rows, filtered, e->packed, bound);
     size_t text_bound =
         text == NULL ? 0 : strlen(text->parameters) + strlen(text->imfd) + 2 * TEXT_OVERHEAD;
-    struct blob *b = blob_new(8 + 25 + text_bound + 12 + bound + 12);
+    struct blob *b = blob_new(8 + 25 + text_bound + 12 + packed + 12);
     if (b == NULL)
         return IMF_ENOMEM;
     uint8_t *p = b->data;
@@ -256,13 +266,11 @@ imf_status png_encode(struct png_encoder *e, const uint8_t *rgb, int width, int 
         p = put_text(p, "imfd", text->imfd);
     }
     b->text_size = (size_t)(p - b->data) - b->text_offset;
-    size_t packed = e->runs ? deflate_runs(p + 8, e->rows, filtered)
-                            : libdeflate_zlib_compress(e->deflate, e->rows, filtered, p + 8, bound);
+    memcpy(p + 8, e->packed, packed);
     p = chunk_end(p, "IDAT", packed);
     p = chunk_end(p, "IEND", 0);
 
     b->size = (size_t)(p - b->data);
-    struct blob *shrunk = realloc(b, sizeof(*b) + b->size); /* give back deflate's worst case */
-    *out = shrunk != NULL ? shrunk : b;
+    *out = b;
     return IMF_OK;
 }
