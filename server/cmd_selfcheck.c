@@ -6,6 +6,7 @@
 #include "engine.h"
 #include "reference.h"
 #include "selfcheck_golden.h"
+#include "selfcheck_sustained.h"
 #include "synthetic.h"
 
 #include <math.h>
@@ -137,7 +138,7 @@ static int check_golden(struct imf_engine *e, const char *checkpoint)
 /* Number of misses, or -1 after having said why nothing could be checked; *result is the exit
  * status then. */
 static int check_precision(const struct imfd_usage *usage, const struct imfd_engine_options *o,
-                           const char *checkpoint, bool verbose, int *result)
+                           const char *checkpoint, bool verbose, int sustain, int *result)
 {
     struct imf_engine *e = NULL;
     *result = imfd_engine_open(&e, usage, o);
@@ -147,11 +148,13 @@ static int check_precision(const struct imfd_usage *usage, const struct imfd_eng
     printf("%s in %s (%s)\n", info->device, imf_precision_name(info->precision), info->description);
     int failed = check_operations(imf__engine_device(e), verbose);
     failed += check_golden(e, checkpoint);
+    failed += imfd_selfcheck_sustained(e, checkpoint, sustain);
     imf_engine_destroy(e);
     return failed;
 }
 
-static int run(const struct imfd_usage *usage, struct imfd_engine_options *o, bool verbose)
+static int run(const struct imfd_usage *usage, struct imfd_engine_options *o, bool verbose,
+               int sustain)
 {
     static const char *const both[] = {"fp32", "bf16"};
     static const struct imf__mit_shape tiny = {.depth = 4,
@@ -170,7 +173,7 @@ static int run(const struct imfd_usage *usage, struct imfd_engine_options *o, bo
     for (int i = 0; i < (all ? 2 : 1) && result == 0; i++) {
         if (all)
             o->precision = both[i];
-        failed += check_precision(usage, o, weights.path, verbose, &result);
+        failed += check_precision(usage, o, weights.path, verbose, sustain, &result);
     }
     imfd_synthetic_remove(&weights);
     if (result != 0)
@@ -186,9 +189,12 @@ int imfd_cmd_selfcheck(int argc, char **argv)
 {
     struct imfd_engine_options engine = IMFD_ENGINE_OPTIONS_INIT;
     bool verbose = false;
+    int sustain = 1;
     const struct imfd_option options[] = {
         IMFD_ENGINE_OPTIONS(engine),
         {"verbose", "v", IMFD_OPTION_FLAG, &verbose, NULL, NULL, 0, 0, "print every case"},
+        {"sustain", NULL, IMFD_OPTION_INT, &sustain, NULL, "SECONDS", 0, 86400,
+         "how long to draw the same samples over and over (default: 1)"},
         {.name = NULL},
     };
     const struct imfd_usage usage = {
@@ -204,5 +210,5 @@ int imfd_cmd_selfcheck(int argc, char **argv)
     enum imfd_parsed parsed = imfd_options_parse(&usage, argc, argv, NULL, NULL);
     if (parsed != IMFD_PARSED_RUN)
         return parsed == IMFD_PARSED_ERROR ? IMFD_EXIT_USAGE : IMFD_EXIT_OK;
-    return run(&usage, &engine, verbose);
+    return run(&usage, &engine, verbose, sustain);
 }
