@@ -427,9 +427,25 @@ static void reply_file(struct api_call *c, const struct embedded_file *file)
     http_reply_static(r, 200, file->data, size);
 }
 
+/* Below a root_path the document says so: its paths are relative to it. */
 void api_get_openapi(struct api_call *c)
 {
-    reply_file(c, &embedded_openapi[0]);
+    const struct embedded_file *file = &embedded_openapi[0];
+    const char *root = c->api->settings->root_path;
+    if (root[0] == '\0') {
+        reply_file(c, file);
+        return;
+    }
+    struct buffer body;
+    struct json_writer w;
+    buffer_init(&body, MAX_BODY);
+    json_init(&w, &body);
+    buffer_append_text(&body, "{\"servers\": [{\"url\": ");
+    json_string(&w, root);
+    buffer_append_text(&body, "}],");
+    buffer_append(&body, file->data + 1, (size_t)(file->end - file->data) - 1); /* after its '{' */
+    http_header(c->http, "Cache-Control", "no-cache");
+    api_reply_json(c, 200, &body);
 }
 
 void api_get_asset(struct api_call *c, const char *name)

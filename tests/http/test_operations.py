@@ -206,6 +206,8 @@ class Proxies(unittest.TestCase):
             url = r.json()["data"][0]["url"]
             self.assertIn("/images/v1/images/fake/360/", url)
             self.assertEqual(server.get(url[url.index("/images/"):]).status, 200)
+            document = server.get("/images/openapi.json").json()
+            self.assertEqual(document["servers"], [{"url": "/images"}])
 
 
 class Cors(unittest.TestCase):
