@@ -394,11 +394,14 @@ static void on_encode(uv_work_t *work)
     for (int i = 0; i < ENCODES_PER_JOB; i++) {
         uv_mutex_lock(&s->lock);
         struct picture *p = core_encode_next(&s->core);
+        /* Read under the lock: at the end the model goes while pictures are still in hand here. */
         const struct imf_model_info *info = p != NULL ? s->model[p->key.model]->info : NULL;
+        int width = info != NULL ? info->image_width : 0;
+        int height = info != NULL ? info->image_height : 0;
         uv_mutex_unlock(&s->lock);
         if (p == NULL)
             return;
-        encode_one(e, p, info->image_width, info->image_height);
+        encode_one(e, p, width, height);
     }
 }
 
