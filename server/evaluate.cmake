@@ -1,5 +1,5 @@
 # imfd evaluate: the metrics library, and MPI in a module of its own where it is installed.
-target_sources(imfd_server PRIVATE evaluate_images.c evaluate_options.c evaluate_report.c
+target_sources(imfd_server PRIVATE evaluate_collect.c evaluate_images.c evaluate_options.c evaluate_report.c
     evaluate_run.c evaluate_score.c evaluate_setup.c evaluate_state.c ranks.c)
 target_link_libraries(imfd_server PRIVATE imf_metrics ${CMAKE_DL_LIBS})
 target_compile_definitions(imfd_server PRIVATE

@@ -4,7 +4,8 @@
  *   evaluate_options.c  flags
  *   evaluate_setup.c    loading; what a workdir already holds
  *   evaluate_run.c      threads: pictures -> features -> PNGs -> statistics
- *   evaluate_state.c    what is kept on disk while the work goes on, and collecting it from ranks
+ *   evaluate_state.c    what is kept on disk while the work goes on
+ *   evaluate_collect.c  bringing it from all ranks to rank 0
  *   evaluate_images.c   folders of PNGs, sample grid
  *   evaluate_score.c    the numbers, once all pictures are done
  *   evaluate_report.c   JSON, plain text and HTML
@@ -34,6 +35,8 @@ enum {
 };
 
 struct eval_options {
+    char **argv; /* the whole command, for the report */
+    int argc;
     const char *checkpoint, *model, *decoder, *inception, *fid_ref, *workdir, *images, *make_ref;
     const char *device, *precision;
     int num_images, batch, steps, threads, checkpoint_s, kid_subsets, kid_subset_size;

@@ -43,6 +43,8 @@ static bool check(const struct imfd_usage *u, const struct eval_options *o)
 enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **argv)
 {
     memset(o, 0, sizeof(*o));
+    o->argc = argc;
+    o->argv = argv;
     o->num_images = 50000;
     o->sample_seed = 42;
     o->checkpoint_s = 120;

@@ -113,6 +113,10 @@ static cJSON *to_json(const struct eval_report *r)
             cJSON_AddStringToObject(paths, names[i], values[i]);
     if (r->scores->has_fid)
         cJSON_AddStringToObject(json, "reference_fingerprint", r->scores->reference_fingerprint);
+    cJSON *command = cJSON_AddArrayToObject(json, "command");
+    cJSON_AddItemToArray(command, cJSON_CreateString("imfd"));
+    for (int i = 0; i < o->argc; i++)
+        cJSON_AddItemToArray(command, cJSON_CreateString(o->argv[i]));
     cJSON *metric = cJSON_AddObjectToObject(json, "metrics");
     cJSON_AddNumberToObject(metric, "is_splits", EVAL_IS_SPLITS);
     cJSON_AddNumberToObject(metric, "seed", EVAL_SEED);

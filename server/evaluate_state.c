@@ -9,7 +9,7 @@
  * whose records are all there; what was appended after it is overwritten. A run with fewer ranks
  * takes over the files of ranks that are no more: rank 0 copies their records and nodes, saves, and
  * only then removes them. Between those two steps blocks exist twice, which reading recognises. */
-#include "evaluate.h"
+#include "evaluate_records.h"
 
 #include "error.h"
 
@@ -25,17 +25,6 @@
 enum { PATH_SIZE = 4096, MAX_SETTINGS = 1 << 16, MAX_RANKS = 4096 };
 
 static const char magic[16] = "imfd evaluate 1";
-
-struct eval_state {
-    const struct eval_job *job;
-    int rank;
-    struct imf_stats *stats;
-    int64_t *blocks; /* in order of their records */
-    int64_t count;
-    int logits, features; /* files; features -1 unless wanted */
-    double seconds;
-    int taken_from, taken_to; /* ranks whose files rank 0 has taken over: [from, to) */
-};
 
 /* ---- Files --------------------------------------------------------------------------------- */
 
@@ -74,15 +63,18 @@ static bool write_at(int fd, const void *data, size_t n, off_t offset)
     return true;
 }
 
-static bool read_at(int fd, void *data, size_t n, off_t offset)
+bool eval_read_at(int fd, void *data, size_t n, off_t offset)
 {
     char *p = data;
     while (n > 0) {
         ssize_t done = pread(fd, p, n, offset);
         if (done < 0 && errno == EINTR)
             continue;
-        if (done <= 0)
+        if (done <= 0) {
+            if (done == 0)
+                errno = 0;
             return false;
+        }
         p += done;
         n -= (size_t)done;
         offset += done;
@@ -90,15 +82,10 @@ static bool read_at(int fd, void *data, size_t n, off_t offset)
     return true;
 }
 
-static size_t record_bytes(int width)
-{
-    return (size_t)EVAL_BLOCK * (size_t)width * sizeof(float);
-}
-
 /* Record i of a file of `width` numbers a picture; the last block's is padded with zeros. */
 static bool put_record(int fd, int64_t i, int width, const float *x, int n)
 {
-    size_t bytes = (size_t)n * (size_t)width * sizeof(float), record = record_bytes(width);
+    size_t bytes = (size_t)n * (size_t)width * sizeof(float), record = eval_record_bytes(width);
     off_t at = (off_t)((size_t)i * record);
     static const char zeros[4096];
     if (!write_at(fd, x, bytes, at))
@@ -119,10 +106,6 @@ struct header {
     uint32_t settings_bytes, crc; /* crc of everything after the header */
     int64_t blocks_done, nodes, blocks;
     double seconds;
-};
-
-struct node_header {
-    int64_t level, index, n;
 };
 
 struct sink {
@@ -155,7 +138,7 @@ static bool write_state(const struct eval_state *s, FILE *f)
     sink_put(&sink, s->blocks, (size_t)s->count * sizeof(*s->blocks));
     for (size_t i = 0; i < (size_t)h.nodes; i++) {
         const struct imf_stats_node *node = imf_stats_node_at(s->stats, i);
-        struct node_header n = {node->level, node->index, node->n};
+        struct eval_node_header n = {node->level, node->index, node->n};
         sink_put(&sink, &n, sizeof(n));
         sink_put(&sink, node->mean, node->mean_n * sizeof(double));
         sink_put(&sink, node->m2, node->m2_n * sizeof(double));
@@ -320,7 +303,7 @@ static imf_status saved_nodes(struct saved *s, const char *path, struct imf_stat
     double *mean = malloc(mean_n * sizeof(double)), *m2 = malloc(m2_n * sizeof(double));
     imf_status status = mean && m2 ? IMF_OK : imf__fail(err, IMF_ENOMEM, "out of memory");
     for (int64_t i = 0; i < s->h.nodes && status == IMF_OK; i++) {
-        struct node_header n;
+        struct eval_node_header n;
         if (!take(s, &n, sizeof(n)) || !take(s, mean, mean_n * sizeof(double)) ||
             !take(s, m2, m2_n * sizeof(double)) || n.level < 0 || n.level > 60) {
             status = damaged(path, err);
@@ -348,7 +331,7 @@ static imf_status copy_records(struct eval_state *s, const struct saved *saved, 
 {
     static const char *const suffixes[] = {"logits", "features"};
     int widths[] = {IMF_LOGITS, IMF_FEATURES}, to[] = {s->logits, s->features};
-    float *record = malloc(record_bytes(IMF_FEATURES));
+    float *record = malloc(eval_record_bytes(IMF_FEATURES));
     if (!record)
         return imf__fail(err, IMF_ENOMEM, "out of memory");
     imf_status status = IMF_OK;
@@ -358,11 +341,11 @@ static imf_status copy_records(struct eval_state *s, const struct saved *saved, 
         state_path(path, s->job, rank, suffixes[k]);
         int fd = open(path, O_RDONLY | O_CLOEXEC);
         count = s->count;
-        size_t bytes = record_bytes(widths[k]);
+        size_t bytes = eval_record_bytes(widths[k]);
         for (int64_t i = 0; i < saved->h.blocks_done && status == IMF_OK; i++) {
             if (have[saved->blocks[i]])
                 continue;
-            if (fd < 0 || !read_at(fd, record, bytes, (off_t)((size_t)i * bytes)))
+            if (fd < 0 || !eval_read_at(fd, record, bytes, (off_t)((size_t)i * bytes)))
                 status = damaged(path, err);
             else if (!put_record(to[k], count, widths[k], record, EVAL_BLOCK))
                 status = write_failed(s->job, errno, err);
@@ -400,7 +383,7 @@ static imf_status load(struct eval_state *s, int rank, bool *found, struct imf_e
         memcpy(s->blocks, saved.blocks, (size_t)saved.h.blocks_done * sizeof(*s->blocks));
         s->count = saved.h.blocks_done;
         struct stat st;
-        size_t need = (size_t)s->count * record_bytes(IMF_LOGITS);
+        size_t need = (size_t)s->count * eval_record_bytes(IMF_LOGITS);
         if (fstat(s->logits, &st) != 0 || (uint64_t)st.st_size < need)
             status = damaged(path, err);
     } else if (status == IMF_OK) {
@@ -528,147 +511,4 @@ imf_status eval_state_done(const struct eval_state *s, const struct imfd_ranks *
     }
     free(all);
     return status;
-}
-
-/* ---- Collecting ---------------------------------------------------------------------------- */
-
-/* Sizes of what a rank sends. */
-struct parcel {
-    int64_t nodes, records;
-};
-
-static void send_all(const struct eval_state *s, const struct imfd_mpi *mpi, float *record)
-{
-    struct parcel p = {(int64_t)imf_stats_node_count(s->stats), s->count};
-    mpi->send(0, &p, sizeof(p));
-    for (size_t i = 0; i < (size_t)p.nodes; i++) {
-        const struct imf_stats_node *node = imf_stats_node_at(s->stats, i);
-        struct node_header n = {node->level, node->index, node->n};
-        mpi->send(0, &n, sizeof(n));
-        mpi->send(0, node->mean, node->mean_n * sizeof(double));
-        mpi->send(0, node->m2, node->m2_n * sizeof(double));
-    }
-    mpi->send(0, s->blocks, (size_t)s->count * sizeof(*s->blocks));
-    int files[] = {s->logits, s->features}, widths[] = {IMF_LOGITS, IMF_FEATURES};
-    for (int k = 0; k < 2 && files[k] >= 0; k++) {
-        size_t bytes = record_bytes(widths[k]);
-        for (int64_t i = 0; i < s->count; i++) {
-            if (!read_at(files[k], record, bytes, (off_t)((size_t)i * bytes)))
-                memset(record, 0xff, bytes); /* NaN: rank 0 notices */
-            mpi->send(0, record, bytes);
-        }
-    }
-}
-
-static imf_status receive_nodes(struct eval_state *s, const struct imfd_mpi *mpi, int from,
-                                int64_t nodes, struct imf_error *err)
-{
-    size_t mean_n = IMF_FEATURES, m2_n = (size_t)IMF_FEATURES * (IMF_FEATURES + 1) / 2;
-    double *mean = malloc(mean_n * sizeof(double)), *m2 = malloc(m2_n * sizeof(double));
-    imf_status status = mean && m2 ? IMF_OK : imf__fail(err, IMF_ENOMEM, "out of memory");
-    for (int64_t i = 0; i < nodes && status == IMF_OK; i++) {
-        struct node_header n;
-        mpi->receive(from, &n, sizeof(n));
-        mpi->receive(from, mean, mean_n * sizeof(double));
-        mpi->receive(from, m2, m2_n * sizeof(double));
-        struct imf_stats_node node = {.level = (int)n.level,
-                                      .index = n.index,
-                                      .n = n.n,
-                                      .mean = mean,
-                                      .m2 = m2,
-                                      .mean_n = mean_n,
-                                      .m2_n = m2_n};
-        status = imf_stats_put(s->stats, &node, err);
-    }
-    free(mean);
-    free(m2);
-    return status;
-}
-
-/* A record's rows into their place; a row of NaN is a file that could not be read. */
-static imf_status place(const struct eval_job *job, float *dst, int64_t block, int width,
-                        const float *record, struct imf_error *err)
-{
-    size_t n = (size_t)eval_block_images(job, block) * (size_t)width;
-    if (record[0] != record[0])
-        return imf__fail(err, IMF_EIO, "%s: a rank cannot read back what it saved",
-                         job->options.workdir);
-    memcpy(dst + (size_t)block * EVAL_BLOCK * (size_t)width, record, n * sizeof(float));
-    return IMF_OK;
-}
-
-static imf_status own_records(const struct eval_state *s, int fd, int width, float *dst,
-                              float *record, struct imf_error *err)
-{
-    size_t bytes = record_bytes(width);
-    for (int64_t i = 0; i < s->count; i++) {
-        if (!read_at(fd, record, bytes, (off_t)((size_t)i * bytes)))
-            return imf__fail(err, IMF_EIO, "%s: what was saved cannot be read back: %s",
-                             s->job->options.workdir, errno ? strerror(errno) : "it is too short");
-        imf_status status = place(s->job, dst, s->blocks[i], width, record, err);
-        if (status != IMF_OK)
-            return status;
-    }
-    return IMF_OK;
-}
-
-static imf_status receive_all(struct eval_state *s, const struct imfd_mpi *mpi, int from,
-                              float *logits, float *features, float *record, struct imf_error *err)
-{
-    struct parcel p;
-    mpi->receive(from, &p, sizeof(p));
-    imf_status status = receive_nodes(s, mpi, from, p.nodes, err);
-    int64_t *blocks = malloc((size_t)p.records * sizeof(*blocks) + 1);
-    if (status == IMF_OK && !blocks)
-        status = imf__fail(err, IMF_ENOMEM, "out of memory");
-    if (status != IMF_OK) {
-        free(blocks);
-        return status;
-    }
-    mpi->receive(from, blocks, (size_t)p.records * sizeof(*blocks));
-    float *to[] = {logits, features};
-    int widths[] = {IMF_LOGITS, IMF_FEATURES};
-    for (int k = 0; k < 2 && to[k]; k++) {
-        for (int64_t i = 0; i < p.records && status == IMF_OK; i++) {
-            mpi->receive(from, record, record_bytes(widths[k]));
-            status = place(s->job, to[k], blocks[i], widths[k], record, err);
-        }
-    }
-    free(blocks);
-    return status;
-}
-
-imf_status eval_state_collect(struct eval_state *s, const struct imfd_ranks *ranks, float **logits,
-                              float **features, struct imf_error *err)
-{
-    float *record = malloc(record_bytes(IMF_FEATURES)), *l = NULL, *f = NULL;
-    if (!record)
-        return imf__fail(err, IMF_ENOMEM, "out of memory");
-    if (s->rank != 0) {
-        send_all(s, &ranks->mpi, record);
-        free(record);
-        return IMF_OK;
-    }
-    size_t n = (size_t)s->job->images;
-    l = malloc(n * IMF_LOGITS * sizeof(float));
-    if (s->features >= 0)
-        f = malloc(n * IMF_FEATURES * sizeof(float));
-    imf_status status = IMF_OK;
-    if (!l || (s->features >= 0 && !f))
-        status = imf__fail(err, IMF_ENOMEM, "out of memory for the logits of %zu images", n);
-    if (status == IMF_OK)
-        status = own_records(s, s->logits, IMF_LOGITS, l, record, err);
-    if (status == IMF_OK && f)
-        status = own_records(s, s->features, IMF_FEATURES, f, record, err);
-    for (int r = 1; r < ranks->mpi.size && status == IMF_OK; r++)
-        status = receive_all(s, &ranks->mpi, r, l, f, record, err);
-    free(record);
-    if (status != IMF_OK) {
-        free(l);
-        free(f);
-        return status;
-    }
-    *logits = l;
-    *features = f;
-    return IMF_OK;
 }

@@ -145,6 +145,7 @@ class Evaluate(unittest.TestCase):
         self.assertEqual(r["images"], IMAGES)
         self.assertEqual(r["settings"]["sample_seed"], "42")
         self.assertGreater(r["fid"], 0)
+        self.assertEqual(r["command"][:2], ["imfd", "evaluate"])
         self.assertGreaterEqual(r["inception_score"]["mean"], 1)
         self.assertGreater(r["inception"]["ratio"], 0)
         self.assertEqual(sorted(os.listdir(self.path("one"))),
@@ -174,6 +175,13 @@ class Evaluate(unittest.TestCase):
         p.kill()
         p.wait()
         self.refused("other settings (omega: 8 there, 3 now)", self.command("killed", *flags, "--omega", "3"), 1)
+        shutil.copytree(self.path("killed"), self.path("damaged"))
+        with open(self.path("damaged/rank-0000.state"), "r+b") as f:
+            f.seek(-5000000, os.SEEK_END)
+            byte = f.read(1)[0]
+            f.seek(-1, os.SEEK_CUR)
+            f.write(bytes([byte ^ 1]))
+        self.refused("rank-0000.state: damaged", self.command("damaged", *flags), 1)
         ranks = 2 if MPIRUN else 0
         p = subprocess.Popen(self.command("killed", *flags, ranks=ranks), stderr=subprocess.PIPE,
                              env=self.environment())
