@@ -3,8 +3,17 @@
 
 #include "error.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Minutes with many images: say what is going on. Progress is saved by now, so a kill costs only
+ * this. */
+static void announce(const struct eval_job *job, const char *what)
+{
+    if (!job->options.quiet)
+        fprintf(stderr, "imfd evaluate: computing %s\n", what);
+}
 
 static imf_status distances(const struct eval_job *job, const float *features,
                             const struct imf_reference *reference, struct eval_scores *out,
@@ -13,11 +22,13 @@ static imf_status distances(const struct eval_job *job, const float *features,
     const struct eval_options *o = &job->options;
     imf_status status = IMF_OK;
     if (o->kid) {
+        announce(job, "KID");
         status = imf_kid(&out->kid, features, job->images, reference->features, reference->count,
                          IMF_FEATURES, o->kid_subsets, o->kid_subset_size, EVAL_SEED, err);
         out->has_kid = status == IMF_OK;
     }
     if (status == IMF_OK && o->precision_recall) {
+        announce(job, "precision and recall");
         status = imf_precision_recall(&out->pr, features, job->images, reference->features,
                                       reference->count, IMF_FEATURES, EVAL_PR_K, err);
         out->has_pr = status == IMF_OK;
@@ -45,6 +56,7 @@ imf_status eval_score(const struct eval_job *job, const struct imf_stats *stats,
         status = imf_inception_score(&out->is, logits, job->images, IMF_LOGITS, EVAL_IS_SPLITS,
                                      EVAL_SEED, err);
     if (status == IMF_OK && reference) {
+        announce(job, "FID");
         status = imf_fid(&out->fid, mu, sigma, reference->mu, reference->sigma, IMF_FEATURES, err);
         out->has_fid = status == IMF_OK;
         memcpy(out->reference_fingerprint, reference->fingerprint, sizeof(reference->fingerprint));

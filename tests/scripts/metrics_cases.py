@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """KID, precision/recall and permutations worked with NumPy and SciPy on the small feature sets of
 tests/golden/inception. Without arguments prints the cases as JSON; with --check FILE compares them
-with a committed file. Exit status 77 (skipped) when NumPy or SciPy is missing."""
+with a committed file. Where this Python has no NumPy or SciPy that of build/venv is tried; exit status
+77 (skipped) when that has none either."""
 
 import json
 import os
@@ -12,6 +13,10 @@ try:
     import scipy.linalg
     from scipy.spatial.distance import cdist
 except ImportError as e:
+    VENV = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "build", "venv")
+    PYTHON = os.path.join(VENV, "bin", "python")
+    if os.path.exists(PYTHON) and not os.path.samefile(sys.prefix, VENV):
+        os.execv(PYTHON, [PYTHON, *sys.argv])
     print(f"skipped: {e}")
     sys.exit(77)
 
