@@ -1,7 +1,7 @@
-/* Reading .npz and .npy: a zip directory, a small text header per array, and values that are
- * stored or deflated. An entry is read as a stream, so no copy of a large array is held beside the
- * caller's. Writing is in npz_write.c. */
-#include "npz.h"
+/* Reading .npz and .npy: a zip directory (npz_directory.c), a small text header per array, and
+ * values that are stored or deflated. An entry is read as a stream, so no copy of a large array is
+ * held beside the caller's. Writing is in npz_write.c. */
+#include "npz_parts.h"
 
 #include "error.h"
 
@@ -15,33 +15,12 @@
 #include <unistd.h>
 #include <zlib.h>
 
-enum { METHOD_STORED = 0, METHOD_DEFLATED = 8, CHUNK = 1 << 16 };
-
-struct entry {
-    struct imf__npz_array array;
-    char descr[32];        /* dtype as in the header, for messages */
-    bool fortran;          /* Fortran order: accepted for one dimension only */
-    uint64_t data_offset;  /* of the entry's bytes in the file */
-    uint64_t packed_size;  /* bytes in the file */
-    uint64_t size;         /* bytes after inflating */
-    uint64_t header_bytes; /* of the .npy header, before the values */
-    uint32_t crc;
-    int method;
-};
-
-struct imf__npz {
-    char *path;
-    int fd;
-    uint64_t file_size;
-    bool bare; /* a .npy: no zip around it, no checksum */
-    struct entry *entries;
-    size_t count;
-};
+enum { CHUNK = 1 << 16 };
 
 /* One pass over an entry's uncompressed bytes. */
 struct stream {
     const struct imf__npz *z;
-    const struct entry *e;
+    const struct imf__npz_entry *e;
     z_stream inflate;
     uint64_t offset, packed_left; /* next compressed byte in the file */
     uint64_t left;                /* uncompressed bytes not handed out yet */
@@ -49,23 +28,8 @@ struct stream {
     unsigned char *chunk;
 };
 
-static uint16_t le16(const unsigned char *p)
-{
-    return (uint16_t)(p[0] | p[1] << 8);
-}
-
-static uint32_t le32(const unsigned char *p)
-{
-    return (uint32_t)le16(p) | (uint32_t)le16(p + 2) << 16;
-}
-
-static uint64_t le64(const unsigned char *p)
-{
-    return (uint64_t)le32(p) | (uint64_t)le32(p + 4) << 32;
-}
-
-static imf_status read_at(const struct imf__npz *z, void *dst, uint64_t n, uint64_t offset,
-                          struct imf_error *err)
+imf_status imf__npz_read_at(const struct imf__npz *z, void *dst, uint64_t n, uint64_t offset,
+                            struct imf_error *err)
 {
     if (offset > z->file_size || n > z->file_size - offset)
         return imf__fail(err, IMF_EFORMAT, "%s: truncated: needs %llu bytes at %llu, file has %llu",
@@ -88,8 +52,8 @@ static imf_status read_at(const struct imf__npz *z, void *dst, uint64_t n, uint6
 
 /* ---- Streams ------------------------------------------------------------------------------- */
 
-static imf_status stream_open(struct stream *s, const struct imf__npz *z, const struct entry *e,
-                              struct imf_error *err)
+static imf_status stream_open(struct stream *s, const struct imf__npz *z,
+                              const struct imf__npz_entry *e, struct imf_error *err)
 {
     memset(s, 0, sizeof(*s));
     s->z = z;
@@ -98,7 +62,7 @@ static imf_status stream_open(struct stream *s, const struct imf__npz *z, const 
     s->packed_left = e->packed_size;
     s->left = e->size;
     s->crc = (uint32_t)crc32(0, NULL, 0);
-    if (e->method == METHOD_DEFLATED) {
+    if (e->method == IMF__NPZ_DEFLATED) {
         s->chunk = malloc(CHUNK);
         if (!s->chunk || inflateInit2(&s->inflate, -MAX_WBITS) != Z_OK) {
             free(s->chunk);
@@ -123,7 +87,7 @@ static imf_status stream_inflate(struct stream *s, void *dst, size_t n, struct i
     while (s->inflate.avail_out > 0) {
         if (s->inflate.avail_in == 0 && s->packed_left > 0) {
             uint64_t take = s->packed_left < CHUNK ? s->packed_left : CHUNK;
-            imf_status status = read_at(s->z, s->chunk, take, s->offset, err);
+            imf_status status = imf__npz_read_at(s->z, s->chunk, take, s->offset, err);
             if (status != IMF_OK)
                 return status;
             s->offset += take;
@@ -149,10 +113,10 @@ static imf_status stream_read(struct stream *s, void *dst, size_t n, struct imf_
         return imf__fail(err, IMF_EFORMAT, "%s: array \"%s\": truncated, %llu bytes missing",
                          s->z->path, s->e->array.name, (unsigned long long)(n - s->left));
     imf_status status;
-    if (s->e->method == METHOD_DEFLATED) {
+    if (s->e->method == IMF__NPZ_DEFLATED) {
         status = stream_inflate(s, dst, n, err);
     } else {
-        status = read_at(s->z, dst, n, s->offset, err);
+        status = imf__npz_read_at(s->z, dst, n, s->offset, err);
         s->offset += n;
     }
     if (status != IMF_OK)
@@ -202,7 +166,7 @@ static bool parse_shape(const char *p, struct imf__npz_array *a)
     }
 }
 
-static imf_status parse_dict(const struct imf__npz *z, struct entry *e, const char *header,
+static imf_status parse_dict(const struct imf__npz *z, struct imf__npz_entry *e, const char *header,
                              struct imf_error *err)
 {
     const char *name = e->array.name;
@@ -232,7 +196,8 @@ static imf_status parse_dict(const struct imf__npz *z, struct entry *e, const ch
     return IMF_OK;
 }
 
-static imf_status parse_header(const struct imf__npz *z, struct entry *e, struct imf_error *err)
+imf_status imf__npz_parse_header(const struct imf__npz *z, struct imf__npz_entry *e,
+                                 struct imf_error *err)
 {
     struct stream s;
     unsigned char magic[12];
@@ -248,13 +213,13 @@ static imf_status parse_header(const struct imf__npz *z, struct entry *e, struct
             imf__fail(err, IMF_EFORMAT, "%s: \"%s\" is not a NumPy array", z->path, e->array.name);
         goto out;
     }
-    uint32_t length = le16(magic + 8);
+    uint32_t length = imf__le16(magic + 8);
     e->header_bytes = 10;
     if (magic[6] >= 2) { /* versions 2 and 3 have a 32-bit length */
         status = stream_read(&s, magic + 10, 2, err);
         if (status != IMF_OK)
             goto out;
-        length = le32(magic + 8);
+        length = imf__le32(magic + 8);
         e->header_bytes = 12;
     }
     if (length >= sizeof(header)) {
@@ -270,170 +235,6 @@ static imf_status parse_header(const struct imf__npz *z, struct entry *e, struct
     status = parse_dict(z, e, header, err);
 out:
     stream_close(&s);
-    return status;
-}
-
-/* ---- Zip directory ------------------------------------------------------------------------- */
-
-struct directory {
-    uint64_t offset, size, count;
-};
-
-static imf_status find_directory(const struct imf__npz *z, struct directory *d,
-                                 struct imf_error *err)
-{
-    enum { END = 22, MAX_COMMENT = 65535, LOCATOR = 20, END64 = 56 };
-    uint64_t span = z->file_size < END + MAX_COMMENT ? z->file_size : END + MAX_COMMENT;
-    unsigned char *tail = malloc(span ? span : 1);
-    if (!tail)
-        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", z->path);
-    uint64_t base = z->file_size - span;
-    imf_status status = read_at(z, tail, span, base, err);
-    if (status != IMF_OK)
-        goto out;
-    const unsigned char *end = NULL;
-    for (uint64_t i = span >= END ? span - END + 1 : 0; i-- > 0 && !end;)
-        if (le32(tail + i) == 0x06054b50)
-            end = tail + i;
-    if (!end) {
-        status =
-            imf__fail(err, IMF_EFORMAT,
-                      "%s: not a NumPy .npz (no zip directory at its end; truncated?)", z->path);
-        goto out;
-    }
-    d->count = le16(end + 10);
-    d->size = le32(end + 12);
-    d->offset = le32(end + 16);
-    uint64_t end_offset = base + (uint64_t)(end - tail);
-    if (d->count == 0xffff || d->size == 0xffffffff || d->offset == 0xffffffff) {
-        unsigned char locator[LOCATOR], end64[END64];
-        if (end_offset < LOCATOR) {
-            status = imf__fail(err, IMF_EFORMAT, "%s: damaged zip64 directory", z->path);
-            goto out;
-        }
-        status = read_at(z, locator, LOCATOR, end_offset - LOCATOR, err);
-        if (status != IMF_OK)
-            goto out;
-        status = le32(locator) == 0x07064b50
-                     ? read_at(z, end64, END64, le64(locator + 8), err)
-                     : imf__fail(err, IMF_EFORMAT, "%s: damaged zip64 directory", z->path);
-        if (status != IMF_OK)
-            goto out;
-        d->count = le64(end64 + 32);
-        d->size = le64(end64 + 40);
-        d->offset = le64(end64 + 48);
-    }
-    if (d->offset > z->file_size || d->size > z->file_size - d->offset)
-        status = imf__fail(err, IMF_EFORMAT, "%s: damaged zip directory", z->path);
-    else if (d->count > IMF__NPZ_MAX_ARRAYS)
-        status = imf__fail(err, IMF_EFORMAT, "%s: %llu arrays; at most %d are read", z->path,
-                           (unsigned long long)d->count, IMF__NPZ_MAX_ARRAYS);
-out:
-    free(tail);
-    return status;
-}
-
-/* zip64 extra field: 8-byte values for the fields that hold all ones, in this order. */
-static bool apply_zip64(const unsigned char *extra, size_t n, struct entry *e, uint64_t *local)
-{
-    while (n >= 4) {
-        uint16_t id = le16(extra), size = le16(extra + 2);
-        if (size > n - 4)
-            return false;
-        if (id == 1) {
-            uint64_t *fields[3] = {&e->size, &e->packed_size, local};
-            const unsigned char *p = extra + 4, *end = p + size;
-            for (int i = 0; i < 3; i++) {
-                if (*fields[i] != 0xffffffff)
-                    continue;
-                if (end - p < 8)
-                    return false;
-                *fields[i] = le64(p);
-                p += 8;
-            }
-        }
-        extra += 4 + size;
-        n -= 4u + size;
-    }
-    return true;
-}
-
-/* One record of the central directory; *used is its length. */
-static imf_status parse_entry(const struct imf__npz *z, const unsigned char *p, size_t n,
-                              struct entry *e, size_t *used, struct imf_error *err)
-{
-    if (n < 46 || le32(p) != 0x02014b50)
-        return imf__fail(err, IMF_EFORMAT, "%s: damaged zip directory", z->path);
-    size_t name = le16(p + 28), extra = le16(p + 30), comment = le16(p + 32);
-    if (46 + name + extra + comment > n)
-        return imf__fail(err, IMF_EFORMAT, "%s: damaged zip directory", z->path);
-    *used = 46 + name + extra + comment;
-    size_t keep = name > 4 && memcmp(p + 46 + name - 4, ".npy", 4) == 0 ? name - 4 : name;
-    if (keep >= sizeof(e->array.name) || memchr(p + 46, '\0', name))
-        return imf__fail(err, IMF_EFORMAT, "%s: array name of %zu bytes", z->path, keep);
-    memcpy(e->array.name, p + 46, keep);
-    e->array.name[keep] = '\0';
-    uint64_t local = le32(p + 42);
-    e->method = le16(p + 10);
-    e->crc = le32(p + 16);
-    e->packed_size = le32(p + 20);
-    e->size = le32(p + 24);
-    if (!apply_zip64(p + 46 + name, extra, e, &local))
-        return imf__fail(err, IMF_EFORMAT, "%s: array \"%s\": damaged zip64 sizes", z->path,
-                         e->array.name);
-    if (le16(p + 8) & 1)
-        return imf__fail(err, IMF_EFORMAT, "%s: array \"%s\" is encrypted", z->path, e->array.name);
-    if (e->method != METHOD_STORED && e->method != METHOD_DEFLATED)
-        return imf__fail(err, IMF_EFORMAT,
-                         "%s: array \"%s\": compression method %d; write it with numpy.savez",
-                         z->path, e->array.name, e->method);
-    unsigned char head[30];
-    imf_status status = read_at(z, head, sizeof(head), local, err);
-    if (status != IMF_OK)
-        return status;
-    e->data_offset = local + 30 + le16(head + 26) + le16(head + 28);
-    /* Deflate expands at most 1032 times: a larger promise is a lie, and memory is never allocated
-     * on the word of a few bytes. */
-    bool fits = e->data_offset <= z->file_size && e->packed_size <= z->file_size - e->data_offset;
-    bool honest = e->method == METHOD_STORED ? e->size == e->packed_size
-                                             : e->size / 1032 <= e->packed_size + 1;
-    if (le32(head) != 0x04034b50 || !fits || !honest)
-        return imf__fail(err, IMF_EFORMAT, "%s: array \"%s\": sizes in the zip directory are wrong",
-                         z->path, e->array.name);
-    return IMF_OK;
-}
-
-static imf_status read_directory(struct imf__npz *z, struct imf_error *err)
-{
-    struct directory d = {0};
-    imf_status status = find_directory(z, &d, err);
-    if (status != IMF_OK)
-        return status;
-    unsigned char *bytes = malloc(d.size ? d.size : 1);
-    z->entries = calloc(d.count ? d.count : 1, sizeof(*z->entries));
-    if (!bytes || !z->entries) {
-        status = imf__fail(err, IMF_ENOMEM, "%s: out of memory", z->path);
-        goto out;
-    }
-    status = read_at(z, bytes, d.size, d.offset, err);
-    size_t at = 0;
-    for (uint64_t i = 0; i < d.count && status == IMF_OK; i++) {
-        size_t used = 0;
-        struct entry *e = &z->entries[i];
-        status = parse_entry(z, bytes + at, d.size - at, e, &used, err);
-        if (status != IMF_OK)
-            break;
-        at += used;
-        if (imf__npz_find(z, e->array.name)) {
-            status = imf__fail(err, IMF_EFORMAT, "%s: array \"%s\" appears twice", z->path,
-                               e->array.name);
-            break;
-        }
-        status = parse_header(z, e, err);
-        z->count++;
-    }
-out:
-    free(bytes);
     return status;
 }
 
@@ -460,7 +261,7 @@ imf_status imf__npz_open(struct imf__npz **out, const char *path, struct imf_err
     }
     z->file_size = (uint64_t)st.st_size;
     if (z->file_size >= sizeof(magic)) {
-        status = read_at(z, magic, sizeof(magic), 0, err);
+        status = imf__npz_read_at(z, magic, sizeof(magic), 0, err);
         if (status != IMF_OK)
             goto fail;
     }
@@ -473,9 +274,9 @@ imf_status imf__npz_open(struct imf__npz **out, const char *path, struct imf_err
             goto fail;
         }
         z->entries[0].size = z->entries[0].packed_size = z->file_size;
-        status = parse_header(z, &z->entries[0], err);
+        status = imf__npz_parse_header(z, &z->entries[0], err);
     } else {
-        status = read_directory(z, err);
+        status = imf__npz_read_directory(z, err);
     }
     if (status != IMF_OK)
         goto fail;
@@ -541,7 +342,7 @@ static bool convert(const struct imf__npz_array *a, const unsigned char *src, si
 static imf_status read_values(struct imf__npz *z, const struct imf__npz_array *a, double *dst_d,
                               float *dst_f, struct imf_error *err)
 {
-    const struct entry *e = NULL;
+    const struct imf__npz_entry *e = NULL;
     for (size_t i = 0; i < z->count; i++)
         if (&z->entries[i].array == a)
             e = &z->entries[i];
