@@ -48,7 +48,7 @@ struct run {
     int n_devices;
     const int64_t *blocks;
     int64_t n_blocks;
-    atomic_int_fast64_t next, made; /* index into blocks; pictures made */
+    atomic_int_fast64_t next, made; /* index into blocks; pictures made, or scored of a folder */
     const atomic_bool *stop;
     atomic_bool failed;
     struct queue pictures, featured, kept;
@@ -255,9 +255,11 @@ static imf_status features_of(struct run *r, struct eval_device *d, struct block
                               struct imf_error *err)
 {
     double start = imfd_seconds();
+    int batch = imf_inception_batch(d->inception);
     for (int i = 0, m; i < b->n; i += m) {
-        for (m = 1;
-             i + m < b->n && b->width[i + m] == b->width[i] && b->height[i + m] == b->height[i];)
+        m = 1; /* pictures of one size in a row, at most a batch */
+        while (m < batch && i + m < b->n && b->width[i + m] == b->width[i] &&
+               b->height[i + m] == b->height[i])
             m++;
         imf_status status = imf_inception_run(d->inception, b->rgb + b->offset[i], m, b->height[i],
                                               b->width[i], b->features + (size_t)i * IMF_FEATURES,
@@ -267,6 +269,8 @@ static imf_status features_of(struct run *r, struct eval_device *d, struct block
             return imf__fail(err, status, "InceptionV3 on %s: %s", d->name,
                              *why ? why : imf_status_sentence(status));
         }
+        if (r->job->files) /* reading is far ahead: progress is what is scored */
+            atomic_fetch_add(&r->made, m);
     }
     add_time(r, &r->times.features, start);
     return IMF_OK;
@@ -364,7 +368,6 @@ static imf_status read_block(struct run *r, struct block *b, struct imf_error *e
         b->offset[i] = used;
         used += bytes;
         free(rgb);
-        atomic_fetch_add(&r->made, 1);
     }
     return IMF_OK;
 }
