@@ -27,6 +27,7 @@ install-build:
 
 install-test:
 	@sh tools/install-deps.sh build test web
+	@$(USER_RUN) sh tools/install-deps.sh python
 
 clean:
 	rm -rf build/dev build/release build/tsan

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what imfd needs on Debian 12. Usage: tools/install-deps.sh [build] [test] [web] [all]
+# Installs what imfd needs on Debian 12. Usage: tools/install-deps.sh [build] [test] [web] [python]
 # Looks first and installs only what is missing, with one apt-get call; silent when nothing is.
-# Python test tools go into a virtual environment, build/venv, never into the system.
+# "python" puts Python test tools into a virtual environment, build/venv, never into the system.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -41,7 +41,6 @@ chromium-driver      web          drives the web page
 "
 
 groups=" ${*:-build} "
-case $groups in *" all "*) groups=" build test web " ;; esac
 
 missing=$(printf '%s\n' "$table" | while read -r package group why; do
     case "$groups" in *" $group "*) ;; *) continue ;; esac
@@ -71,7 +70,7 @@ fi
 
 # The virtual environment is made anew when the list of requirements has changed.
 case $groups in
-    *" test "*)
+    *" python "*)
         wanted=$(cksum <tests/requirements.txt)
         if [ "$wanted" != "$(cat build/venv/imfd-requirements 2>/dev/null || true)" ]; then
             echo "imfd: installing the packages of tests/requirements.txt with pip into build/venv"
