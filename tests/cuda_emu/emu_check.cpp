@@ -379,7 +379,8 @@ access_memory(uintptr_t address, size_t size, enum access kind, size_t alignment
     }
     if (space == &emu_heap)
         count_global(address, size, kind != ACCESS_READ);
-    self->log.push_back({pc, address, uint32_t(size), space == &emu_arena, kind != ACCESS_READ});
+    self->log[self->log_count++] = {pc, address, uint32_t(size), space == &emu_arena,
+                                    kind != ACCESS_READ};
 }
 
 void emu_access(uintptr_t address, size_t size, enum access kind, size_t alignment, uintptr_t pc)
@@ -398,9 +399,11 @@ void emu_async_landed(uintptr_t dst, size_t size)
 
 void imf_emu_atomic(const volatile void *p, int size)
 {
-    if (emu.watch)
-        emu_access(reinterpret_cast<uintptr_t>(p), size_t(size), ACCESS_ATOMIC, size_t(size),
-                   reinterpret_cast<uintptr_t>(__builtin_return_address(0)));
+    if (!emu.watch)
+        return;
+    emu_access(reinterpret_cast<uintptr_t>(p), size_t(size), ACCESS_ATOMIC, size_t(size),
+               reinterpret_cast<uintptr_t>(__builtin_return_address(0)));
+    emu_yield_when_full();
 }
 
 /* ---- counting a warp's accesses: lanes' accesses by one instruction form one request ---- */
@@ -493,7 +496,7 @@ static void flush_diverged(struct emu_fiber *lanes, uint32_t n)
     all.clear();
     for (uint32_t l = 0; l < n; l++) {
         order.clear();
-        for (uint32_t i = 0; i < lanes[l].log.size(); i++)
+        for (uint32_t i = 0; i < lanes[l].log_count; i++)
             order.push_back({lanes[l].log[i].pc, i});
         std::sort(order.begin(), order.end());
         uint32_t k = 0;
@@ -524,14 +527,14 @@ void emu_flush_warp(uint32_t warp)
     struct emu_fiber *lanes = &emu.fibers[warp * 32];
     uint32_t n = std::min(32u, emu.threads - warp * 32), active = 0, ids[32];
     for (uint32_t l = 0; l < n; l++)
-        if (!lanes[l].log.empty())
+        if (lanes[l].log_count)
             ids[active++] = l;
     if (!active)
         return;
-    size_t entries = lanes[ids[0]].log.size();
+    size_t entries = lanes[ids[0]].log_count;
     bool together = true;
     for (uint32_t i = 1; i < active && together; i++)
-        together = lanes[ids[i]].log.size() == entries;
+        together = lanes[ids[i]].log_count == entries;
     for (size_t e = 0; e < entries && together; e++)
         for (uint32_t i = 1; i < active && together; i++)
             together = lanes[ids[i]].log[e].pc == lanes[ids[0]].log[e].pc &&
@@ -547,7 +550,16 @@ void emu_flush_warp(uint32_t warp)
         flush_diverged(lanes, n);
     }
     for (uint32_t i = 0; i < active; i++)
-        lanes[ids[i]].log.clear();
+        lanes[ids[i]].log_count = 0;
+}
+
+void emu_yield_when_full(void)
+{
+    struct emu_fiber *self = emu_self();
+    if (EMU_UNLIKELY(self->log_count >= LOG_ENTRIES)) {
+        self->state = YIELDED;
+        emu_switch_away(self);
+    }
 }
 
 /* ---- what the compiler calls ---- */
@@ -559,11 +571,7 @@ static inline __attribute__((always_inline)) void hook(void *p, size_t size, enu
         return;
     access_memory(reinterpret_cast<uintptr_t>(p), size, kind, alignment,
                   reinterpret_cast<uintptr_t>(pc));
-    struct emu_fiber *self = emu_self();
-    if (EMU_UNLIKELY(self->log.size() >= LOG_ENTRIES)) {
-        self->state = YIELDED;
-        emu_switch_away(self);
-    }
+    emu_yield_when_full();
 }
 
 #define HOOK(name, size, kind, alignment)                                                          \

@@ -264,7 +264,7 @@ static void start_block(uint64_t index, const struct imf_emu_launch_info *l)
                 f->committed = 0;
                 f->async.clear();
                 f->async_done = 0;
-                f->log.clear();
+                f->log_count = 0;
                 f->sp = fresh_stack(f->stack, (t % 32) * 320, fiber_main);
             }
     for (uint32_t w = 0; w < emu.warps; w++) {
@@ -329,9 +329,18 @@ static void allocate_fibers(void)
         abort();
     }
     emu.fibers = new emu_fiber[MAX_THREADS]();
+    size_t log = LOG_ENTRIES + LOG_SLACK;
+    struct access_log *logs = static_cast<struct access_log *>(
+        mmap(nullptr, log * MAX_THREADS * sizeof *logs, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (logs == MAP_FAILED) {
+        perror("cuda_emu: logs");
+        abort();
+    }
     for (uint32_t i = 0; i < MAX_THREADS; i++) {
         mprotect(p + i * each, 4096, PROT_NONE);
         emu.fibers[i].stack = p + i * each + 4096;
+        emu.fibers[i].log = logs + i * log;
         emu.fibers[i].linear = i;
         emu.fibers[i].lane = i % 32;
         emu.fibers[i].warp = i / 32;

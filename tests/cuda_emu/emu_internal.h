@@ -19,13 +19,14 @@
 #define EMU_UNLIKELY(x) __builtin_expect(!!(x), 0)
 
 enum {
+    LOG_SLACK = 64,
     MAX_DEVICES = 8,
     MAX_THREADS = 1024,
     STACK_BYTES = 128 << 10,
     ARENA_BYTES = 512 << 10, /* shared memory of the running block with its red zones */
     SHARED_GAP = 256,        /* red zone; a multiple of 128, so that banks stay where they are */
     PARAM_BYTES = 4096,      /* the hardware's limit on kernel parameters */
-    LOG_ENTRIES = 2048       /* accesses of one thread before its warp must meet to count them */
+    LOG_ENTRIES = 512        /* accesses of one thread before its warp must meet to count them */
 };
 
 /* ---- address spaces ----
@@ -85,7 +86,8 @@ struct emu_fiber : imf_emu_thread {
     uint32_t committed; /* cp.async groups closed so far */
     size_t async_done;  /* copies already performed, from the front of `async` */
     std::vector<async_copy> async;
-    std::vector<access_log> log;
+    uint32_t log_count;
+    struct access_log *log; /* LOG_ENTRIES and room for those of one warp operation */
 };
 
 struct emu_warp_state {
@@ -144,6 +146,8 @@ enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_ATOMIC, ACCESS_ASYNC_WRITE };
 void emu_access(uintptr_t address, size_t size, enum access kind, size_t alignment, uintptr_t pc);
 /* Counts the warp's logged accesses request by request. */
 void emu_flush_warp(uint32_t warp);
+/* Lets the other lanes catch up when the running one has logged enough. */
+void emu_yield_when_full(void);
 void emu_async_landed(uintptr_t dst, size_t size); /* cp_async_wait made the bytes visible */
 /* A range used by the host's side or a library call: false and a report when it is no good. */
 bool emu_check_range(const void *p, size_t size, bool read, const char *what);

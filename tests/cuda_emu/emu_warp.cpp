@@ -385,6 +385,7 @@ void imf_emu_cp_async(void *dst, const void *src, int size, int src_bytes)
         if (used)
             emu_access(s, used, ACCESS_READ, 1, HERE);
         emu_access(d, n, ACCESS_ASYNC_WRITE, n, HERE);
+        emu_yield_when_full();
     }
     if (n == 16)
         memset(dst, 0xff, 16);
