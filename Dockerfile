@@ -10,7 +10,7 @@ RUN sh tools/install-deps.sh build
 COPY . .
 RUN cmake --preset release -DIMFD_TESTS=OFF -DCMAKE_INSTALL_PREFIX=/usr \
     && cmake --build build/release \
-    && DESTDIR=/out cmake --install build/release --strip
+    && DESTDIR=/out cmake --install build/release --component runtime --strip
 
 FROM debian:12-slim AS cpu
 RUN apt-get update \

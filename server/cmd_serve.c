@@ -8,6 +8,7 @@
 #include "http.h"
 #include "keys.h"
 #include "log.h"
+#include "notify.h"
 #include "scheduler.h"
 #include "settings.h"
 
@@ -27,6 +28,7 @@ struct server {
     struct api *api;
     struct scheduler *scheduler;
     struct http_server *http;
+    struct notify notify;
     uv_signal_t term, interrupt, hangup;
     uv_prepare_t before_wait;
     uv_timer_t drain_timer;
@@ -154,6 +156,7 @@ static void on_model(void *user, struct scheduler *scheduler, int model)
     if (!s->ready_logged && sched_ready(scheduler)) {
         s->ready_logged = true;
         log_write(s->log, LOG_INFO, "ready");
+        notify_send(&s->notify, "READY=1\nSTATUS=serving");
     }
 }
 
@@ -192,7 +195,7 @@ static imf_status prepare_scheduler(struct server *s, struct imf_error *err)
 /* ---- HTTP
  * ---------------------------------------------------------------------------------------- */
 
-static imf_status listen_on(struct server *s, const char *address, int tag, struct imf_error *err)
+static imf_status listen_one(struct server *s, const char *address, int tag, struct imf_error *err)
 {
     char bound[160];
     imf_status status = http_server_listen(s->http, address, tag, bound, sizeof(bound), err);
@@ -200,6 +203,23 @@ static imf_status listen_on(struct server *s, const char *address, int tag, stru
         log_write(s->log, LOG_INFO, "%s on %s%s%s",
                   tag == API_TAG_METRICS ? "metrics" : "listening",
                   strncmp(bound, "unix:", 5) == 0 ? "" : "http://", bound, s->settings.root_path);
+    return status;
+}
+
+/* "systemd" stands for every socket that systemd passed on. */
+static imf_status listen_on(struct server *s, const char *address, int tag, struct imf_error *err)
+{
+    if (strcmp(address, "systemd") != 0)
+        return listen_one(s, address, tag, err);
+    int n = http_listen_passed();
+    imf_status status = n > 0 ? IMF_OK
+                              : fail(err, "listen %s: systemd passed no socket (LISTEN_FDS)%s",
+                                     address, "");
+    for (int i = 0; i < n && status == IMF_OK; i++) {
+        char name[24];
+        snprintf(name, sizeof(name), "systemd:%d", i);
+        status = listen_one(s, name, tag, err);
+    }
     return status;
 }
 
@@ -264,6 +284,7 @@ static void on_stop_signal(uv_signal_t *handle, int number)
     }
     log_write(s->log, LOG_INFO, "%s: draining, %u requests in flight",
               number == SIGTERM ? "SIGTERM" : "SIGINT", http_server_active(s->http));
+    notify_send(&s->notify, "STOPPING=1\nSTATUS=draining");
     s->draining = true;
     s->drain_deadline = uv_now(&s->loop) + (uint64_t)s->settings.drain_timeout * 1000;
     api_drain(s->api);
@@ -310,6 +331,7 @@ static void start_handles(struct server *s)
     uv_signal_start(&s->interrupt, on_stop_signal, SIGINT);
     uv_signal_start(&s->hangup, on_hangup, SIGHUP);
     uv_prepare_start(&s->before_wait, on_before_wait);
+    notify_open(&s->notify, &s->loop);
 }
 
 static void close_handles(struct server *s)
@@ -319,6 +341,7 @@ static void close_handles(struct server *s)
     uv_close((uv_handle_t *)&s->hangup, NULL);
     uv_close((uv_handle_t *)&s->before_wait, NULL);
     uv_close((uv_handle_t *)&s->drain_timer, NULL);
+    notify_close(&s->notify);
 }
 
 /* ---- The command

@@ -125,7 +125,10 @@ struct http_limits {
 IMF_MUST_CHECK imf_status http_server_create(struct http_server **out, uv_loop_t *loop,
                                              const struct http_limits *limits,
                                              const struct http_app *app, struct imf_error *err);
-/* Starts to listen on "127.0.0.1:8080", "[::]:8080" or "unix:/path". `tag` is what http_request_tag
+/* How many listening sockets the service manager passed to this process (sd_listen_fds(3)). */
+int http_listen_passed(void);
+/* Starts to listen on "127.0.0.1:8080", "[::]:8080", "unix:/path" or "systemd:0", the first socket
+ * passed. `tag` is what http_request_tag
  * gives for its requests. `bound` (may be NULL) gets the address with the port the kernel chose. */
 IMF_MUST_CHECK imf_status http_server_listen(struct http_server *s, const char *address, int tag,
                                              char *bound, size_t bound_size, struct imf_error *err);

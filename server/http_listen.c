@@ -1,8 +1,9 @@
-/* Listening sockets: TCP over IPv4 and IPv6, and unix sockets. */
+/* Listening sockets: TCP over IPv4 and IPv6, unix sockets, and those systemd passes on. */
 #include "http_internal.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,7 +107,9 @@ static void describe(int fd, char *bound, size_t size)
     char host[INET6_ADDRSTRLEN] = "";
     if (getsockname(fd, (struct sockaddr *)&a, &length) != 0)
         return;
-    if (a.ss_family == AF_INET6) {
+    if (a.ss_family == AF_UNIX) {
+        snprintf(bound, size, "unix:%s", ((const struct sockaddr_un *)&a)->sun_path);
+    } else if (a.ss_family == AF_INET6) {
         const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&a;
         inet_ntop(AF_INET6, &v6->sin6_addr, host, sizeof(host));
         snprintf(bound, size, "[%s]:%u", host, ntohs(v6->sin6_port));
@@ -117,6 +120,37 @@ static void describe(int fd, char *bound, size_t size)
     }
 }
 
+/* ---- Socket activation: sd_listen_fds(3) without libsystemd ---- */
+
+enum { FIRST_PASSED = 3 };
+
+int http_listen_passed(void)
+{
+    const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
+    if (pid == NULL || count == NULL || strtol(pid, NULL, 10) != (long)getpid())
+        return 0;
+    long n = strtol(count, NULL, 10);
+    return n > 0 && n <= HTTP_MAX_LISTENERS ? (int)n : 0;
+}
+
+/* "systemd:N". The socket file, where it is one, belongs to systemd and is left alone. */
+static int take_passed(const char *address, char *bound, size_t bound_size, struct imf_error *err)
+{
+    char *end;
+    long index = strtol(address + 8, &end, 10);
+    int fd = FIRST_PASSED + (int)index, listens = 0;
+    socklen_t length = sizeof(listens);
+    if (end == address + 8 || *end != '\0' || index < 0 || index >= http_listen_passed())
+        return fail(err, -1, address, "systemd passed no such socket");
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) != 0 || !listens)
+        return fail(err, -1, address, "what systemd passed is no listening stream socket");
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 || fcntl(fd, F_SETFL, O_NONBLOCK) != 0)
+        return fail(err, -1, address, strerror(errno));
+    if (bound != NULL)
+        describe(fd, bound, bound_size);
+    return fd;
+}
+
 int http_listen_socket(const char *address, char *unix_path, char *bound, size_t bound_size,
                        struct imf_error *err)
 {
@@ -125,6 +159,8 @@ int http_listen_socket(const char *address, char *unix_path, char *bound, size_t
         snprintf(bound, bound_size, "%s", address);
     if (strncmp(address, "unix:", 5) == 0)
         return listen_unix(address, unix_path, err);
+    if (strncmp(address, "systemd:", 8) == 0)
+        return take_passed(address, bound, bound_size, err);
 
     struct sockaddr_storage a;
     socklen_t length = 0;

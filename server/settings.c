@@ -31,8 +31,8 @@ struct setting_row {
 static const struct setting_row table[] = {
     {"listen", TYPE_LIST, AT(listen), "127.0.0.1:8080", 0, 0, NULL, "Where to listen",
      "Addresses to serve on: \"127.0.0.1:8080\", \"[::]:8080\" (IPv4 too), "
-     "\"unix:/run/imfd.sock\".\n"
-     "Port 0 takes a free port and logs it."},
+     "\"unix:/run/imfd.sock\",\n"
+     "\"systemd\" (the sockets of imfd.socket). Port 0 takes a free port and logs it."},
     {"metrics_listen", TYPE_TEXT, AT(metrics_listen), "", 0, 0, NULL, NULL,
      "Address of its own for /metrics; then the addresses above do not serve it. Empty: none."},
     {"root_path", TYPE_TEXT, AT(root_path), "", 0, 0, NULL, NULL,
