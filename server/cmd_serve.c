@@ -19,7 +19,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { DRAIN_POLL_MS = 20, MAX_DEVICES = SCHED_MAX_DEVICES };
+enum { DRAIN_POLL_MS = 20, DRAIN_QUIET_POLLS = 5, MAX_DEVICES = SCHED_MAX_DEVICES };
 
 struct server {
     uv_loop_t loop;
@@ -33,6 +33,7 @@ struct server {
     uv_prepare_t before_wait;
     uv_timer_t drain_timer;
     uint64_t drain_deadline;
+    int quiet_polls; /* of the drain timer in a row with nothing left to do */
     bool draining, ready_logged;
     int exit_code;
     struct device_key {
@@ -264,7 +265,10 @@ static void on_drain_timer(uv_timer_t *timer)
 {
     struct server *s = timer->data;
     bool done = sched_pending(s->scheduler) == 0 && http_server_active(s->http) == 0;
-    if (!done && uv_now(&s->loop) < s->drain_deadline)
+    s->quiet_polls = done ? s->quiet_polls + 1 : 0;
+    /* A request may be on its way over a connection accepted just before listening stopped: it
+     * still gets its answer. */
+    if (s->quiet_polls < DRAIN_QUIET_POLLS && uv_now(&s->loop) < s->drain_deadline)
         return;
     if (!done) {
         log_write(s->log, LOG_WARN, "drain_timeout is over; %u requests are cut off",
