@@ -57,27 +57,27 @@ imf_status cuda_refuse(struct cuda_device *c, const char *format, ...)
     return IMF_EUNSUPPORTED;
 }
 
+/* On a sick device every call below answers with its error, and still frees what is the host's. */
 static void cuda_destroy(struct imf__device *d)
 {
     struct cuda_device *c = cuda_of(d);
-    if (cudaSetDevice(c->ordinal) == cudaSuccess) {
-        if (c->stream)
-            cudaStreamSynchronize(c->stream);
-        cuda_attention_plans_free(c);
-        if (c->lt_preference)
-            cublasLtMatmulPreferenceDestroy(c->lt_preference);
-        if (c->lt)
-            cublasLtDestroy(c->lt);
-        for (int i = 0; i < 2; i++) {
-            if (c->staging[i].done)
-                cudaEventDestroy(c->staging[i].done);
-            cudaFreeHost(c->staging[i].pinned);
-        }
-        cudaFree(c->scratch);
-        cudaFree(c->lt_workspace);
-        if (c->stream)
-            cudaStreamDestroy(c->stream);
+    cudaSetDevice(c->ordinal);
+    if (c->stream)
+        cudaStreamSynchronize(c->stream);
+    cuda_attention_plans_free(c);
+    if (c->lt_preference)
+        cublasLtMatmulPreferenceDestroy(c->lt_preference);
+    if (c->lt)
+        cublasLtDestroy(c->lt);
+    for (int i = 0; i < 2; i++) {
+        if (c->staging[i].done)
+            cudaEventDestroy(c->staging[i].done);
+        cudaFreeHost(c->staging[i].pinned);
     }
+    cudaFree(c->scratch);
+    cudaFree(c->lt_workspace);
+    if (c->stream)
+        cudaStreamDestroy(c->stream);
     free(c);
 }
 

@@ -56,11 +56,10 @@ void cuda_graph_free(struct imf__device *d, struct imf__graph *g)
     struct cuda_device *c = cuda_of(d);
     if (!g)
         return;
-    if (cudaSetDevice(c->ordinal) == cudaSuccess) {
-        cudaStreamSynchronize(c->stream); /* it may still run */
-        if (g->exec)
-            cudaGraphExecDestroy(g->exec);
-    }
+    cudaSetDevice(c->ordinal);
+    cudaStreamSynchronize(c->stream); /* it may still run */
+    if (g->exec)
+        cudaGraphExecDestroy(g->exec);
     free(g);
 }
 

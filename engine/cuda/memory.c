@@ -94,12 +94,14 @@ imf_status cuda_alloc(struct imf__device *d, void **out, size_t bytes, bool weig
     return IMF_OK;
 }
 
-/* cudaFree waits for the device; a sick device's memory goes with its context. */
+/* cudaFree waits for the device; on a sick one it fails, and the memory goes with the context. */
 void cuda_free(struct imf__device *d, void *p)
 {
     struct cuda_device *c = cuda_of(d);
-    if (p && cudaSetDevice(c->ordinal) == cudaSuccess)
-        cudaFree(p);
+    if (!p)
+        return;
+    cudaSetDevice(c->ordinal);
+    cudaFree(p);
 }
 
 imf_status cuda_may_wait(struct cuda_device *c)
