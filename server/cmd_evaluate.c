@@ -136,15 +136,15 @@ static imf_status conclude(const struct eval_job *job, const struct eval_setup *
         .scores = &scores,
         .times = times,
         .model = setup->devices[0].model ? imf_model_get_info(setup->devices[0].model) : NULL,
-        .inception_fingerprint = imf_inception_fingerprint(setup->devices[0].inception),
-        .device = imf_engine_get_info(setup->devices[0].feature_engine)->description,
+        .inception_fingerprint = imf_inception_fingerprint(setup->devices[0].lanes[0].net),
+        .device = setup->description,
         .ranks = ranks->mpi.size,
         .devices = setup->n_devices,
         .seconds = eval_state_seconds(state),
-        .inception_flops = imf_inception_flops(setup->devices[0].inception)};
+        .inception_flops = imf_inception_flops(setup->devices[0].lanes[0].net)};
     imf_status status = IMF_OK;
     if (times->images > 0)
-        status = imf_engine_matmul_rate(setup->devices[0].feature_engine, &report.matmul_rate);
+        status = eval_matmul_rate(&setup->devices[0], &report.matmul_rate);
     if (status != IMF_OK) /* a figure for the report: not worth losing the evaluation for */
         report.matmul_rate = 0;
     status =

@@ -29,6 +29,7 @@ enum {
     EVAL_BLOCK = 64,
     EVAL_GRID = 8,         /* the sample grid is at most 8 x 8 */
     EVAL_MAX_DEVICES = 64, /* of one process */
+    EVAL_MAX_LANES = 16,   /* copies of InceptionV3 (100 MB each) on one CPU device */
     EVAL_IS_SPLITS = 10,
     EVAL_SEED = 2020, /* of permutations: torch-fidelity's */
     EVAL_PR_K = 3,
@@ -51,9 +52,12 @@ struct eval_device {
     char name[32];
     struct imf_engine *engine; /* generates; NULL with --images */
     struct imf_model *model;
-    struct imf_engine *feature_engine; /* float32; the same as `engine` where that is float32 on
-                                        * the CPU */
-    struct imf_inception *inception;
+    struct eval_lane {
+        struct imf_engine *engine; /* float32 */
+        struct imf_inception *net;
+    } lanes[EVAL_MAX_LANES]; /* features; on the CPU several, with a picture each: one picture on
+                              * many threads would wait for the slowest 94 times */
+    int n_lanes, threads;    /* threads: of the CPU device, over all lanes */
     bool overlap; /* features run in a thread of their own: only where they do not compete for the
                    * same processors */
 };

@@ -251,27 +251,82 @@ static imf_status generate_block(struct run *r, struct eval_device *d, struct im
     return IMF_OK;
 }
 
+/* A block's pictures, handed out to the lanes of a device piece by piece. */
+struct pieces {
+    struct run *run;
+    struct block *block;
+    pthread_mutex_t lock; /* of what follows */
+    int next;
+    imf_status status;
+    struct imf_error error;
+};
+
+struct lane_thread {
+    struct pieces *pieces;
+    const struct eval_lane *lane;
+    pthread_t thread;
+};
+
+/* The next pictures of one size in a row, at most a batch; 0 when there are no more. */
+static int next_piece(struct pieces *p, int batch, int *first)
+{
+    const struct block *b = p->block;
+    pthread_mutex_lock(&p->lock);
+    int i = p->next, m = 0;
+    if (p->status == IMF_OK)
+        while (m < batch && i + m < b->n && b->width[i + m] == b->width[i] &&
+               b->height[i + m] == b->height[i])
+            m++;
+    p->next += m;
+    pthread_mutex_unlock(&p->lock);
+    *first = i;
+    return m;
+}
+
+static void *lane_body(void *user)
+{
+    struct lane_thread *t = user;
+    struct pieces *p = t->pieces;
+    struct block *b = p->block;
+    int i, m;
+    while ((m = next_piece(p, imf_inception_batch(t->lane->net), &i)) > 0) {
+        imf_status status = imf_inception_run(t->lane->net, b->rgb + b->offset[i], m, b->height[i],
+                                              b->width[i], b->features + (size_t)i * IMF_FEATURES,
+                                              b->logits + (size_t)i * IMF_LOGITS);
+        if (status != IMF_OK) {
+            const char *why = imf_engine_error(t->lane->engine);
+            pthread_mutex_lock(&p->lock);
+            p->status = imf__fail(&p->error, status, "InceptionV3: %s",
+                                  *why ? why : imf_status_sentence(status));
+            pthread_mutex_unlock(&p->lock);
+        } else if (p->run->job->files) { /* reading is far ahead: progress is what is scored */
+            atomic_fetch_add(&p->run->made, m);
+        }
+    }
+    return NULL;
+}
+
+/* The calling thread is the first lane's; a lane whose thread cannot be started leaves its work to
+ * the others. */
 static imf_status features_of(struct run *r, struct eval_device *d, struct block *b,
                               struct imf_error *err)
 {
     double start = imfd_seconds();
-    int batch = imf_inception_batch(d->inception);
-    for (int i = 0, m; i < b->n; i += m) {
-        m = 1; /* pictures of one size in a row, at most a batch */
-        while (m < batch && i + m < b->n && b->width[i + m] == b->width[i] &&
-               b->height[i + m] == b->height[i])
-            m++;
-        imf_status status = imf_inception_run(d->inception, b->rgb + b->offset[i], m, b->height[i],
-                                              b->width[i], b->features + (size_t)i * IMF_FEATURES,
-                                              b->logits + (size_t)i * IMF_LOGITS);
-        if (status != IMF_OK) {
-            const char *why = imf_engine_error(d->feature_engine);
-            return imf__fail(err, status, "InceptionV3 on %s: %s", d->name,
-                             *why ? why : imf_status_sentence(status));
-        }
-        if (r->job->files) /* reading is far ahead: progress is what is scored */
-            atomic_fetch_add(&r->made, m);
+    struct pieces p = {.run = r, .block = b};
+    struct lane_thread threads[EVAL_MAX_LANES] = {{&p, &d->lanes[0], 0}};
+    pthread_mutex_init(&p.lock, NULL);
+    int started = 1;
+    for (int i = 1; i < d->n_lanes; i++) {
+        threads[started] = (struct lane_thread){&p, &d->lanes[i], 0};
+        started +=
+            pthread_create(&threads[started].thread, NULL, lane_body, &threads[started]) == 0;
     }
+    lane_body(&threads[0]);
+    for (int i = 1; i < started; i++)
+        pthread_join(threads[i].thread, NULL);
+    pthread_mutex_destroy(&p.lock);
+    if (p.status != IMF_OK)
+        return imf__fail(err, p.status, "%s: %s", d->name, p.error.message);
     add_time(r, &r->times.features, start);
     return IMF_OK;
 }

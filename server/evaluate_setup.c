@@ -127,18 +127,42 @@ static imf_status load_device(struct eval_device *d, const struct eval_job *job,
         if (status != IMF_OK)
             return status;
     }
-    /* On a GPU the features get a stream of their own. On the CPU one engine serves both, unless
-     * the generator runs in bfloat16. */
+    /* On a GPU the features get an engine and a stream of their own, on the CPU an engine for each
+     * lane: InceptionV3 wants float32 whatever the generator runs in. */
     d->overlap = is_cuda(d->name) || o->overlap;
-    if (d->engine && !d->overlap &&
-        imf_engine_get_info(d->engine)->precision == IMF_PRECISION_FP32) {
-        d->feature_engine = d->engine;
-    } else {
-        status = open_engine(&d->feature_engine, d->name, IMF_PRECISION_FP32, threads, err);
-        if (status != IMF_OK)
-            return status;
+    d->threads = threads;
+    int lanes = is_cuda(d->name) ? 1 : threads < EVAL_MAX_LANES ? threads : EVAL_MAX_LANES;
+    for (int i = 0; i < lanes && status == IMF_OK; i++) {
+        struct eval_lane *lane = &d->lanes[i];
+        d->n_lanes = i + 1;
+        status = open_engine(&lane->engine, d->name, IMF_PRECISION_FP32, threads / lanes, err);
+        if (status == IMF_OK)
+            status = imf_inception_load(&lane->net, lane->engine, o->inception,
+                                        is_cuda(d->name) ? 0 : 2, err);
     }
-    return imf_inception_load(&d->inception, d->feature_engine, o->inception, 0, err);
+    return status;
+}
+
+imf_status eval_matmul_rate(const struct eval_device *d, double *rate)
+{
+    struct imf_engine *e = NULL;
+    imf_status status = open_engine(&e, d->name, IMF_PRECISION_FP32, d->threads, NULL);
+    if (status == IMF_OK)
+        status = imf_engine_matmul_rate(e, rate);
+    imf_engine_destroy(e);
+    return status;
+}
+
+/* What the report calls the device: the generator's engine where there is one. */
+static void describe_device(struct eval_setup *s)
+{
+    const struct eval_device *d = &s->devices[0];
+    const struct imf_engine *e = d->engine ? d->engine : d->lanes[0].engine;
+    const char *text = imf_engine_get_info(e)->description;
+    if (d->engine || d->n_lanes == 1)
+        snprintf(s->description, sizeof(s->description), "%s", text);
+    else
+        snprintf(s->description, sizeof(s->description), "%d lanes on %.140s", d->n_lanes, text);
 }
 
 static imf_status load_devices(struct eval_setup *s, const struct eval_job *job,
@@ -269,7 +293,7 @@ static imf_status describe(struct eval_job *job, const struct eval_setup *s, str
         add_float(json, "t_max", job->sampling.t_max);
         cJSON_AddStringToObject(json, "sample_seed", seed);
     }
-    cJSON_AddStringToObject(json, "inception", imf_inception_fingerprint(d->inception));
+    cJSON_AddStringToObject(json, "inception", imf_inception_fingerprint(d->lanes[0].net));
     cJSON_AddStringToObject(json, "device", is_cuda(d->name) ? "cuda" : "cpu");
     cJSON_AddBoolToObject(json, "features_kept", job->want_features);
     job->settings = cJSON_Print(json);
@@ -340,6 +364,7 @@ imf_status eval_setup_load(struct eval_setup *s, struct eval_job *job,
     if (status != IMF_OK)
         return status;
     job->blocks = (job->images + EVAL_BLOCK - 1) / EVAL_BLOCK;
+    describe_device(s);
     return describe(job, s, err);
 }
 
@@ -347,10 +372,11 @@ void eval_setup_free(struct eval_setup *s, struct eval_job *job)
 {
     for (int i = 0; i < s->n_devices; i++) {
         struct eval_device *d = &s->devices[i];
-        imf_inception_destroy(d->inception);
+        for (int k = 0; k < d->n_lanes; k++) {
+            imf_inception_destroy(d->lanes[k].net);
+            imf_engine_destroy(d->lanes[k].engine);
+        }
         imf_model_destroy(d->model);
-        if (d->feature_engine != d->engine)
-            imf_engine_destroy(d->feature_engine);
         imf_engine_destroy(d->engine);
     }
     imf_reference_free(s->reference);

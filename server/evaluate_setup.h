@@ -8,6 +8,7 @@
 struct eval_setup {
     struct eval_device devices[EVAL_MAX_DEVICES];
     int n_devices;
+    char description[160];           /* of the first device */
     struct imf_reference *reference; /* --fid-ref; NULL without */
 };
 
@@ -18,6 +19,8 @@ enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **arg
  * IMF_EINVAL means that the command line is wrong. */
 IMF_MUST_CHECK imf_status eval_setup_load(struct eval_setup *s, struct eval_job *job,
                                           const struct imfd_ranks *ranks, struct imf_error *err);
+/* FLOP/s of a float32 matrix multiplication on a whole device, measured now. */
+IMF_MUST_CHECK imf_status eval_matmul_rate(const struct eval_device *d, double *rate);
 void eval_setup_free(struct eval_setup *s, struct eval_job *job);
 
 /* Makes the workdir and its folders; with --restart clears what an earlier run left; refuses one

@@ -8,6 +8,7 @@
 
 #include <cblas.h>
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 
 extern void openblas_set_num_threads(int n) __attribute__((weak));
@@ -84,7 +85,7 @@ imf_status imf_kid(struct imf_mean_std *out, const float *a, int64_t na, const f
     if (openblas_set_num_threads)
         openblas_set_num_threads(1);
     bool ok = true;
-#pragma omp parallel for schedule(dynamic) reduction(&& : ok)
+#pragma omp parallel for schedule(dynamic) reduction(&& : ok) num_threads(omp_get_num_procs())
     for (int i = 0; i < subsets; i++)
         ok = subset_mmd(&mmd[i], a, rows + (size_t)2 * i * size, b,
                         rows + (size_t)(2 * i + 1) * size, size, dim) &&

@@ -8,6 +8,7 @@
 
 #include <cblas.h>
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -143,7 +144,7 @@ static int64_t inside_rows(const struct set *a, int64_t i0, const struct set *b,
 static bool fill_radii(struct set *s, int k, int dim)
 {
     bool ok = true;
-#pragma omp parallel reduction(&& : ok)
+#pragma omp parallel reduction(&& : ok) num_threads(omp_get_num_procs())
     {
         struct work w = {0};
         ok = work_alloc(&w, dim);
@@ -161,7 +162,7 @@ static bool share_inside(double *out, const struct set *a, const struct set *b, 
 {
     bool ok = true;
     int64_t count = 0;
-#pragma omp parallel reduction(&& : ok) reduction(+ : count)
+#pragma omp parallel reduction(&& : ok) reduction(+ : count) num_threads(omp_get_num_procs())
     {
         struct work w = {0};
         ok = work_alloc(&w, dim);
