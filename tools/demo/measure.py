@@ -58,7 +58,7 @@ def classifier(args):
         checkpoint.save(state, path)
     net.load_state_dict(state["model"])
     net.eval()
-    y = torch.arange(1000) % N_CLASSES
+    y = torch.arange(400) % N_CLASSES
     x = painter.pictures(y, checkpoint.step_generator(args.seed, 7, 0))[0]
     return net, x, y
 
@@ -89,8 +89,8 @@ def main():
     p.add_argument("--seed", type=int, default=2)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--samples", type=int, default=1000)
-    p.add_argument("--classifier-steps", type=int, default=300)
-    p.add_argument("--omegas", type=float, nargs="*", default=[1, 2, 3, 4, 6, 8])
+    p.add_argument("--classifier-steps", type=int, default=200)
+    p.add_argument("--omegas", type=float, nargs="*", default=[1, 3, 7])
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     with safe_open(MIT_FILE, "pt") as f:
