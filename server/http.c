@@ -140,21 +140,33 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
     s->counts.accepted++;
 }
 
+/* The client's request, or its first one, is not complete. */
+static bool reading(const struct http_conn *c)
+{
+    return c->request != NULL ? c->request->phase < PHASE_WAITING : !c->served;
+}
+
 static void cut(struct http_server *s, struct http_conn *c)
 {
-    struct http_request *r = c->request;
-    bool reading = r != NULL ? r->phase < PHASE_WAITING : !c->served;
-    if (reading) {
+    if (reading(c)) {
         http__send_error(c, 408);
         s->counts.timed_out++;
-    } else if (r != NULL) {
+    } else if (c->request != NULL) {
         s->counts.slow_readers++;
     }
-    if (r != NULL)
-        r->shed = true;
+    if (c->request != NULL)
+        c->request->shed = true;
     c->cut = true;
     c->deadline = 0;
     shutdown(c->fd, SHUT_RDWR); /* libmicrohttpd sees the end and closes */
+}
+
+/* libmicrohttpd does not notice an end of input that arrives together with the last bytes of half a
+ * request: its edge-triggered epoll tells it once, and it reads once. */
+static bool client_left(const struct http_conn *c)
+{
+    char byte;
+    return recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
 static void on_sweep(uv_timer_t *timer)
@@ -162,8 +174,12 @@ static void on_sweep(uv_timer_t *timer)
     struct http_server *s = timer->data;
     uint64_t now = uv_now(s->loop);
     for (struct http_conn *c = s->conns; c != NULL; c = c->next) {
-        if (c->deadline != 0 && now >= c->deadline)
+        if (c->deadline != 0 && now >= c->deadline) {
             cut(s, c);
+        } else if (!c->cut && reading(c) && client_left(c)) {
+            c->cut = true;
+            shutdown(c->fd, SHUT_RDWR);
+        }
     }
 }
 
