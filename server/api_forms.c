@@ -67,11 +67,29 @@ void form_server_timing(struct api_call *c)
                  (double)t->encode * 1e-3);
 }
 
+/* "none" or the index; at least 12 bytes. */
+static void class_text(const struct api *a, const struct picture_params *params, int32_t label,
+                       char *out)
+{
+    if (is_null_class(a, params, label))
+        strcpy(out, "none");
+    else
+        format_u64(out, (uint64_t)label);
+}
+
 /* Lists are cut short ("1,2,...") where they would outgrow a header. */
 static void list_headers(struct api_call *c, const struct picture_params *params)
 {
     enum { LONGEST = 400 };
     struct buffer seeds, classes;
+    if (params->n == 1) { /* what most replies are */
+        char text[24];
+        format_u64(text, picture_seed(params, 0));
+        http_header(c->http, "X-Imfd-Seed", text);
+        class_text(c->api, params, picture_label(params, 0), text);
+        http_header(c->http, "X-Imfd-Class", text);
+        return;
+    }
     buffer_init(&seeds, 2 * LONGEST);
     buffer_init(&classes, 2 * LONGEST);
     for (uint32_t i = 0; i < params->n; i++) {
@@ -94,21 +112,24 @@ static void list_headers(struct api_call *c, const struct picture_params *params
     buffer_free(&classes);
 }
 
+/* `inline; filename="207_42.png"`; out has room for 80 bytes. */
 static void file_name(struct api_call *c, const struct picture_params *params, uint32_t i,
-                      const char *suffix, char *out, size_t size)
+                      const char *suffix, char *out)
 {
-    int32_t label = picture_label(params, i);
-    char class_text[16] = "none";
-    if (!is_null_class(c->api, params, label))
-        snprintf(class_text, sizeof(class_text), "%d", label);
-    snprintf(out, size, "inline; filename=\"%s_%llu.%s\"", class_text,
-             (unsigned long long)picture_seed(params, i), suffix);
+    char text[24];
+    class_text(c->api, params, picture_label(params, i), text);
+    char *at = stpcpy(stpcpy(out, "inline; filename=\""), text);
+    *at++ = '_';
+    format_u64(text, picture_seed(params, i));
+    at = stpcpy(at, text);
+    *at++ = '.';
+    strcpy(stpcpy(at, suffix), "\"");
 }
 
 void form_binary_headers(struct api_call *c, const struct picture_params *params)
 {
     char disposition[80];
-    file_name(c, params, 0, "png", disposition, sizeof(disposition));
+    file_name(c, params, 0, "png", disposition);
     list_headers(c, params);
     http_header(c->http, "X-Imfd-Fingerprint", c->api->models[params->model].info->fingerprint);
     http_header(c->http, "Content-Disposition", disposition);
@@ -288,7 +309,7 @@ static void sse_done(struct picture_job *job, struct buffer *out)
 static void part_head(struct picture_job *job, uint32_t index, size_t size, struct buffer *out)
 {
     char disposition[80];
-    file_name(job->call, &job->params, index, "png", disposition, sizeof(disposition));
+    file_name(job->call, &job->params, index, "png", disposition);
     buffer_printf(out, "--%s\r\nContent-Type: image/png\r\nContent-Length: %zu\r\n", job->boundary,
                   size);
     buffer_printf(out, "Content-Disposition: %s\r\nX-Imfd-Index: %u\r\nX-Imfd-Seed: %llu\r\n",
@@ -381,7 +402,7 @@ void form_begin(struct picture_job *job, struct blob *first)
         list_headers(c, &job->params);
         http_header(r, "X-Imfd-Fingerprint", c->api->models[job->params.model].info->fingerprint);
         char disposition[80];
-        file_name(c, &job->params, 0, "npy", disposition, sizeof(disposition));
+        file_name(c, &job->params, 0, "npy", disposition);
         http_header(r, "Content-Disposition", disposition);
         if (job->params.n == 1)
             form_server_timing(c);

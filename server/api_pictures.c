@@ -413,21 +413,26 @@ void api_openai(struct api_call *c)
  * ---------------------------------------------------------------------------------------------------
  */
 
+static void copy_text(char *dst, size_t size, const char *src)
+{
+    memcpy(dst, src, strnlen(src, size - 1));
+}
+
 /* Names the bytes of a picture: all they depend on goes into the hash. */
 static void make_etag(const struct api *a, const struct picture_params *params, char etag[40])
 {
     const struct imf_model_info *info = a->models[params->model].info;
     struct {
-        char fingerprint[33], version[31], model[64];
+        char fingerprint[sizeof(info->fingerprint)], version[31], model[64];
         int32_t label, steps;
         uint64_t seed;
         float omega, t_min, t_max;
         int32_t level;
     } parts;
     memset(&parts, 0, sizeof(parts));
-    snprintf(parts.fingerprint, sizeof(parts.fingerprint), "%s", info->fingerprint);
-    snprintf(parts.version, sizeof(parts.version), "%s", imf_version());
-    snprintf(parts.model, sizeof(parts.model), "%s", api_model_id(a, params->model));
+    copy_text(parts.fingerprint, sizeof(parts.fingerprint), info->fingerprint);
+    copy_text(parts.version, sizeof(parts.version), imf_version());
+    copy_text(parts.model, sizeof(parts.model), api_model_id(a, params->model));
     parts.label = params->label;
     parts.steps = params->sampling.steps;
     parts.seed = params->seed;
@@ -436,8 +441,13 @@ static void make_etag(const struct api *a, const struct picture_params *params, 
     parts.t_max = params->sampling.t_max;
     parts.level = (int32_t)a->settings->png_level;
     XXH128_hash_t h = XXH3_128bits(&parts, sizeof(parts));
-    snprintf(etag, 40, "\"%016llx%016llx\"", (unsigned long long)h.high64,
-             (unsigned long long)h.low64);
+    static const char digits[] = "0123456789abcdef";
+    for (int i = 0; i < 16; i++) {
+        etag[1 + i] = digits[h.high64 >> (60 - 4 * i) & 15];
+        etag[17 + i] = digits[h.low64 >> (60 - 4 * i) & 15];
+    }
+    etag[0] = etag[33] = '"';
+    etag[34] = '\0';
 }
 
 /* With API keys a shared cache must not hand the picture to others. */

@@ -80,13 +80,22 @@ void buffer_printf(struct buffer *b, const char *format, ...)
 
 void buffer_append_u64(struct buffer *b, uint64_t value)
 {
-    char text[20];
-    size_t at = sizeof(text);
+    char text[21];
+    buffer_append(b, text, format_u64(text, value));
+}
+
+size_t format_u64(char *text, uint64_t value)
+{
+    char reversed[20];
+    size_t n = 0;
     do {
-        text[--at] = (char)('0' + value % 10);
+        reversed[n++] = (char)('0' + value % 10);
         value /= 10;
     } while (value > 0);
-    buffer_append(b, text + at, sizeof(text) - at);
+    for (size_t i = 0; i < n; i++)
+        text[i] = reversed[n - 1 - i];
+    text[n] = '\0';
+    return n;
 }
 
 /* ---- JSON ---------------------------------------------------------------------------------- */

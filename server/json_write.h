@@ -57,6 +57,9 @@ void json_raw(struct json_writer *w, const char *json, size_t length); /* a whol
  * returns its length. */
 int format_float(char *text, float value);
 
+/* Decimal digits and a NUL, at most 21 bytes; returns their number. */
+size_t format_u64(char *text, uint64_t value);
+
 /* Length of valid UTF-8 at the start of text; equal to `length` when all of it is. */
 size_t utf8_valid_prefix(const char *text, size_t length);
 

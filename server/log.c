@@ -25,6 +25,8 @@ struct log {
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 
+static const char *const level_columns[] = {" debug ", " info  ", " warn  ", " error "};
+
 enum log_level log_level_parse(const char *name)
 {
     for (int i = 0; i < 4; i++) {
@@ -127,7 +129,11 @@ static void append_time(struct log *l)
         strftime(l->stamp, sizeof(l->stamp), "%Y-%m-%dT%H:%M:%S", &tm);
         l->stamp_second = now.tv_sec;
     }
-    buffer_printf(&l->pending, "%s.%03ldZ", l->stamp, now.tv_nsec / 1000000);
+    long ms = now.tv_nsec / 1000000;
+    char fraction[] = {'.', (char)('0' + ms / 100), (char)('0' + ms / 10 % 10),
+                       (char)('0' + ms % 10), 'Z'};
+    buffer_append_text(&l->pending, l->stamp);
+    buffer_append(&l->pending, fraction, sizeof(fraction));
 }
 
 /* Starts a line; in JSON its object stays open in w. */
@@ -135,7 +141,7 @@ static void begin(struct log *l, struct json_writer *w, enum log_level level)
 {
     if (!l->json) {
         append_time(l);
-        buffer_printf(&l->pending, " %-5s ", level_names[level]);
+        buffer_append_text(&l->pending, level_columns[level]);
         return;
     }
     json_init(w, &l->pending);
@@ -161,13 +167,16 @@ static void end(struct log *l, struct json_writer *w)
 /* Text from outside must not forge lines or move the terminal's cursor. */
 static void append_safe(struct buffer *b, const char *text)
 {
+    const char *plain = text;
     for (; *text != '\0'; text++) {
         unsigned char c = (unsigned char)*text;
-        if (c < 0x20 || c == 0x7f)
-            buffer_printf(b, "\\x%02x", c);
-        else
-            buffer_append(b, text, 1);
+        if (c >= 0x20 && c != 0x7f)
+            continue;
+        buffer_append(b, plain, (size_t)(text - plain));
+        buffer_printf(b, "\\x%02x", c);
+        plain = text + 1;
     }
+    buffer_append(b, plain, (size_t)(text - plain));
 }
 
 void log_write(struct log *l, enum log_level level, const char *format, ...)
@@ -227,6 +236,22 @@ static void access_json(struct json_writer *w, const struct log_request *r)
     }
 }
 
+static void append_word(struct buffer *b, const char *word)
+{
+    buffer_append_text(b, word);
+    buffer_append(b, " ", 1);
+}
+
+/* Milliseconds with three decimals. */
+static void append_ms(struct buffer *b, double ms)
+{
+    uint64_t us = ms > 0 ? (uint64_t)(ms * 1e3 + 0.5) : 0;
+    char fraction[] = {'.', (char)('0' + us / 100 % 10), (char)('0' + us / 10 % 10),
+                       (char)('0' + us % 10)};
+    buffer_append_u64(b, us / 1000);
+    buffer_append(b, fraction, sizeof(fraction));
+}
+
 void log_access(struct log *l, const struct log_request *r)
 {
     if (!log_enabled(l, LOG_INFO))
@@ -237,10 +262,20 @@ void log_access(struct log *l, const struct log_request *r)
         access_json(&w, r);
     } else {
         struct buffer *b = &l->pending;
-        buffer_printf(b, "%s %s%s%s ", r->client, r->key, r->key[0] != '\0' ? " " : "", r->method);
+        /* Every request passes here: no printf. */
+        append_word(b, r->client);
+        if (r->key[0] != '\0')
+            append_word(b, r->key);
+        append_word(b, r->method);
         append_safe(b, r->uri);
-        buffer_printf(b, " %d %llu %.3fms %s", r->status, (unsigned long long)r->bytes, r->ms,
-                      r->id);
+        buffer_append(b, " ", 1);
+        buffer_append_u64(b, (uint64_t)r->status);
+        buffer_append(b, " ", 1);
+        buffer_append_u64(b, r->bytes);
+        buffer_append(b, " ", 1);
+        append_ms(b, r->ms);
+        buffer_append(b, "ms ", 3);
+        buffer_append_text(b, r->id);
         if (r->n > 0)
             buffer_printf(b, " n=%d queue=%.3f denoise=%.3f decode=%.3f encode=%.3f", r->n,
                           r->queue_ms, r->denoise_ms, r->decode_ms, r->encode_ms);
