@@ -50,8 +50,5 @@ struct imf__npz_source {
  * file under the name. zip64 fields are written where a size needs them. */
 IMF_MUST_CHECK imf_status imf__npz_write(const char *path, const struct imf__npz_source *arrays,
                                          size_t n, struct imf_error *err);
-/* One array as a bare .npy. */
-IMF_MUST_CHECK imf_status imf__npy_write(const char *path, const struct imf__npz_source *array,
-                                         struct imf_error *err);
 
 #endif

@@ -174,16 +174,8 @@ static bool write_zip(FILE *f, const struct imf__npz_source *arrays, struct reco
     return write_end(f, n, offset);
 }
 
-static bool write_bare(FILE *f, const struct imf__npz_source *a)
-{
-    char header[MAX_HEADER];
-    size_t n = npy_header(header, a);
-    return fwrite(header, 1, n, f) == n &&
-           fwrite(value_data(a), 1, value_bytes(a), f) == value_bytes(a);
-}
-
-static imf_status write_file(const char *path, const struct imf__npz_source *arrays, size_t n,
-                             bool bare, struct imf_error *err)
+imf_status imf__npz_write(const char *path, const struct imf__npz_source *arrays, size_t n,
+                          struct imf_error *err)
 {
     char temporary[4096];
     if (snprintf(temporary, sizeof(temporary), "%s.tmp", path) >= (int)sizeof(temporary))
@@ -196,8 +188,7 @@ static imf_status write_file(const char *path, const struct imf__npz_source *arr
         free(records);
         return imf__fail(err, IMF_EIO, "%s: %s", temporary, strerror(errno));
     }
-    bool ok = bare ? write_bare(f, arrays) : write_zip(f, arrays, records, n);
-    ok = ok && fflush(f) == 0 && fsync(fileno(f)) == 0;
+    bool ok = write_zip(f, arrays, records, n) && fflush(f) == 0 && fsync(fileno(f)) == 0;
     int cause = errno;
     ok = fclose(f) == 0 && ok;
     free(records);
@@ -208,16 +199,4 @@ static imf_status write_file(const char *path, const struct imf__npz_source *arr
     unlink(temporary);
     return imf__fail(err, IMF_EIO, "%s: cannot be written: %s%s", path, strerror(cause),
                      cause == ENOSPC ? "; free some space and run the same command again" : "");
-}
-
-imf_status imf__npz_write(const char *path, const struct imf__npz_source *arrays, size_t n,
-                          struct imf_error *err)
-{
-    return write_file(path, arrays, n, false, err);
-}
-
-imf_status imf__npy_write(const char *path, const struct imf__npz_source *array,
-                          struct imf_error *err)
-{
-    return write_file(path, array, 1, true, err);
 }

@@ -71,6 +71,11 @@ imf_status cpu_fail(struct cpu_device *cpu, const char *what, dnnl_status_t stat
             return cpu_fail(cpu, #call, dnnl_try_status);                                          \
     } while (0)
 
+/* A primitive's description with these post-operations. The scratchpad is always ours: oneDNN's own
+ * is not safe between threads, and memory is planned at load. */
+dnnl_status_t cpu_primitive_desc(struct cpu_device *cpu, dnnl_primitive_desc_t *pd,
+                                 const_dnnl_op_desc_t desc, const_dnnl_post_ops_t ops);
+
 /* Repacks host float32 data into the layout of `packed`, in memory that the caller owns and frees
  * after destroying *out. */
 imf_status cpu_pack(struct cpu_device *cpu, dnnl_memory_t *out, void **data,

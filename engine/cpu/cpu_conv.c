@@ -64,7 +64,6 @@ static dnnl_status_t describe(struct cpu_device *cpu, dnnl_primitive_desc_t *pd,
     dnnl_dims_t pad_before = {c->pad_top, c->pad_left}, pad_after = {c->pad_bottom, c->pad_right};
     dnnl_memory_desc_t src, dst, weights, bias;
     dnnl_convolution_desc_t desc;
-    dnnl_primitive_attr_t attr = NULL;
     dnnl_post_ops_t ops = NULL;
     dnnl_status_t s = dnnl_memory_desc_init_by_tag(&src, 4, src_dims, c->src_type, c->tag);
     if (s == dnnl_success)
@@ -79,19 +78,12 @@ static dnnl_status_t describe(struct cpu_device *cpu, dnnl_primitive_desc_t *pd,
                                                &weights, &bias, &dst, strides, pad_before,
                                                pad_after);
     if (s == dnnl_success)
-        s = dnnl_primitive_attr_create(&attr);
-    if (s == dnnl_success)
-        s = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
-    if (s == dnnl_success)
         s = dnnl_post_ops_create(&ops);
     if (s == dnnl_success)
         s = add_post_ops(ops, c);
     if (s == dnnl_success)
-        s = dnnl_primitive_attr_set_post_ops(attr, ops);
-    if (s == dnnl_success)
-        s = dnnl_primitive_desc_create(pd, &desc, attr, cpu->engine, NULL);
+        s = cpu_primitive_desc(cpu, pd, &desc, ops);
     dnnl_post_ops_destroy(ops);
-    dnnl_primitive_attr_destroy(attr);
     return s;
 }
 

@@ -50,6 +50,21 @@ imf_status cpu_fail(struct cpu_device *cpu, const char *what, dnnl_status_t stat
     return status == dnnl_out_of_memory ? IMF_ENOMEM : IMF_EDEVICE;
 }
 
+dnnl_status_t cpu_primitive_desc(struct cpu_device *cpu, dnnl_primitive_desc_t *pd,
+                                 const_dnnl_op_desc_t desc, const_dnnl_post_ops_t ops)
+{
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_status_t s = dnnl_primitive_attr_create(&attr);
+    if (s == dnnl_success)
+        s = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
+    if (s == dnnl_success)
+        s = dnnl_primitive_attr_set_post_ops(attr, ops);
+    if (s == dnnl_success)
+        s = dnnl_primitive_desc_create(pd, desc, attr, cpu->engine, NULL);
+    dnnl_primitive_attr_destroy(attr);
+    return s;
+}
+
 imf_status cpu_pack(struct cpu_device *cpu, dnnl_memory_t *out, void **data,
                     const dnnl_memory_desc_t *packed, const dnnl_memory_desc_t *plain,
                     const float *src)

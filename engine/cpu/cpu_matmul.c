@@ -75,7 +75,6 @@ static dnnl_status_t describe(struct cpu_device *cpu, dnnl_primitive_desc_t *pd,
     dnnl_memory_desc_t src, dst, bias;
     dnnl_data_type_t type = data_type(cpu, key->type), dst_type = data_type(cpu, key->dst_type);
     dnnl_matmul_desc_t desc;
-    dnnl_primitive_attr_t attr = NULL;
     dnnl_post_ops_t ops = NULL;
     dnnl_status_t s = matrix(&src, key->rows, key->K, type, dnnl_ab);
     if (s == dnnl_success)
@@ -85,19 +84,12 @@ static dnnl_status_t describe(struct cpu_device *cpu, dnnl_primitive_desc_t *pd,
     if (s == dnnl_success)
         s = dnnl_matmul_desc_init(&desc, &src, weights, key->bias ? &bias : NULL, &dst);
     if (s == dnnl_success)
-        s = dnnl_primitive_attr_create(&attr);
-    if (s == dnnl_success)
-        s = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
-    if (s == dnnl_success)
         s = dnnl_post_ops_create(&ops);
     if (s == dnnl_success)
         s = add_post_ops(ops, key->kind, &dst);
     if (s == dnnl_success)
-        s = dnnl_primitive_attr_set_post_ops(attr, ops);
-    if (s == dnnl_success)
-        s = dnnl_primitive_desc_create(pd, &desc, attr, cpu->engine, NULL);
+        s = cpu_primitive_desc(cpu, pd, &desc, ops);
     dnnl_post_ops_destroy(ops);
-    dnnl_primitive_attr_destroy(attr);
     return s;
 }
 

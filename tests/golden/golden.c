@@ -1,6 +1,6 @@
 /* What the golden tests share: see golden.h. */
 #include "golden.h"
-#include "npz.h"
+#include "npy.h"
 #include "synth.h"
 
 #include <errno.h>
@@ -24,30 +24,27 @@ const char *golden_shared(const char *name)
     return access(path, R_OK) == 0 ? path : NULL;
 }
 
+static struct imf__npy load(const char *name, enum imf__npy_type type)
+{
+    struct imf__npy a = {0};
+    struct imf_error err = {0};
+    imf_status status = imf__npy_load(&a, golden_path(name), &err);
+    ck_assert_msg(status == IMF_OK, "%s", err.message);
+    ck_assert_msg(a.type == type, "%s holds another type", name);
+    return a;
+}
+
 struct golden golden_read(const char *name)
 {
-    struct imf__npz *z = NULL;
-    struct imf_error err = {0};
-    imf_status status = imf__npz_open(&z, golden_path(name), &err);
-    ck_assert_msg(status == IMF_OK, "%s", err.message);
-    const struct imf__npz_array *a = imf__npz_at(z, 0);
-    struct golden g = {malloc(a->count * sizeof(float)), a->count};
-    status = imf__npz_read_float(z, a, g.values, &err);
-    ck_assert_msg(status == IMF_OK, "%s", err.message);
-    imf__npz_close(z);
-    return g;
+    struct imf__npy a = load(name, IMF__NPY_F32);
+    return (struct golden){a.f32, a.count};
 }
 
 uint8_t *golden_read_bytes(const char *name, size_t count)
 {
-    FILE *f = fopen(golden_path(name), "rb");
-    ck_assert_msg(f != NULL, "%s is missing", name);
-    uint8_t *bytes = malloc(count);
-    /* The values are the end of the file, behind a header that is not needed. */
-    ck_assert_int_eq(fseek(f, -(long)count, SEEK_END), 0);
-    ck_assert_uint_eq(fread(bytes, 1, count, f), count);
-    fclose(f);
-    return bytes;
+    struct imf__npy a = load(name, IMF__NPY_U8);
+    ck_assert_uint_eq(a.count, count);
+    return a.u8;
 }
 
 struct imf_engine *golden_engine(enum imf_precision precision)
