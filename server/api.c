@@ -39,11 +39,16 @@ void api_error_json(struct json_writer *w, const struct api_problem *p)
     json_object_end(w);
 }
 
+int api_status(const struct api_problem *p)
+{
+    return errors[p->kind].status;
+}
+
 void api_fail(struct api_call *c, const struct api_problem *p)
 {
     struct buffer body;
     struct json_writer w;
-    int status = errors[p->kind].status;
+    int status = api_status(p);
     buffer_init(&body, 1 << 16);
     json_init(&w, &body);
     api_error_json(&w, p);
@@ -364,6 +369,7 @@ static struct api_call *call_new(struct api *a, struct http_request *r)
     memset(c, 0, sizeof(*c));
     c->api = a;
     c->http = r;
+    c->cancelled = -1;
     r->user = c;
     identify(c);
     find_route(c);
@@ -494,6 +500,17 @@ static void on_drained(void *user, struct http_request *r, uint32_t count)
     pictures_on_drained(r->user, count);
 }
 
+/* What became of the request. A reply that broke on our side after its status line has that fault's
+ * status; 499 is for clients that went away, and for slow ones that were sent away. */
+static int status_of(const struct api_call *c, enum http_end end)
+{
+    if (c->http->raw_status != 0)
+        return c->http->raw_status;
+    if (end == HTTP_SENT)
+        return c->http->status;
+    return c->failure != 0 ? c->failure : 499;
+}
+
 static void on_done(void *user, struct http_request *r, enum http_end end)
 {
     struct api *a = user;
@@ -503,8 +520,8 @@ static void on_done(void *user, struct http_request *r, enum http_end end)
     if (c == NULL)
         return;
     if (c->job != NULL)
-        pictures_on_done(c);
-    int status = r->raw_status != 0 ? r->raw_status : end == HTTP_SENT ? r->status : 499;
+        pictures_on_done(c, end);
+    int status = status_of(c, end);
     double seconds = (double)(uv_hrtime() - r->start_ns) * 1e-9;
     metrics_request(a->metrics, c->route, r->method, status, seconds);
     if (log_enabled(a->log, LOG_INFO)) {
@@ -522,6 +539,8 @@ static void on_done(void *user, struct http_request *r, enum http_end end)
             .denoise_ms = (double)c->timings.denoise * 1e-3,
             .decode_ms = (double)c->timings.decode * 1e-3,
             .encode_ms = (double)c->timings.encode * 1e-3,
+            .cancelled =
+                c->cancelled >= 0 ? sched_phase_name((enum sched_phase)c->cancelled) : NULL,
         };
         log_access(a->log, &line);
     }

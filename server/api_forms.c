@@ -479,6 +479,8 @@ void form_fail(struct picture_job *job, const struct api_problem *p)
     struct http_request *r = job->call->http;
     struct buffer *text = &job->scratch;
     struct json_writer w;
+    job->broken = true;
+    job->call->failure = api_status(p);
     if (!http_has_reply(r)) {
         api_fail(job->call, p);
         return;

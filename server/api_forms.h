@@ -22,7 +22,8 @@ struct picture_job {
     struct api_call *call;
     enum form form;
     struct picture_params params; /* owned */
-    struct sched_request *sched;  /* NULL before submission and after its end */
+    struct sched_request *sched;  /* NULL before submission and once closed */
+    bool broken;                  /* form_fail was called */
     bool ordered;                 /* pictures go out by index; early ones are held */
     bool counted, in_sse_list;
     uint32_t window, sent;

@@ -90,6 +90,8 @@ struct api_call {
     struct picture_job *job;      /* or NULL */
     int n;                        /* pictures asked for, for the log */
     struct sched_timings timings; /* of the slowest picture */
+    int cancelled;                /* enum sched_phase in which the client went away, or -1 */
+    int failure;                  /* status of what broke the reply, or 0 */
     struct api_call *next_free;
 };
 
@@ -116,6 +118,7 @@ struct api {
 /* ---- api.c
  * ---------------------------------------------------------------------------------------- */
 
+int api_status(const struct api_problem *p);
 void api_fail(struct api_call *c, const struct api_problem *p);
 /* Error object as JSON: {"error": {...}}. */
 void api_error_json(struct json_writer *w, const struct api_problem *p);
@@ -181,7 +184,7 @@ bool api_generate_acceptable(const struct api_call *c);
 void api_image(struct api_call *c, const char *model, const char *class_name, const char *file);
 void pictures_on_gone(struct api_call *c);
 void pictures_on_drained(struct api_call *c, uint32_t count);
-void pictures_on_done(struct api_call *c);
+void pictures_on_done(struct api_call *c, enum http_end end);
 void pictures_ping(struct api *a);
 
 #endif

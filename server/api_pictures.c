@@ -92,11 +92,16 @@ static void sse_list_add(struct picture_job *job)
     a->sse_jobs = job;
 }
 
+static void close_request(struct picture_job *job, enum sched_outcome outcome)
+{
+    if (job->sched != NULL)
+        job->call->cancelled = sched_close(job->sched, outcome);
+    job->sched = NULL;
+}
+
 static void job_free(struct picture_job *job)
 {
     struct api *a = job->call->api;
-    if (job->sched != NULL)
-        sched_cancel(job->sched);
     if (job->counted)
         client_counts_remove(a->addresses, job->call->client);
     if (job->in_sse_list) {
@@ -192,7 +197,6 @@ static void on_end(void *user, struct sched_request *sr, enum sched_result resul
     struct picture_job *job = user;
     struct api_problem p;
     (void)sr;
-    job->sched = NULL;
     switch (result) {
     case SCHED_DONE:
         if (job->call->http->streaming)
@@ -216,11 +220,8 @@ static const struct sched_callbacks callbacks = {on_picture, on_end};
 
 void pictures_on_gone(struct api_call *c)
 {
-    struct picture_job *job = c->job;
-    if (job != NULL && job->sched != NULL) {
-        sched_cancel(job->sched);
-        job->sched = NULL;
-    }
+    if (c->job != NULL) /* at once: what is left of the work is dropped */
+        close_request(c->job, c->job->broken ? SCHED_BROKEN : SCHED_GONE);
 }
 
 void pictures_on_drained(struct api_call *c, uint32_t count)
@@ -229,8 +230,11 @@ void pictures_on_drained(struct api_call *c, uint32_t count)
         sched_release(c->job->sched, count);
 }
 
-void pictures_on_done(struct api_call *c)
+void pictures_on_done(struct api_call *c, enum http_end end)
 {
+    close_request(c->job, c->job->broken     ? SCHED_BROKEN
+                          : end == HTTP_SENT ? SCHED_SENT
+                                             : SCHED_GONE);
     job_free(c->job);
 }
 

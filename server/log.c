@@ -234,6 +234,10 @@ static void access_json(struct json_writer *w, const struct log_request *r)
         json_key(w, times[i].key);
         json_fixed(w, times[i].ms, 3);
     }
+    if (r->cancelled != NULL) {
+        json_key(w, "cancelled");
+        json_string(w, r->cancelled);
+    }
 }
 
 static void append_word(struct buffer *b, const char *word)
@@ -279,6 +283,8 @@ void log_access(struct log *l, const struct log_request *r)
         if (r->n > 0)
             buffer_printf(b, " n=%d queue=%.3f denoise=%.3f decode=%.3f encode=%.3f", r->n,
                           r->queue_ms, r->denoise_ms, r->decode_ms, r->encode_ms);
+        if (r->cancelled != NULL)
+            buffer_printf(b, " cancelled=%s", r->cancelled);
     }
     end(l, &w);
 }

@@ -29,6 +29,7 @@ struct log_request {
     double ms;
     int n; /* pictures asked for; 0: not a picture request, and the fields below are not written */
     double queue_ms, denoise_ms, decode_ms, encode_ms; /* of the slowest picture */
+    const char *cancelled; /* phase in which the client of accepted work went away, or NULL */
 };
 void log_access(struct log *l, const struct log_request *r);
 

@@ -232,6 +232,31 @@ static void write_rejected(struct metrics *m, struct buffer *b, const struct sch
                       (unsigned long long)s->cancelled_requests[i]);
 }
 
+/* accepted = sent + failed + cancelled + those under way. */
+static void write_accounts(struct buffer *b, const struct sched_stats *s)
+{
+    uint64_t cancelled = 0;
+    counter(b, "imfd_accepted_images_total", "Pictures of the requests accepted.",
+            (double)s->accepted_images);
+    head(b, "imfd_cancelled_images_total", "counter",
+         "Pictures whose client went away, by the phase they were in.");
+    for (int i = 0; i < SCHED_PHASE_COUNT; i++) {
+        buffer_printf(b, "imfd_cancelled_images_total{phase=\"%s\"} %llu\n",
+                      sched_phase_name((enum sched_phase)i),
+                      (unsigned long long)s->cancelled_images[i]);
+        cancelled += s->cancelled_images[i];
+    }
+    const struct {
+        const char *outcome;
+        uint64_t n;
+    } rows[] = {{"sent", s->sent_images}, {"failed", s->failed_images}, {"cancelled", cancelled}};
+    head(b, "imfd_ended_images_total", "counter",
+         "Accepted pictures by what became of them; each is counted once.");
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        buffer_printf(b, "imfd_ended_images_total{outcome=\"%s\"} %llu\n", rows[i].outcome,
+                      (unsigned long long)rows[i].n);
+}
+
 static void write_stages(struct buffer *b, const struct sched_stats *s)
 {
     char label[40];
@@ -267,7 +292,9 @@ static void write_scheduler(struct metrics *m, struct buffer *b, struct schedule
     gauge(b, "imfd_queue_capacity_images", "Pictures that may wait.", s->queue_capacity);
     gauge(b, "imfd_requests_running", "Requests with a picture past the queue.",
           s->requests_running);
+    gauge(b, "imfd_lanes", "Lanes of engines that hold a picture.", s->lanes);
     write_rejected(m, b, s);
+    write_accounts(b, s);
     head(b, "imfd_images_total", "counter", "Pictures computed.");
     for (int i = 0; i < sched_model_count(scheduler); i++) {
         struct sched_model_status status;

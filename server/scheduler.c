@@ -339,12 +339,13 @@ void sched_release(struct sched_request *r, uint32_t count)
         uv_async_send(&s->wake);
 }
 
-void sched_cancel(struct sched_request *r)
+int sched_close(struct sched_request *r, enum sched_outcome outcome)
 {
     struct scheduler *s = r->scheduler;
     uv_mutex_lock(&s->lock);
-    core_cancel(&s->core, r, shell_now());
+    int phase = core_close(&s->core, r, outcome);
     uv_mutex_unlock(&s->lock);
+    return phase;
 }
 
 struct blob *sched_cached_png(struct scheduler *s, const struct picture_key *key)
@@ -451,11 +452,10 @@ static void deliver(struct scheduler *s, uint32_t count)
         if (!any)
             return;
         struct sched_request *r = event.request;
+        /* The callbacks may close r: it is not looked at afterwards. */
         if (event.is_end) {
             r->callbacks.on_end(r->user, r, r->result, r->message);
-            core_request_free(r);
         } else {
-            /* The callback may cancel r: it is not looked at afterwards. */
             r->callbacks.on_picture(r->user, r, &event.picture);
             blob_drop(event.picture.png);
             blob_drop(event.picture.rgb);

@@ -148,8 +148,8 @@ enum sched_result {
 struct sched_callbacks {
     /* One picture, in the order they become ready, which need not be index order. */
     void (*on_picture)(void *user, struct sched_request *r, const struct sched_picture *p);
-    /* Exactly once, last, unless sched_cancel was called; `r` is gone when it returns. `message` is
-     * fit for a client and valid during the call. */
+    /* Exactly once, last, unless sched_close was called before. `message` is fit for a client and
+     * valid during the call. */
     void (*on_end)(void *user, struct sched_request *r, enum sched_result result,
                    const char *message);
 };
@@ -196,9 +196,8 @@ struct sched_refusal {
 };
 
 /* Admission, decided now. The spec's class, seed and sampling must have been checked against the
- * model's info already (asserted). On success returns the request, which lives until on_end has
- * returned or sched_cancel is called; on refusal NULL and *refusal is filled. `user` is given to
- * the callbacks.
+ * model's info already (asserted). On success returns the request, which lives until sched_close;
+ * on refusal NULL and *refusal is filled. `user` is given to the callbacks.
  *
  * Window: at most `window` pictures of a request are being made or have been handed out and not
  * yet given back with sched_release. A consumer that cannot write on stops releasing, and its
@@ -208,12 +207,23 @@ struct sched_refusal {
 struct sched_request *sched_submit(struct scheduler *s, const struct sched_spec *spec,
                                    const struct sched_callbacks *callbacks, void *user,
                                    struct sched_refusal *refusal);
-/* `count` pictures handed out earlier have been consumed. May be called from the callbacks. Every
- * picture is released exactly once; those of an ended or cancelled request need not be. */
+/* `count` pictures handed out earlier have been consumed, which counts them as sent. May be called
+ * from the callbacks. No picture is released twice; what is not released when the request is closed
+ * is counted then. */
 void sched_release(struct sched_request *r, uint32_t count);
-/* Drops what is left of the request; no callback follows. Pictures that others wait for go on.
- * May be called from on_picture, also for the request being delivered; not from on_end. */
-void sched_cancel(struct sched_request *r);
+
+enum sched_outcome {
+    SCHED_SENT,   /* all of it reached its client */
+    SCHED_GONE,   /* the client went away, or was sent away, before that */
+    SCHED_BROKEN, /* the reply failed on our side */
+};
+/* Gives the request back: exactly once for each, before or after its end; no callback follows. What
+ * is left of it is dropped; pictures that others wait for go on. May be called from the callbacks,
+ * also for the request being delivered. Every request and each of its pictures is counted here at
+ * the latest, as sent, failed or cancelled (see sched_stats); a request that ended by anything but
+ * SCHED_DONE has failed, whatever `outcome` says. Returns the phase it was cancelled in, or -1 when
+ * it was not. */
+int sched_close(struct sched_request *r, enum sched_outcome outcome);
 
 /* The PNG of a picture if the cache holds it, with a reference for the caller, else NULL. The short
  * way for GET; counts as hit (a miss is counted by the sched_submit that follows). */
@@ -257,10 +267,14 @@ struct sched_stats {
     uint32_t requests;         /* accepted and not ended */
     uint32_t requests_running; /* of these, with a picture past the queue */
     uint32_t lanes;            /* lanes that hold a sample now */
-    uint64_t accepted;         /* requests */
     uint64_t rejected[SCHED_REJECT_COUNT];
-    uint64_t cancelled_images[SCHED_PHASE_COUNT];
+    /* Everything accepted ends in exactly one of sent, failed, cancelled: requests when they are
+     * closed, pictures when they are released or, at the latest, closed with their request. */
+    uint64_t accepted, accepted_images;
+    uint64_t sent_requests, sent_images;
+    uint64_t failed_requests, failed_images;
     uint64_t cancelled_requests[SCHED_PHASE_COUNT]; /* by the furthest phase any picture was in */
+    uint64_t cancelled_images[SCHED_PHASE_COUNT];   /* each by its own */
     uint64_t deadline_missed; /* requests accepted and ended by SCHED_TIMEOUT */
     uint64_t coalesced;       /* pictures that joined one in flight */
     uint64_t cache_hits, cache_misses, cache_bytes, cache_entries;

@@ -490,7 +490,7 @@ static bool admit(struct sched_core *c, const struct sched_spec *s, struct sched
     return true;
 }
 
-void core_request_free(struct sched_request *r)
+static void request_free(struct sched_request *r)
 {
     if (r == NULL)
         return;
@@ -552,7 +552,7 @@ static struct sched_request *request_new(const struct sched_core *c, const struc
     r->arrived_at = r->served_at = now;
     r->deadline = s->timeout_us != 0 ? now + s->timeout_us : 0;
     if (!copy_lists(r, s)) {
-        core_request_free(r);
+        request_free(r);
         return NULL;
     }
     return r;
@@ -601,6 +601,7 @@ struct sched_request *core_submit(struct sched_core *c, const struct sched_spec 
     list_append(&c->model[s->model].requests, &r->of_model);
     c->requests++;
     c->stats.accepted++;
+    c->stats.accepted_images += r->n;
     c->stats.queue_images += r->n;
     refusal->why = SCHED_ACCEPTED;
     materialise(c, r, now);
@@ -611,6 +612,7 @@ void core_release(struct sched_core *c, struct sched_request *r, uint32_t count,
 {
     assert(count <= r->outstanding - r->unfinished - r->undelivered);
     r->outstanding -= count;
+    c->stats.sent_images += count;
     materialise(c, r, now);
 }
 
@@ -664,23 +666,42 @@ void core__request_end(struct sched_core *c, struct sched_request *r, enum sched
     push_event(c, &r->end, NULL);
 }
 
-void core_cancel(struct sched_core *c, struct sched_request *r, uint64_t now)
+/* A request whose client has gone: each picture is counted by the phase it is in, the request by
+ * the furthest of them, which is returned. */
+static enum sched_phase count_cancelled(struct sched_core *c, const struct sched_request *r)
 {
-    (void)now;
+    uint64_t *images = c->stats.cancelled_images;
     enum sched_phase furthest = SCHED_PHASE_QUEUED;
     LIST_EACH(it, &r->waiting)
     {
         enum sched_phase phase = phase_of(LIST_OF(it, struct waiter, of_request)->picture);
-        c->stats.cancelled_images[phase]++;
+        images[phase]++;
         if (phase > furthest)
             furthest = phase;
     }
     if (r->done > 0)
         furthest = SCHED_PHASE_SENDING;
-    if (!r->ended)
-        c->stats.cancelled_images[SCHED_PHASE_QUEUED] += r->n - r->next;
-    c->stats.cancelled_images[SCHED_PHASE_SENDING] += r->undelivered;
+    images[SCHED_PHASE_QUEUED] += r->n - r->next;
+    images[SCHED_PHASE_SENDING] += r->outstanding - r->unfinished;
     c->stats.cancelled_requests[furthest]++;
+    return furthest;
+}
+
+int core_close(struct sched_core *c, struct sched_request *r, enum sched_outcome outcome)
+{
+    int phase = -1;
+    bool failed = outcome == SCHED_BROKEN || (r->ended && r->result != SCHED_DONE);
+    uint32_t unsent = r->n - (r->next - r->outstanding); /* neither sent nor given up so far */
+    assert(failed || outcome != SCHED_SENT || (r->ended && r->undelivered == 0));
+    if (failed) {
+        c->stats.failed_requests++;
+        c->stats.failed_images += unsent;
+    } else if (outcome == SCHED_SENT) {
+        c->stats.sent_requests++;
+        c->stats.sent_images += unsent;
+    } else {
+        phase = (int)count_cancelled(c, r);
+    }
     if (!r->ended)
         withdraw(c, r);
     list_remove(&r->end.link);
@@ -692,8 +713,10 @@ void core_cancel(struct sched_core *c, struct sched_request *r, uint64_t now)
             blob_drop(w->result.rgb);
         }
     }
-    c->requests--;
-    core_request_free(r);
+    if (!r->end_taken)
+        c->requests--;
+    request_free(r);
+    return phase;
 }
 
 uint64_t core_expire(struct sched_core *c, uint64_t now)
@@ -736,6 +759,7 @@ bool core_next_event(struct sched_core *c, struct core_event *event)
     if (w == NULL) {
         event->request = LIST_OF(ready, struct sched_request, end);
         event->is_end = true;
+        event->request->end_taken = true;
         c->requests--;
         return true;
     }

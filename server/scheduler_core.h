@@ -94,7 +94,8 @@ struct sched_request {
     uint32_t done;                /* made ready */
     struct list waiting;          /* waiter.of_request */
     struct list spare;            /* waiters not in use */
-    bool ended;                   /* nothing more will become ready; its end is in the events */
+    bool ended;                   /* nothing more will become ready */
+    bool end_taken;               /* and its end was handed out by next_event */
     enum sched_result result;
     struct ready end;
     char message[200];
@@ -194,14 +195,14 @@ void core_model_failed(struct sched_core *c, int model, const char *message, uin
 struct sched_request *core_submit(struct sched_core *c, const struct sched_spec *spec, uint64_t now,
                                   struct sched_refusal *refusal);
 void core_release(struct sched_core *c, struct sched_request *r, uint32_t count, uint64_t now);
-void core_cancel(struct sched_core *c, struct sched_request *r, uint64_t now);
+/* As sched_close. Frees the request. */
+int core_close(struct sched_core *c, struct sched_request *r, enum sched_outcome outcome);
 /* Ends requests whose deadline has passed. Returns the next deadline, 0 when there is none. */
 uint64_t core_expire(struct sched_core *c, uint64_t now);
 /* Ends every request with SCHED_STOPPED. */
 void core_stop(struct sched_core *c, uint64_t now);
-/* False when there is none. After an end the request belongs to the receiver: core_request_free. */
+/* False when there is none. */
 bool core_next_event(struct sched_core *c, struct core_event *event);
-void core_request_free(struct sched_request *r);
 
 /* ---- Work; scheduler_pick.c ---- */
 void core_pick(struct sched_core *c, int device, struct sched_work *work, uint64_t now);

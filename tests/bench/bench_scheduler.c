@@ -36,7 +36,7 @@ static void on_end(void *user, struct sched_request *r, enum sched_result result
                    const char *message)
 {
     (void)user;
-    (void)r;
+    (void)sched_close(r, SCHED_SENT);
     if (result != SCHED_DONE && result != SCHED_STOPPED) {
         fprintf(stderr, "%s\n", message);
         exit(1);
@@ -153,7 +153,7 @@ static void run_core(int requests)
     core_stop(&core, 1000);
     struct core_event event;
     while (core_next_event(&core, &event))
-        core_request_free(event.request);
+        (void)core_close(&core, event.request, SCHED_BROKEN);
     core_destroy(&core);
 }
 

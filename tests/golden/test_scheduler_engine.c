@@ -27,8 +27,8 @@ static void on_picture(void *user, struct sched_request *r, const struct sched_p
 static void on_end(void *user, struct sched_request *r, enum sched_result result,
                    const char *message)
 {
-    (void)r;
     ck_assert_msg(result == SCHED_DONE, "%s", message);
+    (void)sched_close(r, SCHED_SENT);
     ((struct asked *)user)->ended = true;
 }
 

@@ -214,13 +214,14 @@ def post_bytes(value, extra="", path="/v1/generate"):
 
 
 class ServerTest(unittest.TestCase):
-    """A test class with one server; `flags` and `device` are the class's."""
+    """A test class with one server; `flags`, `device` and `environment` are the class's."""
     flags = ()
     device = "fake"
+    environment = {}
 
     @classmethod
     def setUpClass(cls):
-        cls.server = Server(*cls.flags, device=cls.device)
+        cls.server = Server(*cls.flags, device=cls.device, env=cls.environment)
 
     @classmethod
     def tearDownClass(cls):

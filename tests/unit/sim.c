@@ -64,9 +64,11 @@ struct sim_request *sim_submit(struct sim *s, const struct sched_spec *spec,
     return q;
 }
 
-void sim_cancel(struct sim *s, struct sim_request *q)
+void sim_close(struct sim *s, struct sim_request *q, enum sched_outcome outcome)
 {
-    core_cancel(&s->core, q->r, s->now);
+    bool failed = outcome == SCHED_BROKEN || (q->r->ended && q->r->result != SCHED_DONE);
+    int phase = core_close(&s->core, q->r, outcome);
+    ENSURE_EQ(phase >= 0, !failed && outcome == SCHED_GONE);
     q->r = NULL;
 }
 
@@ -95,6 +97,27 @@ static void check_request(const struct sched_request *r)
     ENSURE_LE(r->next, r->n);
     ENSURE_EQ(r->done + r->unfinished, r->next);
     ENSURE(!r->ended);
+}
+
+/* Every request accepted, and each of its pictures, is under way or has ended in exactly one way. */
+static void check_accounts(struct sim *s)
+{
+    const struct sched_stats *t = &s->core.stats;
+    uint64_t requests = t->sent_requests + t->failed_requests;
+    uint64_t images = t->sent_images + t->failed_images;
+    for (int phase = 0; phase < SCHED_PHASE_COUNT; phase++) {
+        requests += t->cancelled_requests[phase];
+        images += t->cancelled_images[phase];
+    }
+    for (int i = 0; i < s->request_count; i++) {
+        const struct sched_request *r = s->requests[i]->r;
+        if (r == NULL)
+            continue;
+        requests++;
+        images += r->n - (r->next - r->outstanding); /* not released */
+    }
+    ENSURE_EQ(requests, t->accepted);
+    ENSURE_EQ(images, t->accepted_images);
 }
 
 void sim_check(struct sim *s)
@@ -131,6 +154,7 @@ void sim_check(struct sim *s)
         }
     }
     ENSURE_EQ(queued, c->stats.queue_images);
+    check_accounts(s);
     ENSURE_LE(image_cache_bytes(c->cache), c->options.cache_bytes);
 }
 
@@ -252,8 +276,9 @@ static void deliver(struct sim *s)
             strcpy(q->message, e.request->message);
             if (q->result == SCHED_DONE)
                 ENSURE_EQ(q->got, q->n);
-            core_request_free(e.request);
-            q->r = NULL;
+            if (q->keep)
+                continue;
+            sim_close(s, q, SCHED_SENT);
             if (s->on_end != NULL)
                 s->on_end(s, q);
             continue;
@@ -381,6 +406,11 @@ void sim_finish(struct sim *s)
 {
     s->on_end = NULL;
     s->plan_count = 0;
+    for (int i = 0; i < s->request_count; i++) {
+        if (s->requests[i]->r != NULL && s->requests[i]->ended)
+            sim_close(s, s->requests[i], SCHED_GONE);
+        s->requests[i]->keep = false;
+    }
     core_stop(&s->core, s->now);
     sim_run_all(s);
     const struct sched_core *c = &s->core;
@@ -388,6 +418,7 @@ void sim_finish(struct sim *s)
     ENSURE_EQ(c->requests, 0);
     ENSURE_EQ(c->encoding, 0);
     ENSURE_EQ(c->stats.queue_images, 0);
+    check_accounts(s);
     int spare = 0;
     for (int d = 0; d < c->device_count; d++) {
         for (int m = 0; m < c->model_count; m++) {

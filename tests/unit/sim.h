@@ -32,6 +32,7 @@ struct sim_request {
     uint32_t n, got, window, held, most_held;
     bool *seen; /* n */
     bool manual_release, ended;
+    bool keep; /* stays open after its end, until sim_close or sim_finish */
     enum sched_result result;
     char message[200];
     uint64_t submitted_at, first_at, ended_at;
@@ -83,7 +84,7 @@ struct sched_spec sim_spec(int label, uint64_t seed, uint32_t n, int steps);
 /* NULL when refused; *why gets the reason. */
 struct sim_request *sim_submit(struct sim *s, const struct sched_spec *spec,
                                struct sched_refusal *why);
-void sim_cancel(struct sim *s, struct sim_request *q);
+void sim_close(struct sim *s, struct sim_request *q, enum sched_outcome outcome);
 void sim_later(struct sim *s, uint64_t at, const struct sched_spec *spec, int client);
 /* Runs the next event; false when nothing will ever happen. */
 bool sim_step(struct sim *s);

@@ -376,6 +376,8 @@ START_TEST(test_deadline_passes)
     ENSURE_EQ(q->ended_at, q->submitted_at + 150000);
     ENSURE_GT(q->got, 0);
     ENSURE_EQ(sim.core.stats.deadline_missed, 1);
+    ENSURE_EQ(sim.core.stats.sent_images, q->got);
+    ENSURE_EQ(sim.core.stats.failed_images, q->n - q->got);
     sim_finish(&sim);
 }
 END_TEST
@@ -455,9 +457,9 @@ START_TEST(test_coalesce)
         spec.want = SCHED_RGB; /* wants something else of the same picture */
         struct sim_request *third = sim_submit(&sim, &spec, NULL);
         if (cancel == 1)
-            sim_cancel(&sim, first);
+            sim_close(&sim, first, SCHED_GONE);
         if (cancel == 2)
-            sim_cancel(&sim, second);
+            sim_close(&sim, second, SCHED_GONE);
         sim_run_all(&sim);
         ENSURE_EQ(first->ended, cancel != 1);
         ENSURE_EQ(second->ended, cancel != 2);
@@ -480,7 +482,7 @@ START_TEST(test_cancel)
     const struct picture *p = only_picture(1);
     ENSURE_EQ(p->state, phases[_i].state);
     ENSURE_EQ(p->in_hand, phases[_i].in_hand);
-    sim_cancel(&sim, q);
+    sim_close(&sim, q, SCHED_GONE);
     for (int phase = 0; phase < SCHED_PHASE_COUNT; phase++) {
         uint64_t expected = phase == (int)phases[_i].phase;
         ENSURE_EQ(sim.core.stats.cancelled_images[phase], expected);
@@ -502,11 +504,32 @@ END_TEST
 START_TEST(test_cancel_and_return)
 {
     struct sim_request *blocker, *q = bring_to(1, &blocker);
-    sim_cancel(&sim, q);
+    sim_close(&sim, q, SCHED_GONE);
     struct sim_request *again = submit(1, 1, 1, 2, "b");
     sim_run_all(&sim);
     ENSURE(again->ended && again->result == SCHED_DONE);
     ENSURE_EQ(sim.core.stats.network_evaluations, 3);
+    sim_finish(&sim);
+}
+END_TEST
+
+/* A client that goes away after its pictures were made, before it had them all. */
+START_TEST(test_cancel_sending)
+{
+    begin(1, 1, 4, 4);
+    struct sim_request *q = submit(1, 1, 4, 1, "a"), *broken = submit(1, 9, 4, 1, "a");
+    q->keep = broken->keep = q->manual_release = true;
+    sim_run_all(&sim);
+    ENSURE(q->ended && q->got == 4 && q->r != NULL);
+    core_release(&sim.core, q->r, 3, sim.now);
+    sim_close(&sim, q, SCHED_GONE);
+    sim_close(&sim, broken, SCHED_BROKEN);
+    const struct sched_stats *t = &sim.core.stats;
+    ENSURE_EQ(t->sent_images, 3 + 4);
+    ENSURE_EQ(t->cancelled_images[SCHED_PHASE_SENDING], 1);
+    ENSURE_EQ(t->cancelled_requests[SCHED_PHASE_SENDING], 1);
+    ENSURE_EQ(t->failed_requests, 1);
+    ENSURE_EQ(t->failed_images + t->sent_requests, 0);
     sim_finish(&sim);
 }
 END_TEST
@@ -517,7 +540,7 @@ START_TEST(test_cancel_large)
     struct sim_request *q = submit(1, 1, 50, 2, "a");
     while (q->got < 9)
         sim_step(&sim);
-    sim_cancel(&sim, q);
+    sim_close(&sim, q, SCHED_GONE);
     uint64_t images = q->got;
     for (int phase = 0; phase < SCHED_PHASE_COUNT; phase++)
         images += sim.core.stats.cancelled_images[phase];
@@ -717,13 +740,15 @@ static void random_act(uint64_t *rng)
     case 3:
         spec = random_spec(rng);
         q = sim_submit(&sim, &spec, NULL);
-        if (q != NULL)
+        if (q != NULL) {
             q->manual_release = random_below(rng, 3) == 0;
+            q->keep = random_below(rng, 3) == 0;
+        }
         break;
     case 4:
         q = random_live(rng);
         if (q != NULL)
-            sim_cancel(&sim, q);
+            sim_close(&sim, q, random_below(rng, 4) == 0 ? SCHED_BROKEN : SCHED_GONE);
         break;
     case 5:
     case 6:
@@ -785,9 +810,10 @@ START_TEST(test_random)
                 }
             }
         }
-        for (int i = 0; i < sim.request_count; i++)
-            if (!(sim.requests[i]->r == NULL))
+        for (int i = 0; i < sim.request_count; i++) {
+            if (sim.requests[i]->r != NULL && !sim.requests[i]->ended)
                 ck_abort_msg("seed %d: request %d never ended", _i * 1000 + round, i);
+        }
         sim_finish(&sim);
     }
 }
@@ -816,6 +842,7 @@ int main(void)
     tcase_add_loop_test(tc, test_coalesce, 0, 4);
     tcase_add_loop_test(tc, test_cancel, 0, 4);
     tcase_add_test(tc, test_cancel_and_return);
+    tcase_add_test(tc, test_cancel_sending);
     tcase_add_test(tc, test_cancel_large);
     tcase_add_test(tc, test_window);
     tcase_add_test(tc, test_cache);

@@ -51,6 +51,7 @@ static void on_end(void *user, struct sched_request *r, enum sched_result result
     a->r = NULL;
     a->result = result;
     snprintf(a->message, sizeof(a->message), "%s", message);
+    ck_assert_int_eq(sched_close(r, SCHED_SENT), -1);
 }
 
 static const struct sched_callbacks callbacks = {on_picture, on_end};
@@ -317,7 +318,7 @@ START_TEST(test_cancel_at_random)
             uv_run(&loop, UV_RUN_NOWAIT);
         struct asked *victim = asked[rand() % (i + 1)];
         if (victim->r != NULL) {
-            sched_cancel(victim->r);
+            ck_assert_int_ge(sched_close(victim->r, SCHED_GONE), 0);
             victim->r = NULL;
             victim->cancelled = true;
             cancelled++;
@@ -467,10 +468,11 @@ static int endless, endless_left;
 static void on_end_ask_again(void *user, struct sched_request *r, enum sched_result result,
                              const char *message)
 {
-    (void)r;
     (void)message;
     ck_assert_int_eq(result, SCHED_DONE);
     struct asked *a = user;
+    if (r != NULL)
+        (void)sched_close(r, SCHED_SENT);
     memset(a->hash, 0, a->n * sizeof(*a->hash));
     a->got = 0;
     endless++;
@@ -495,7 +497,7 @@ START_TEST(test_loop_gets_its_turn)
     for (int turns = 0; turns < 20; turns++)
         uv_run(&loop, UV_RUN_ONCE);
     ck_assert_int_lt(endless, 20 * 128);
-    sched_cancel(a.r);
+    (void)sched_close(a.r, SCHED_GONE);
     stop();
 }
 END_TEST
