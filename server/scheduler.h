@@ -46,7 +46,7 @@ struct sched_options {
     /* With max_delay_us 0 engines never idle while there is work, with one exception: a batch that
      * is not full may wait for clients which have just got their answer and are known, by what
      * they did before, to ask again at once. It waits at most this share of the time that the
-     * batch will take, plus half of what a batch costs whatever its size, at most 20 ms in all.
+     * batch will take, plus what a batch costs whatever its size, at most 20 ms in all.
      * 10; 0: never. */
     int return_gap_percent;
     size_t cache_bytes;    /* finished PNGs kept; 0: none; 64 MiB */

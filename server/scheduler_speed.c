@@ -183,10 +183,11 @@ uint64_t core_hold_until(const struct sched_core *c, const struct core_model *m,
     double batch =
         batch_us(m->step_us, m->step_lane_us, full, m->max_batch) + full * m->decode_lane_us;
     /* On a processor, where time grows with the batch, waiting gains nothing and the bound is the
-     * small share allowed; on a GPU, where it hardly does, half of what is saved may be spent. */
+     * small share allowed. On a GPU, where it hardly does, clients that fall into two groups cost
+     * one fixed part more a round: so much may be spent, as far as they can be relied on. */
     double bound = batch * c->options.return_gap_percent / 100;
     if (c->options.return_gap_percent > 0)
-        bound += fixed_us(m) / 2;
+        bound += fixed_us(m) * c->return_rate;
     if (bound > HOLD_MAX_US)
         bound = HOLD_MAX_US;
     if (c->return_us > bound)

@@ -96,6 +96,36 @@ class Sharing(ServerTest):
         self.assertGreater(self.server.metric("imfd_coalesced_total"), 0)
 
 
+class ClosedLoop(ServerTest):
+    # Small pictures: it is about the scheduler, and encoders are slow under a sanitizer.
+    device = "fake:size=64,step_us=30000"
+    flags = ("--max-batch", "8", "--cache-bytes", "0")
+
+    def test_mean_batch(self):
+        """Clients that ask again as soon as they are answered fill the batches, however many they are."""
+        def client(k, first, requests):
+            connection = http.client.HTTPConnection(self.server.host, self.server.port, timeout=60 * SLOW)
+            for i in range(first, first + requests):
+                connection.request("GET", "/v1/images/fake/%d/%d.png" % (k, i))
+                reply = connection.getresponse()
+                reply.read()
+                self.assertEqual(reply.status, 200)
+            connection.close()
+
+        def counts():
+            return [self.server.metric("imfd_batch_size_" + what, stage="step") for what in ("sum", "count")]
+
+        for clients in (2, 4, 8, 16):
+            # The first few rounds teach the scheduler that these clients come back.
+            in_threads([lambda k=k: client(k, 1000 * clients, 6) for k in range(clients)])
+            before = counts()
+            in_threads([lambda k=k: client(k, 1000 * clients + 100, 24) for k in range(clients)])
+            lanes, batches = (b - a for a, b in zip(before, counts()))
+            print("%d clients: mean batch %.2f" % (clients, lanes / batches), end="; ", file=sys.stderr)
+            self.assertEqual(lanes, 24 * clients)
+            self.assertGreater(lanes / batches, (0.9 if SLOW == 1 else 0.7) * min(clients, 8))
+
+
 class Overload(ServerTest):
     device = "fake:step_us=30000"
     flags = ("--max-queue", "16", "--max-batch", "2", "--cache-bytes", "0")
