@@ -14,6 +14,8 @@ import unittest
 from imfd_server import SLOW, Server, ServerTest, in_threads, post_bytes, read_reply
 
 PHASES = ("queued", "running", "decoding", "encoding", "sending")
+# AddressSanitizer keeps freed memory for a while, which would look like a leak.
+SMALL_QUARANTINE = {"ASAN_OPTIONS": "quarantine_size_mb=4"}
 
 
 def rst_close(s):
@@ -128,6 +130,7 @@ class ClosedLoop(ServerTest):
 
 class Overload(ServerTest):
     device = "fake:step_us=30000"
+    environment = SMALL_QUARANTINE
     flags = ("--max-queue", "16", "--max-batch", "2", "--cache-bytes", "0")
 
     def test_queue_full(self):
@@ -155,16 +158,19 @@ class Overload(ServerTest):
                     # 16 pictures at 2 per 30 ms are 240 ms of work.
                     self.assertLess(ms, 2000 * SLOW)
 
-        before = self.server.memory()
         watcher = threading.Thread(target=watch)
         watcher.start()
-        in_threads([lambda i=i: client(i) for i in range(40)])
+        memory = []
+        for _ in range(3):
+            in_threads([lambda i=i: client(i) for i in range(40)])
+            memory.append(self.server.memory())
         stop.set()
         watcher.join()
         self.assertEqual(set(statuses), {200, 503})
         self.assertEqual(self.server.metric("imfd_rejected_total", reason="queue"), statuses.count(503))
         self.assertLess(slowest[0], 0.05 * max(1, 2 * SLOW))
-        self.assertLess(self.server.memory() - before, 150e6)
+        print("resident after each flood, MB:", [round(m / 1e6, 1) for m in memory], file=sys.stderr)
+        self.assertLess(memory[-1] - memory[0], 8e6 if SLOW == 1 else 12e6)
 
     def test_larger_than_the_queue(self):
         r = self.server.generate({"class": 1, "n": 17})
@@ -181,8 +187,7 @@ class Overload(ServerTest):
 
 class Cancellation(ServerTest):
     device = "fake:step_us=20000"
-    # AddressSanitizer keeps freed memory for a while, which would look like a leak.
-    environment = {"ASAN_OPTIONS": "quarantine_size_mb=4"}
+    environment = SMALL_QUARANTINE
     flags = ("--max-batch", "2", "--cache-bytes", "0", "--max-queue", "1000")
 
     def settle(self):
