@@ -16,7 +16,7 @@
 #ifndef IMF__DEVICE_H
 #define IMF__DEVICE_H
 
-#include "imf.h"
+#include "error.h"
 
 enum imf__dtype { IMF__F32, IMF__ACT };
 
@@ -175,13 +175,6 @@ struct imf__device_ops {
     /* FLOP/s of a plain matrix multiplication in the running precision, measured now. */
     imf_status (*matmul_rate)(struct imf__device *d, double *flops_per_second);
 };
-
-#define IMF_TRY(call)                                                                              \
-    do {                                                                                           \
-        imf_status imf__try_status = (call);                                                       \
-        if (imf__try_status != IMF_OK)                                                             \
-            return imf__try_status;                                                                \
-    } while (0)
 
 /* Devices. The CUDA one lives in a module, libimf_cuda.so, whose one exported symbol is
  * imf__cuda_device_create with this signature and IMF__DEVICE_ABI checked first. */

@@ -9,4 +9,12 @@
 __attribute__((format(printf, 3, 4))) imf_status imf__fail(struct imf_error *err, imf_status status,
                                                            const char *format, ...);
 
+/* Returns from the function when the call did not succeed. */
+#define IMF_TRY(call)                                                                              \
+    do {                                                                                           \
+        imf_status imf__try_status = (call);                                                       \
+        if (imf__try_status != IMF_OK)                                                             \
+            return imf__try_status;                                                                \
+    } while (0)
+
 #endif

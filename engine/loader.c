@@ -33,9 +33,8 @@ void imf__loader_close(struct imf__loader *ld)
     ld->used = NULL;
 }
 
-static const struct imf__tensor *find(struct imf__loader *ld, const char *name)
+static const struct imf__tensor *use(struct imf__loader *ld, const struct imf__tensor *t)
 {
-    const struct imf__tensor *t = imf__checkpoint_find(ld->ckpt, name);
     if (t)
         ld->used[imf__checkpoint_index(ld->ckpt, t)] = true;
     return t;
@@ -48,56 +47,26 @@ const struct imf__tensor *imf__loader_find(struct imf__loader *ld, const char *f
     va_start(ap, format);
     vsnprintf(name, sizeof(name), format, ap);
     va_end(ap);
-    return find(ld, name);
+    return use(ld, imf__model_find(ld->ckpt, name));
 }
 
-static void shape_text(char *out, size_t size, const int64_t *shape, int n)
+imf_status imf__loader_read(struct imf__loader *ld, float **out, const int64_t shape[5],
+                            const char *format, ...)
 {
-    size_t at = (size_t)snprintf(out, size, "[");
-    for (int i = 0; i < n && at < size; i++)
-        at += (size_t)snprintf(out + at, size - at, "%s%lld", i ? ", " : "", (long long)shape[i]);
-    if (at < size)
-        snprintf(out + at, size - at, "]");
-}
-
-static int dims_of(const int64_t *shape)
-{
-    int n = 0;
-    while (n < 5 && shape[n])
-        n++;
-    return n;
-}
-
-/* Equal up to trailing ones: a 1x1 kernel may be stored as a matrix, and the other way round. */
-static bool shape_matches(const struct imf__tensor *t, const int64_t *shape, int n)
-{
-    for (int i = 0; i < n || i < t->ndim; i++) {
-        if ((i < t->ndim ? t->shape[i] : 1) != (i < n ? shape[i] : 1))
-            return false;
-    }
-    return true;
-}
-
-imf_status imf__loader_read(struct imf__loader *ld, float **out, const struct imf__want *want)
-{
-    const char *path = imf__checkpoint_path(ld->ckpt);
-    const struct imf__tensor *t = find(ld, want->name);
-    char expected[96], found[96];
-    int n = dims_of(want->shape);
-    shape_text(expected, sizeof(expected), want->shape, n);
-    if (!t && want->alias)
-        t = find(ld, want->alias);
-    if (!t)
-        return imf__fail(ld->err, IMF_EMODEL, "%s: tensor \"%s\" %s is missing", path, want->name,
-                         expected);
-    if (!shape_matches(t, want->shape, n)) {
-        shape_text(found, sizeof(found), t->shape, t->ndim);
-        return imf__fail(ld->err, IMF_EMODEL, "%s: tensor \"%s\" has shape %s, expected %s", path,
-                         t->name, found, expected);
-    }
+    struct imf__name want = {.needed = true};
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(want.name, sizeof(want.name), format, ap);
+    va_end(ap);
+    for (; want.ndim < 4 && shape[want.ndim]; want.ndim++)
+        want.shape[want.ndim] = shape[want.ndim];
+    const struct imf__tensor *t;
+    IMF_TRY(imf__model_require(&t, ld->ckpt, &want, ld->err));
+    use(ld, t);
     float *p = malloc((size_t)t->count * sizeof(float));
     if (!p)
-        return imf__fail(ld->err, IMF_ENOMEM, "%s: no memory to read tensor \"%s\"", path, t->name);
+        return imf__fail(ld->err, IMF_ENOMEM, "%s: no memory to read tensor \"%s\"",
+                         imf__checkpoint_path(ld->ckpt), t->name);
     imf_status status = imf__checkpoint_read(ld->ckpt, t, p, ld->err);
     if (status != IMF_OK) {
         free(p);

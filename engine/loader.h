@@ -5,6 +5,7 @@
 
 #include "checkpoint.h"
 #include "device.h"
+#include "model_names.h"
 
 struct imf__loader {
     struct imf__checkpoint *ckpt;
@@ -25,15 +26,11 @@ void imf__loader_close(struct imf__loader *ld);
 const struct imf__tensor *imf__loader_find(struct imf__loader *ld, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* What a model expects: a name (or its alias) and a shape. Trailing dimensions of 1 may be missing
- * or superfluous in the file: a 1x1 kernel may be stored as a matrix. */
-struct imf__want {
-    const char *name;
-    const char *alias; /* another name it may have, or NULL */
-    int64_t shape[5];  /* ends with 0 */
-};
-/* Reads all values; *out is malloc'ed and the caller's. */
-imf_status imf__loader_read(struct imf__loader *ld, float **out, const struct imf__want *want);
+/* Reads all values of a tensor under any of its names (imf__model_find); *out is malloc'ed and the
+ * caller's. `shape` ends with 0; a dimension of 1 more or less at the end is fine. */
+#define IMF__SHAPE(...) ((const int64_t[5]){__VA_ARGS__})
+imf_status imf__loader_read(struct imf__loader *ld, float **out, const int64_t shape[5],
+                            const char *format, ...) __attribute__((format(printf, 4, 5)));
 
 /* Fails when a tensor was not used and its name (less "net.") starts with none of `skipped`. */
 imf_status imf__loader_finish(struct imf__loader *ld, const char *const *skipped);

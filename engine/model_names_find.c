@@ -83,12 +83,9 @@ imf_status imf__model_require(const struct imf__tensor **out, const struct imf__
     if (!t)
         return imf__fail(err, IMF_EMODEL, "%.200s: tensor \"%s\" of shape %s is missing", path,
                          name->name, expected);
-    int ndim = t->ndim;
-    while (ndim > name->ndim && t->shape[ndim - 1] == 1)
-        ndim--;
-    bool same = ndim == name->ndim;
-    for (int i = 0; same && i < ndim; i++)
-        same = t->shape[i] == name->shape[i];
+    bool same = true;
+    for (int i = 0; same && (i < t->ndim || i < name->ndim); i++)
+        same = (i < t->ndim ? t->shape[i] : 1) == (i < name->ndim ? name->shape[i] : 1);
     print_shape(found, t->ndim, t->shape);
     if (!same)
         return imf__fail(err, IMF_EMODEL, "%.200s: tensor \"%s\": expected shape %s, found %s",

@@ -22,15 +22,11 @@ imf_status imf__decoder_conv(struct imf__decoder *dec, struct imf__loader *ld,
                              struct imf__conv **out, const struct imf__conv_desc *desc, bool bias,
                              const char *name)
 {
-    char weight_name[160], bias_name[160];
     float *w = NULL, *b = NULL;
-    snprintf(weight_name, sizeof(weight_name), "%s.weight", name);
-    snprintf(bias_name, sizeof(bias_name), "%s.bias", name);
-    struct imf__want want_w = {weight_name, NULL, {desc->out, desc->in, desc->kh, desc->kw}};
-    struct imf__want want_b = {bias_name, NULL, {desc->out}};
-    imf_status status = imf__loader_read(ld, &w, &want_w);
+    imf_status status = imf__loader_read(
+        ld, &w, IMF__SHAPE(desc->out, desc->in, desc->kh, desc->kw), "%s.weight", name);
     if (status == IMF_OK && bias)
-        status = imf__loader_read(ld, &b, &want_b);
+        status = imf__loader_read(ld, &b, IMF__SHAPE(desc->out), "%s.bias", name);
     if (status == IMF_OK)
         status = imf__loader_fail(ld, dec->dev->ops->conv_load(dec->dev, out, desc, w, b), name);
     free(w);
@@ -75,9 +71,10 @@ static imf_status load_none(struct imf__decoder *dec, struct imf_error *err)
 static imf_status load_file(struct imf__decoder *dec, struct imf__loader *ld)
 {
     const char *path = imf__checkpoint_path(ld->ckpt);
-    if (imf__checkpoint_find(ld->ckpt, "decoder.conv_in.weight"))
+    enum imf__model_kind kind = imf__model_kind_of(ld->ckpt);
+    if (kind == IMF__MODEL_SD_VAE)
         dec->kind = IMF__DECODER_SD_VAE;
-    else if (imf__checkpoint_find(ld->ckpt, "3.conv.0.weight"))
+    else if (kind == IMF__MODEL_TAESD)
         dec->kind = IMF__DECODER_TAESD;
     else
         return imf__fail(ld->err, IMF_EMODEL,

@@ -52,27 +52,6 @@ static imf_status read_sizes(struct imf__mit *m, struct imf__loader *ld)
     return IMF_OK;
 }
 
-static imf_status read_named(struct imf__loader *ld, float **out, int64_t rows, int64_t columns,
-                             const char *format, ...) __attribute__((format(printf, 5, 6)));
-
-/* A (rows, columns) matrix, or a (rows) vector when columns is 0. */
-static imf_status read_named(struct imf__loader *ld, float **out, int64_t rows, int64_t columns,
-                             const char *format, ...)
-{
-    char name[160], alias[168];
-    va_list ap;
-    va_start(ap, format);
-    vsnprintf(name, sizeof(name), format, ap);
-    va_end(ap);
-    struct imf__want want = {name, NULL, {rows, columns}};
-    size_t n = strlen(name);
-    if (n > 6 && strcmp(name + n - 6, "_scale") == 0) { /* older files call it a gate */
-        snprintf(alias, sizeof(alias), "%.*s_gate", (int)(n - 6), name);
-        want.alias = alias;
-    }
-    return imf__loader_read(ld, out, &want);
-}
-
 /* weight (N, K) columns times scale (K). */
 static void fold_columns(float *weight, const float *scale, int N, int K)
 {
@@ -105,11 +84,12 @@ static imf_status load_qkv(struct imf__mit *m, struct imf__loader *ld, struct im
     int D = m->D;
     size_t one = (size_t)D * (size_t)D;
     float *norm = NULL, *all = malloc(3 * one * sizeof(float));
-    imf_status status = all ? read_named(ld, &norm, D, 0, "%s.norm1.weight", at)
+    imf_status status = all ? imf__loader_read(ld, &norm, IMF__SHAPE(D), "%s.norm1.weight", at)
                             : imf__fail(ld->err, IMF_ENOMEM, "no memory to load %s.attn", at);
     for (size_t i = 0; i < 3 && status == IMF_OK; i++) {
         float *part = NULL;
-        status = read_named(ld, &part, D, D, "%s.attn.%c_proj._flax_linear.weight", at, names[i]);
+        status = imf__loader_read(ld, &part, IMF__SHAPE(D, D),
+                                  "%s.attn.%c_proj._flax_linear.weight", at, names[i]);
         if (status == IMF_OK)
             memcpy(all + i * one, part, one * sizeof(float));
         free(part);
@@ -147,9 +127,10 @@ static imf_status load_scaled(struct imf__mit *m, struct imf__loader *ld, struct
                               const char *at, const char *matrix, const char *scale, int K, int Kp)
 {
     float *w = NULL, *s = NULL;
-    imf_status status = read_named(ld, &w, m->D, K, "%s.%s._flax_linear.weight", at, matrix);
+    imf_status status =
+        imf__loader_read(ld, &w, IMF__SHAPE(m->D, K), "%s.%s._flax_linear.weight", at, matrix);
     if (status == IMF_OK)
-        status = read_named(ld, &s, m->D, 0, "%s.%s", at, scale);
+        status = imf__loader_read(ld, &s, IMF__SHAPE(m->D), "%s.%s", at, scale);
     if (status == IMF_OK) {
         fold_rows(w, s, m->D, K);
         status = pad_matrix(ld, &w, m->D, K, m->D, Kp);
@@ -165,11 +146,13 @@ static imf_status load_up(struct imf__mit *m, struct imf__loader *ld, struct imf
                           const char *at)
 {
     float *norm = NULL, *w1 = NULL, *w3 = NULL;
-    imf_status status = read_named(ld, &norm, m->D, 0, "%s.norm2.weight", at);
+    imf_status status = imf__loader_read(ld, &norm, IMF__SHAPE(m->D), "%s.norm2.weight", at);
     if (status == IMF_OK)
-        status = read_named(ld, &w1, m->M, m->D, "%s.mlp.w1._flax_linear.weight", at);
+        status =
+            imf__loader_read(ld, &w1, IMF__SHAPE(m->M, m->D), "%s.mlp.w1._flax_linear.weight", at);
     if (status == IMF_OK)
-        status = read_named(ld, &w3, m->M, m->D, "%s.mlp.w3._flax_linear.weight", at);
+        status =
+            imf__loader_read(ld, &w3, IMF__SHAPE(m->M, m->D), "%s.mlp.w3._flax_linear.weight", at);
     if (status == IMF_OK) {
         fold_columns(w1, norm, m->M, m->D);
         fold_columns(w3, norm, m->M, m->D);
@@ -190,7 +173,7 @@ static imf_status load_vector(struct imf__loader *ld, float **out, int n, const 
                               const char *name)
 {
     float *host = NULL;
-    IMF_TRY(read_named(ld, &host, n, 0, "%s.%s", at, name));
+    IMF_TRY(imf__loader_read(ld, &host, IMF__SHAPE(n), "%s.%s", at, name));
     imf_status status = imf__loader_vector(ld, out, host, (size_t)n);
     free(host);
     return status;
@@ -227,9 +210,9 @@ static imf_status load_scalar_embedders(struct imf__mit *m, struct imf__loader *
         float *w = NULL, *bias = NULL;
         char at[96];
         snprintf(at, sizeof(at), "net.%s.mlp.%d._flax_linear", names[s], 2 * layer);
-        imf_status status = read_named(ld, &w, m->D, K, "%s.weight", at);
+        imf_status status = imf__loader_read(ld, &w, IMF__SHAPE(m->D, K), "%s.weight", at);
         if (status == IMF_OK)
-            status = read_named(ld, &bias, m->D, 0, "%s.bias", at);
+            status = imf__loader_read(ld, &bias, IMF__SHAPE(m->D), "%s.bias", at);
         if (status == IMF_OK)
             status = load_linear(ld, &m->scalar_embed[s][layer], IMF__F32, w, bias, m->D, K, at);
         free(w);
@@ -242,14 +225,14 @@ static imf_status load_scalar_embedders(struct imf__mit *m, struct imf__loader *
 static imf_status load_patch_embedder(struct imf__mit *m, struct imf__loader *ld)
 {
     float *w = NULL, *bias = NULL;
-    struct imf__want want = {
-        "net.x_embedder.proj.weight", NULL, {m->D, m->channels, m->patch, m->patch}};
-    imf_status status = imf__loader_read(ld, &w, &want);
+    static const char name[] = "net.x_embedder.proj";
+    imf_status status = imf__loader_read(ld, &w, IMF__SHAPE(m->D, m->channels, m->patch, m->patch),
+                                         "%s.weight", name);
     if (status == IMF_OK)
-        status = read_named(ld, &bias, m->D, 0, "net.x_embedder.proj.bias");
+        status = imf__loader_read(ld, &bias, IMF__SHAPE(m->D), "%s.bias", name);
     if (status == IMF_OK)
         status = load_linear(ld, &m->patch_embed, IMF__F32, w, bias, m->D,
-                             m->channels * m->patch * m->patch, want.name);
+                             m->channels * m->patch * m->patch, name);
     free(w);
     free(bias);
     return status;
@@ -271,7 +254,8 @@ static imf_status load_tokens(struct imf__mit *m, struct imf__loader *ld)
     for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]) && status == IMF_OK; i++) {
         float *part = NULL;
         size_t n = (size_t)groups[i].count * (size_t)m->D;
-        status = read_named(ld, &part, groups[i].count, m->D, "net.%s", groups[i].name);
+        status = imf__loader_read(ld, &part, IMF__SHAPE(groups[i].count, m->D), "net.%s",
+                                  groups[i].name);
         if (status == IMF_OK)
             memcpy(all + at, part, n * sizeof(float));
         at += n;
@@ -286,8 +270,8 @@ static imf_status load_tokens(struct imf__mit *m, struct imf__loader *ld)
 static imf_status load_class_table(struct imf__mit *m, struct imf__loader *ld)
 {
     float *table = NULL;
-    IMF_TRY(read_named(ld, &table, m->classes + 1, m->D,
-                       "net.y_embedder.embedding_table._flax_embedding.weight"));
+    IMF_TRY(imf__loader_read(ld, &table, IMF__SHAPE(m->classes + 1, m->D),
+                             "net.y_embedder.embedding_table._flax_embedding.weight"));
     imf_status status =
         imf__loader_vector(ld, &m->class_table, table, (size_t)(m->classes + 1) * (size_t)m->D);
     free(table);
@@ -298,11 +282,14 @@ static imf_status load_final(struct imf__mit *m, struct imf__loader *ld)
 {
     int N = m->patch * m->patch * m->channels;
     float *norm = NULL, *w = NULL, *bias = NULL;
-    imf_status status = read_named(ld, &norm, m->D, 0, "net.u_final_layer.norm.weight");
+    imf_status status =
+        imf__loader_read(ld, &norm, IMF__SHAPE(m->D), "net.u_final_layer.norm.weight");
     if (status == IMF_OK)
-        status = read_named(ld, &w, N, m->D, "net.u_final_layer.linear._flax_linear.weight");
+        status = imf__loader_read(ld, &w, IMF__SHAPE(N, m->D),
+                                  "net.u_final_layer.linear._flax_linear.weight");
     if (status == IMF_OK)
-        status = read_named(ld, &bias, N, 0, "net.u_final_layer.linear._flax_linear.bias");
+        status = imf__loader_read(ld, &bias, IMF__SHAPE(N),
+                                  "net.u_final_layer.linear._flax_linear.bias");
     if (status == IMF_OK) {
         fold_columns(w, norm, N, m->D);
         status = load_linear(ld, &m->final, IMF__F32, w, bias, N, m->D, "the final layer");

@@ -102,11 +102,11 @@ static imf_status read_groups(struct imf__sd_vae *v, struct imf__loader *ld)
                           path);
 }
 
-static imf_status load_vector(struct imf__loader *ld, float **out, const char *name, int n)
+static imf_status load_vector(struct imf__loader *ld, float **out, const char *name,
+                              const char *part, int n)
 {
     float *host = NULL;
-    struct imf__want want = {name, NULL, {n}};
-    IMF_TRY(imf__loader_read(ld, &host, &want));
+    IMF_TRY(imf__loader_read(ld, &host, IMF__SHAPE(n), "%s.%s", name, part));
     imf_status status = imf__loader_vector(ld, out, host, (size_t)n);
     free(host);
     return status;
@@ -115,16 +115,13 @@ static imf_status load_vector(struct imf__loader *ld, float **out, const char *n
 static imf_status load_norm(struct imf__sd_vae *v, struct imf__loader *ld, struct norm *norm,
                             const char *name, int n)
 {
-    char full[160];
     if (n % v->groups != 0)
         return imf__fail(ld->err, IMF_EMODEL,
                          "%s: %s has %d channels, no multiple of %d groups (norm_num_groups of "
                          "config.json)",
                          imf__checkpoint_path(ld->ckpt), name, n, v->groups);
-    snprintf(full, sizeof(full), "%s.weight", name);
-    IMF_TRY(load_vector(ld, &norm->gamma, full, n));
-    snprintf(full, sizeof(full), "%s.bias", name);
-    return load_vector(ld, &norm->beta, full, n);
+    IMF_TRY(load_vector(ld, &norm->gamma, name, "weight", n));
+    return load_vector(ld, &norm->beta, name, "bias", n);
 }
 
 static struct imf__conv_desc conv_desc(int in, int out, int k, int size)
@@ -175,24 +172,17 @@ static imf_status load_resnet(struct imf__decoder *dec, struct imf__loader *ld, 
 }
 
 static imf_status load_projection(struct imf__decoder *dec, struct imf__loader *ld,
-                                  struct imf__linear **out, const char *published,
-                                  const char *newer)
+                                  struct imf__linear **out, const char *name)
 {
     static const char at[] = "decoder.mid_block.attentions.0";
-    char w_name[96], w_alias[96], b_name[96], b_alias[96];
     int C = dec->sd_vae->channels;
-    snprintf(w_name, sizeof(w_name), "%s.%s.weight", at, published);
-    snprintf(w_alias, sizeof(w_alias), "%s.%s.weight", at, newer);
-    snprintf(b_name, sizeof(b_name), "%s.%s.bias", at, published);
-    snprintf(b_alias, sizeof(b_alias), "%s.%s.bias", at, newer);
-    struct imf__want want_w = {w_name, w_alias, {C, C}}, want_b = {b_name, b_alias, {C}};
     float *w = NULL, *b = NULL;
-    imf_status status = imf__loader_read(ld, &w, &want_w);
+    imf_status status = imf__loader_read(ld, &w, IMF__SHAPE(C, C), "%s.%s.weight", at, name);
     if (status == IMF_OK)
-        status = imf__loader_read(ld, &b, &want_b);
+        status = imf__loader_read(ld, &b, IMF__SHAPE(C), "%s.%s.bias", at, name);
     if (status == IMF_OK)
         status = imf__loader_fail(
-            ld, dec->dev->ops->linear_load(dec->dev, out, IMF__F32, w, b, C, C), w_name);
+            ld, dec->dev->ops->linear_load(dec->dev, out, IMF__F32, w, b, C, C), name);
     free(w);
     free(b);
     return status;
@@ -206,10 +196,10 @@ static imf_status load_middle(struct imf__decoder *dec, struct imf__loader *ld)
     IMF_TRY(
         load_resnet(dec, ld, &v->middle[0], "decoder.mid_block.resnets.0", v->channels, dec->size));
     IMF_TRY(load_norm(v, ld, &a->norm, "decoder.mid_block.attentions.0.group_norm", v->channels));
-    IMF_TRY(load_projection(dec, ld, &a->q, "query", "to_q"));
-    IMF_TRY(load_projection(dec, ld, &a->k, "key", "to_k"));
-    IMF_TRY(load_projection(dec, ld, &a->v, "value", "to_v"));
-    IMF_TRY(load_projection(dec, ld, &a->proj, "proj_attn", "to_out.0"));
+    IMF_TRY(load_projection(dec, ld, &a->q, "query"));
+    IMF_TRY(load_projection(dec, ld, &a->k, "key"));
+    IMF_TRY(load_projection(dec, ld, &a->v, "value"));
+    IMF_TRY(load_projection(dec, ld, &a->proj, "proj_attn"));
     dec->flops += 2 * T * 4 * C * C + 4 * T * T * C;
     IMF_TRY(load_resnet(dec, ld, &v->middle[1], "decoder.mid_block.resnets.1", v->middle[0].out,
                         dec->size));

@@ -44,7 +44,7 @@ static imf_status load_block(struct imf__decoder *dec, struct imf__loader *ld, s
 
 imf_status imf__taesd_load(struct imf__decoder *dec, struct imf__loader *ld)
 {
-    static const char *const skipped[] = {NULL};
+    static const char *const skipped[] = {"encoder.", NULL};
     struct imf__taesd *t = dec->taesd = calloc(1, sizeof(*t));
     if (!t)
         return imf__fail(ld->err, IMF_ENOMEM, "no memory for the decoder");
