@@ -209,39 +209,37 @@ void imf__npy_free(struct imf__npy *a)
     *a = (struct imf__npy){0};
 }
 
-imf_status imf__npy_save(const char *path, enum imf__npy_type type, int ndim, const int64_t *shape,
-                         const void *data, struct imf_error *err)
+size_t imf__npy_header(char header[IMF__NPY_HEADER], enum imf__npy_type type, int ndim,
+                       const int64_t *shape)
 {
     assert(ndim >= 0 && ndim <= IMF__NPY_MAX_DIMS);
-    char header[512];
-    size_t count = 1;
-    int n = snprintf(header, sizeof(header), "{'descr': '%s', 'fortran_order': False, 'shape': (",
+    char *text = header + 10; /* after magic, version and length */
+    size_t size = IMF__NPY_HEADER - 10;
+    int n = snprintf(text, size, "{'descr': '%s', 'fortran_order': False, 'shape': (",
                      types[type].descr);
-    for (int i = 0; i < ndim; i++) {
-        count *= (size_t)shape[i];
-        n += snprintf(header + n, sizeof(header) - (size_t)n, "%lld%s", (long long)shape[i],
+    for (int i = 0; i < ndim; i++)
+        n += snprintf(text + n, size - (size_t)n, "%lld%s", (long long)shape[i],
                       ndim == 1      ? ","
                       : i + 1 < ndim ? ", "
                                      : "");
-    }
-    n += snprintf(header + n, sizeof(header) - (size_t)n, "), }");
-    /* The data begins at a multiple of 64, and the header ends with a newline. */
+    n += snprintf(text + n, size - (size_t)n, "), }");
     while ((10 + n + 1) % 64)
-        header[n++] = ' ';
-    header[n++] = '\n';
-    const uint8_t head[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (uint8_t)n, (uint8_t)(n >> 8)};
+        text[n++] = ' ';
+    text[n++] = '\n';
+    memcpy(header, "\x93NUMPY\x01\x00", 8);
+    header[8] = (char)n;
+    header[9] = (char)(n >> 8);
+    return 10 + (size_t)n;
+}
 
-    struct imf__output o;
-    imf_status status = imf__output_open(&o, path, err);
-    if (status != IMF_OK)
-        return status;
-    status = imf__output_write(&o, head, sizeof(head), err);
-    if (status == IMF_OK)
-        status = imf__output_write(&o, header, (size_t)n, err);
-    if (status == IMF_OK)
-        status = imf__output_write(&o, data, count * types[type].bytes, err);
-    if (status == IMF_OK)
-        status = imf__output_commit(&o, err);
-    imf__output_discard(&o);
-    return status;
+imf_status imf__npy_save(const char *path, enum imf__npy_type type, int ndim, const int64_t *shape,
+                         const void *data, struct imf_error *err)
+{
+    char header[IMF__NPY_HEADER];
+    size_t count = 1;
+    for (int i = 0; i < ndim; i++)
+        count *= (size_t)shape[i];
+    const struct iovec pieces[] = {{header, imf__npy_header(header, type, ndim, shape)},
+                                   {(void *)data, count * types[type].bytes}};
+    return imf__output_save(path, pieces, 2, err);
 }

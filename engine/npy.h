@@ -37,6 +37,11 @@ struct imf__npy {
 IMF_MUST_CHECK imf_status imf__npy_load(struct imf__npy *out, const char *path,
                                         struct imf_error *err);
 void imf__npy_free(struct imf__npy *a); /* zeroed structs are fine */
+/* What comes before the values (format 1.0), padded with blanks so that they begin at a multiple of
+ * 64 bytes. Returns its length. At most eight dimensions. */
+#define IMF__NPY_HEADER 512
+size_t imf__npy_header(char header[IMF__NPY_HEADER], enum imf__npy_type type, int ndim,
+                       const int64_t *shape);
 /* The file appears under its name when it is complete. `data` has prod(shape) elements. */
 IMF_MUST_CHECK imf_status imf__npy_save(const char *path, enum imf__npy_type type, int ndim,
                                         const int64_t *shape, const void *data,

@@ -41,13 +41,13 @@ IMF_MUST_CHECK imf_status imf__npz_read_float(struct imf__npz *z, const struct i
 struct imf__npz_source {
     const char *name;
     int ndim;
-    uint64_t shape[IMF__NPZ_MAX_DIMS];
+    int64_t shape[IMF__NPZ_MAX_DIMS];
     const float *f32;
     const double *f64;
 };
 
 /* Writes a stored .npz, first beside `path` and then renamed, so that a full disk leaves no half
- * file under the name. zip64 fields are written where a size needs them. */
+ * file under the name, and waits until it is on the disk. */
 IMF_MUST_CHECK imf_status imf__npz_write(const char *path, const struct imf__npz_source *arrays,
                                          size_t n, struct imf_error *err);
 

@@ -1,17 +1,14 @@
-/* Writing .npz (stored entries) and .npy. The file is written under a temporary name and renamed
- * when it is complete and on disk, so a full disk never leaves half a file under the real name. */
+/* Writing .npz: stored entries, every size in a zip64 field. */
 #include "npz.h"
 
 #include "error.h"
+#include "npy.h"
+#include "output_file.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <zlib.h>
-
-enum { MAX_HEADER = 512 };
 
 static void put16(unsigned char *p, uint32_t v)
 {
@@ -31,32 +28,11 @@ static void put64(unsigned char *p, uint64_t v)
     put32(p + 4, (uint32_t)(v >> 32));
 }
 
-/* The .npy header of an array, padded to 64 bytes as NumPy does; returns its length. */
-static size_t npy_header(char header[MAX_HEADER], const struct imf__npz_source *a)
-{
-    char shape[256] = "";
-    size_t n = 0;
-    for (int i = 0; i < a->ndim; i++)
-        n += (size_t)snprintf(shape + n, sizeof(shape) - n, "%llu,%s",
-                              (unsigned long long)a->shape[i], i + 1 < a->ndim ? " " : "");
-    if (a->ndim > 1)
-        shape[n - 1] = '\0'; /* only one-element tuples keep their comma */
-    int len = snprintf(header + 10, MAX_HEADER - 10,
-                       "{'descr': '%s', 'fortran_order': False, 'shape': (%s), }",
-                       a->f64 ? "<f8" : "<f4", shape);
-    size_t total = (10 + (size_t)len + 1 + 63) / 64 * 64;
-    memset(header + 10 + len, ' ', total - 10 - (size_t)len);
-    header[total - 1] = '\n';
-    memcpy(header, "\x93NUMPY\x01\x00", 8);
-    put16((unsigned char *)header + 8, (uint32_t)(total - 10));
-    return total;
-}
-
 static size_t value_bytes(const struct imf__npz_source *a)
 {
     size_t n = a->f64 ? 8 : 4;
     for (int i = 0; i < a->ndim; i++)
-        n *= a->shape[i];
+        n *= (size_t)a->shape[i];
     return n;
 }
 
@@ -79,41 +55,52 @@ static uint32_t crc_of(const char *header, size_t header_size, const struct imf_
 }
 
 struct record {
-    char header[MAX_HEADER];
+    char header[IMF__NPY_HEADER];
     size_t header_size;
     uint64_t size, offset;
     uint32_t crc;
 };
 
+static imf_status put(struct imf__output *o, const void *head, size_t head_size, const char *name,
+                      const void *rest, size_t rest_size, struct imf_error *err)
+{
+    IMF_TRY(imf__output_write(o, head, head_size, err));
+    IMF_TRY(imf__output_write(o, name, strlen(name), err));
+    return imf__output_write(o, rest, rest_size, err);
+}
+
 /* Local header with sizes in a zip64 field, as numpy.savez writes it; readers of both kinds agree
  * on it. The directory record repeats them. */
-static bool write_local(FILE *f, const struct imf__npz_source *a, struct record *r)
+static imf_status write_local(struct imf__output *o, const struct imf__npz_source *a,
+                              struct record *r, struct imf_error *err)
 {
     unsigned char h[30 + 20] = {0};
-    size_t name = strlen(a->name) + 4;
+    char name[160];
+    int length = snprintf(name, sizeof(name), "%.128s.npy", a->name);
     put32(h, 0x04034b50);
     put16(h + 4, 45);
     put16(h + 12, 0x21); /* 1 January 1980: archives of equal arrays are equal files */
     put32(h + 14, r->crc);
     put32(h + 18, 0xffffffff);
     put32(h + 22, 0xffffffff);
-    put16(h + 26, (uint32_t)name);
+    put16(h + 26, (uint32_t)length);
     put16(h + 28, 20);
     put16(h + 30, 1);
     put16(h + 32, 16);
     put64(h + 34, r->size);
     put64(h + 42, r->size);
-    r->offset = (uint64_t)ftello(f);
-    return fwrite(h, 1, 30, f) == 30 && fprintf(f, "%s.npy", a->name) == (int)name &&
-           fwrite(h + 30, 1, 20, f) == 20 &&
-           fwrite(r->header, 1, r->header_size, f) == r->header_size &&
-           fwrite(value_data(a), 1, value_bytes(a), f) == value_bytes(a);
+    r->offset = o->size;
+    IMF_TRY(put(o, h, 30, name, h + 30, 20, err));
+    IMF_TRY(imf__output_write(o, r->header, r->header_size, err));
+    return imf__output_write(o, value_data(a), value_bytes(a), err);
 }
 
-static bool write_central(FILE *f, const struct imf__npz_source *a, const struct record *r)
+static imf_status write_central(struct imf__output *o, const struct imf__npz_source *a,
+                                const struct record *r, struct imf_error *err)
 {
     unsigned char h[46 + 28] = {0};
-    size_t name = strlen(a->name) + 4;
+    char name[160];
+    int length = snprintf(name, sizeof(name), "%.128s.npy", a->name);
     put32(h, 0x02014b50);
     put16(h + 4, 45);
     put16(h + 6, 45);
@@ -121,7 +108,7 @@ static bool write_central(FILE *f, const struct imf__npz_source *a, const struct
     put32(h + 16, r->crc);
     put32(h + 20, 0xffffffff);
     put32(h + 24, 0xffffffff);
-    put16(h + 28, (uint32_t)name);
+    put16(h + 28, (uint32_t)length);
     put16(h + 30, 28);
     put32(h + 42, 0xffffffff);
     put16(h + 46, 1);
@@ -129,14 +116,14 @@ static bool write_central(FILE *f, const struct imf__npz_source *a, const struct
     put64(h + 50, r->size);
     put64(h + 58, r->size);
     put64(h + 66, r->offset);
-    return fwrite(h, 1, 46, f) == 46 && fprintf(f, "%s.npy", a->name) == (int)name &&
-           fwrite(h + 46, 1, 28, f) == 28;
+    return put(o, h, 46, name, h + 46, 28, err);
 }
 
-static bool write_end(FILE *f, size_t count, uint64_t offset)
+static imf_status write_end(struct imf__output *o, size_t count, uint64_t offset,
+                            struct imf_error *err)
 {
     unsigned char h[56 + 20 + 22] = {0}, *locator = h + 56, *end = h + 76;
-    uint64_t here = (uint64_t)ftello(f);
+    uint64_t here = o->size;
     put32(h, 0x06064b50);
     put64(h + 4, 44);
     put16(h + 12, 45);
@@ -153,50 +140,41 @@ static bool write_end(FILE *f, size_t count, uint64_t offset)
     put16(end + 10, (uint32_t)count);
     put32(end + 12, 0xffffffff);
     put32(end + 16, 0xffffffff);
-    return fwrite(h, 1, sizeof(h), f) == sizeof(h);
+    return imf__output_write(o, h, sizeof(h), err);
 }
 
-static bool write_zip(FILE *f, const struct imf__npz_source *arrays, struct record *records,
-                      size_t n)
+static imf_status write_zip(struct imf__output *o, const struct imf__npz_source *arrays,
+                            struct record *records, size_t n, struct imf_error *err)
 {
     for (size_t i = 0; i < n; i++) {
+        const struct imf__npz_source *a = &arrays[i];
         struct record *r = &records[i];
-        r->header_size = npy_header(r->header, &arrays[i]);
-        r->size = r->header_size + value_bytes(&arrays[i]);
-        r->crc = crc_of(r->header, r->header_size, &arrays[i]);
-        if (!write_local(f, &arrays[i], r))
-            return false;
+        r->header_size =
+            imf__npy_header(r->header, a->f64 ? IMF__NPY_F64 : IMF__NPY_F32, a->ndim, a->shape);
+        r->size = r->header_size + value_bytes(a);
+        r->crc = crc_of(r->header, r->header_size, a);
+        IMF_TRY(write_local(o, a, r, err));
     }
-    uint64_t offset = (uint64_t)ftello(f);
+    uint64_t offset = o->size;
     for (size_t i = 0; i < n; i++)
-        if (!write_central(f, &arrays[i], &records[i]))
-            return false;
-    return write_end(f, n, offset);
+        IMF_TRY(write_central(o, &arrays[i], &records[i], err));
+    return write_end(o, n, offset, err);
 }
 
 imf_status imf__npz_write(const char *path, const struct imf__npz_source *arrays, size_t n,
                           struct imf_error *err)
 {
-    char temporary[4096];
-    if (snprintf(temporary, sizeof(temporary), "%s.tmp", path) >= (int)sizeof(temporary))
-        return imf__fail(err, IMF_EINVAL, "path too long");
+    struct imf__output o;
     struct record *records = calloc(n ? n : 1, sizeof(*records));
     if (!records)
         return imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
-    FILE *f = fopen(temporary, "wb");
-    if (!f) {
-        free(records);
-        return imf__fail(err, IMF_EIO, "%s: %s", temporary, strerror(errno));
-    }
-    bool ok = write_zip(f, arrays, records, n) && fflush(f) == 0 && fsync(fileno(f)) == 0;
-    int cause = errno;
-    ok = fclose(f) == 0 && ok;
+    imf_status status = imf__output_open(&o, path, err);
+    o.durable = true; /* hours of work may be behind these numbers */
+    if (status == IMF_OK)
+        status = write_zip(&o, arrays, records, n, err);
+    if (status == IMF_OK)
+        status = imf__output_commit(&o, err);
+    imf__output_discard(&o);
     free(records);
-    if (ok && rename(temporary, path) == 0)
-        return IMF_OK;
-    if (ok)
-        cause = errno;
-    unlink(temporary);
-    return imf__fail(err, IMF_EIO, "%s: cannot be written: %s%s", path, strerror(cause),
-                     cause == ENOSPC ? "; free some space and run the same command again" : "");
+    return status;
 }

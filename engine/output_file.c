@@ -15,28 +15,30 @@
 
 static imf_status fail(const struct imf__output *o, struct imf_error *err, int number)
 {
-    return imf__fail(err, IMF_EIO, "%.300s: %s", o->path, strerror(number));
+    return imf__fail(err, IMF_EIO, "%.300s: cannot be written: %s%s", o->path, strerror(number),
+                     number == ENOSPC ? "; free some space and run the same command again" : "");
 }
 
 imf_status imf__output_open(struct imf__output *o, const char *path, struct imf_error *err)
 {
     *o = (struct imf__output){.fd = -1, .path = strdup(path), .buffer = malloc(BUFFER)};
     struct stat st;
+    bool special = stat(path, &st) == 0 && !S_ISREG(st.st_mode);
     imf_status status = IMF_OK;
     if (!o->path || !o->buffer ||
-        asprintf(&o->temporary, "%s.part-%ld", path, (long)getpid()) < 0) {
+        (!special && asprintf(&o->temporary, "%s.part-%ld", path, (long)getpid()) < 0)) {
         o->temporary = NULL;
         status = imf__fail(err, IMF_ENOMEM, "%.300s: out of memory", path);
-    } else if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-        status = imf__fail(err, IMF_EIO, "%.300s: exists and is no regular file", path);
     } else {
         /* Not O_EXCL: one left behind by a crash under the same process id may go. */
-        o->fd = open(o->temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
+        o->fd = special
+                    ? open(path, O_WRONLY | O_CLOEXEC)
+                    : open(o->temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
         if (o->fd < 0)
             status = fail(o, err, errno);
     }
     if (status != IMF_OK) {
-        free(o->temporary);
+        free(o->temporary); /* before discard, which would remove what is not ours */
         o->temporary = NULL;
         imf__output_discard(o);
     }
@@ -103,12 +105,14 @@ imf_status imf__output_commit(struct imf__output *o, struct imf_error *err)
     imf_status status = flush(o, err);
     if (status != IMF_OK)
         return status;
+    if (o->durable && o->temporary && fsync(o->fd) != 0)
+        return fail(o, err, errno);
     int fd = o->fd;
     o->fd = -1;
     /* Some file systems report a full disk only now. */
     if (close(fd) != 0)
         return fail(o, err, errno);
-    if (rename(o->temporary, o->path) != 0)
+    if (o->temporary && rename(o->temporary, o->path) != 0)
         return fail(o, err, errno);
     free(o->temporary);
     o->temporary = NULL;
@@ -127,4 +131,17 @@ void imf__output_discard(struct imf__output *o)
     free(o->path);
     free(o->buffer);
     *o = (struct imf__output){.fd = -1};
+}
+
+imf_status imf__output_save(const char *path, const struct iovec *pieces, int n,
+                            struct imf_error *err)
+{
+    struct imf__output o;
+    imf_status status = imf__output_open(&o, path, err);
+    for (int i = 0; i < n && status == IMF_OK; i++)
+        status = imf__output_write(&o, pieces[i].iov_base, pieces[i].iov_len, err);
+    if (status == IMF_OK)
+        status = imf__output_commit(&o, err);
+    imf__output_discard(&o);
+    return status;
 }

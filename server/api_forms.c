@@ -1,6 +1,7 @@
 /* Writing pictures out in each reply form. */
 #include "api_forms.h"
 #include "http_text.h"
+#include "npy.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -319,22 +320,12 @@ static void part_head(struct picture_job *job, uint32_t index, size_t size, stru
     buffer_append_text(out, "\r\n\r\n");
 }
 
-/* Version 1.0 header of uint8 (n, height, width, 3), padded to a multiple of 64 bytes. */
 static void npy_head(struct picture_job *job, struct buffer *out)
 {
     const struct imf_model_info *info = job->call->api->models[job->params.model].info;
-    char dict[112];
-    int n = snprintf(dict, sizeof(dict),
-                     "{'descr': '|u1', 'fortran_order': False, 'shape': (%u, %d, %d, 3), }",
-                     job->params.n, info->image_height, info->image_width);
-    size_t padded = ((size_t)n + 11 + 63) / 64 * 64 - 10; /* dict, blanks, line break */
-    buffer_append(out, "\x93NUMPY\x01\x00", 8);
-    char length[2] = {(char)(padded & 0xff), (char)(padded >> 8)};
-    buffer_append(out, length, 2);
-    buffer_append(out, dict, (size_t)n);
-    for (size_t i = (size_t)n; i + 1 < padded; i++)
-        buffer_append(out, " ", 1);
-    buffer_append(out, "\n", 1);
+    const int64_t shape[] = {job->params.n, info->image_height, info->image_width, 3};
+    char head[IMF__NPY_HEADER];
+    buffer_append(out, head, imf__npy_header(head, IMF__NPY_U8, 4, shape));
 }
 
 /* ---- The stream

@@ -2,6 +2,7 @@
 #include "sample_output.h"
 #include "cli.h"
 #include "npy.h"
+#include "output_file.h"
 #include "png_encode.h"
 
 #include <errno.h>
@@ -208,33 +209,9 @@ void imfd_output_destroy(struct imfd_output *o)
 
 /* ---- Files ---- */
 
-/* Writes the pieces beside `path` and renames, so that no half file is left under the name. Where
- * that is not possible (/dev/stdout, a pipe), writes straight into it. */
-static imf_status write_file(const char *path, const void *const *pieces, const size_t *sizes,
-                             int n, struct imf_error *err)
+static imf_status save(const char *path, const struct blob *file, struct imf_error *err)
 {
-    char temporary[PATH_MAX];
-    struct stat st;
-    bool direct = stat(path, &st) == 0 && !S_ISREG(st.st_mode);
-    int len = snprintf(temporary, sizeof(temporary), "%s%s", path, direct ? "" : ".part");
-    if (len < 0 || len >= (int)sizeof(temporary))
-        return imfd_error(err, IMF_EIO, "%.60s...: %s", path, strerror(ENAMETOOLONG));
-    FILE *f = fopen(temporary, "wb");
-    if (!f)
-        return imfd_error(err, IMF_EIO, "%s: %s", temporary, strerror(errno));
-    bool ok = true;
-    for (int i = 0; i < n && ok; i++)
-        ok = fwrite(pieces[i], 1, sizes[i], f) == sizes[i];
-    ok = fclose(f) == 0 && ok;
-    if (ok && !direct)
-        ok = rename(temporary, path) == 0;
-    if (!ok) {
-        imfd_error(err, IMF_EIO, "%s: %s", path, strerror(errno));
-        if (!direct)
-            unlink(temporary);
-        return IMF_EIO;
-    }
-    return IMF_OK;
+    return imf__output_save(path, &(struct iovec){(void *)file->data, file->size}, 1, err);
 }
 
 static imf_status write_stdout(const void *data, size_t size, struct imf_error *err)
@@ -298,33 +275,23 @@ imf_status imfd_output_add(struct imfd_output *o, size_t i, const struct imfd_sa
     struct blob *png = NULL;
     imf_status status = encode(o, &png, rgb, 1, 1, s, err);
     if (status == IMF_OK)
-        status = write_file(path, (const void *[]){png->data}, &png->size, 1, err);
+        status = save(path, png, err);
     blob_drop(png);
     return status;
-}
-
-static imf_status write_npy(const char *path, const char *descr, const uint64_t *shape, int ndim,
-                            const void *data, size_t bytes, struct imf_error *err)
-{
-    char head[IMFD_NPY_HEAD_SIZE];
-    imfd_npy_head(head, descr, shape, ndim);
-    return write_file(path, (const void *[]){head, data}, (size_t[]){sizeof(head), bytes}, 2, err);
 }
 
 static imf_status write_pictures(struct imfd_output *o, struct imf_error *err)
 {
     if (wants_npy(o)) {
-        uint64_t shape[] = {o->n, (uint64_t)o->info->image_height, (uint64_t)o->info->image_width,
-                            3};
-        return write_npy(o->options.path, "|u1", shape, 4, o->rgb, o->n * picture_bytes(o), err);
+        int64_t shape[] = {(int64_t)o->n, o->info->image_height, o->info->image_width, 3};
+        return imf__npy_save(o->options.path, IMF__NPY_U8, 4, shape, o->rgb, err);
     }
     struct blob *png = NULL;
     imf_status status =
         encode(o, &png, o->rgb, o->columns, o->rows, o->n == 1 ? &o->last : NULL, err);
     if (status == IMF_OK)
-        status = is_stdout(&o->options)
-                     ? write_stdout(png->data, png->size, err)
-                     : write_file(o->options.path, (const void *[]){png->data}, &png->size, 1, err);
+        status = is_stdout(&o->options) ? write_stdout(png->data, png->size, err)
+                                        : save(o->options.path, png, err);
     blob_drop(png);
     return status;
 }
@@ -335,10 +302,9 @@ imf_status imfd_output_finish(struct imfd_output *o, struct imf_error *err)
     if (o->options.path)
         status = write_pictures(o, err);
     if (status == IMF_OK && o->z) {
-        uint64_t side = (uint64_t)o->info->input_size;
-        uint64_t shape[] = {o->n, (uint64_t)o->info->channels, side, side};
-        status = write_npy(o->options.latents, "<f4", shape, 4, o->z,
-                           o->n * o->z_count * sizeof(*o->z), err);
+        int64_t side = o->info->input_size,
+                shape[] = {(int64_t)o->n, o->info->channels, side, side};
+        status = imf__npy_save(o->options.latents, IMF__NPY_F32, 4, shape, o->z, err);
     }
     return status;
 }

@@ -1,6 +1,7 @@
 """imfd sample: latents against the goldens, forms of output, refusals."""
 import json
 import os
+import struct
 import unittest
 
 from cli_case import GOLDEN, CliCase, imfd, read_npy, read_png, relative_error
@@ -11,6 +12,29 @@ CPU = ["--device", "cpu", "--precision", "fp32"]
 
 def sample(*args):
     return ["sample", "--ckpt-path", TINY, *CPU, *args]
+
+
+class Decoders(CliCase):
+    def test_taesd_as_diffusers_stores_it(self):
+        """Layers counted from the first convolution, and an encoder that nobody asked for."""
+        plain, stored = self.path("taesd.safetensors"), self.path("stored.safetensors")
+        self.ok("synth", "taesd", "-q", "-o", plain)
+        with open(plain, "rb") as f:
+            size, = struct.unpack("<Q", f.read(8))
+            tensors, values = json.loads(f.read(size)), f.read()
+        header = {"encoder.layers.0.bias": {"dtype": "F32", "shape": [1], "data_offsets": [len(values), len(values) + 4]}}
+        for name, entry in tensors.items():
+            layer, dot, rest = name.partition(".")
+            header[f"decoder.layers.{int(layer) - 1}.{rest}" if layer.isdigit() else name] = entry
+        text = json.dumps(header).encode()
+        with open(stored, "wb") as f:
+            f.write(struct.pack("<Q", len(text)) + text + values + bytes(4))
+        pictures = []
+        for decoder in (plain, stored):
+            out = self.path("out.png")
+            self.ok(*sample("--decoder", decoder, "--classes", "3", "--seeds", "1", "-o", out))
+            pictures.append(read_png(out)[2])
+        self.assertEqual(*pictures)
 
 
 class Latents(CliCase):
