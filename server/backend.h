@@ -39,6 +39,8 @@ struct backend_ops {
                              int32_t label, uint64_t seed, const struct imf_sampling *s,
                              struct imf_error *err);
     void (*lane_destroy)(struct backend_lane *lane);
+    /* No value of its latent is infinite or not a number. */
+    bool (*lane_finite)(const struct backend_lane *lane);
 
     /* One network evaluation for 1..max_batch lanes. */
     imf_status (*step)(struct backend_model *model, struct backend_lane **lanes, int n);
@@ -58,6 +60,7 @@ extern const struct backend_ops backend_imf;
  *   spin=0           1: burn the processor for those durations instead of sleeping
  *   load_ms=0        duration of model_load
  *   fail_load=0      1: model_load fails with IMF_EFORMAT
+ *   sick=0           1: latents are not numbers; 2: all pixels are alike; 3: no decoder
  *   fail_label=-1    a step that holds a lane of this class fails with IMF_EDEVICE
  *   fail_after=0     the n-th step and all later ones fail with IMF_EDEVICE; 0: never
  *   max_batch=8      used where imf_model_params asks 0

@@ -23,8 +23,8 @@ static pthread_mutex_t controls_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct backend_fake_control *controls;
 
 struct fake_options {
-    int64_t step_us, step_lane_us, decode_us, decode_lane_us, spin, load_ms, fail_load, fail_label,
-        fail_after, max_batch, size, classes;
+    int64_t step_us, step_lane_us, decode_us, decode_lane_us, spin, load_ms, fail_load, sick,
+        fail_label, fail_after, max_batch, size, classes;
 };
 
 struct fake_device {
@@ -166,6 +166,7 @@ static bool set_option(struct fake_options *o, const char *key, const char *valu
         OPTION(spin, 0, 1),
         OPTION(load_ms, 0, 600000),
         OPTION(fail_load, 0, 1),
+        OPTION(sick, 0, 3),
         OPTION(fail_label, -1, 1000000),
         OPTION(fail_after, 0, INT64_MAX),
         OPTION(max_batch, 1, 256),
@@ -303,6 +304,8 @@ static imf_status model_load(struct backend_model **out, struct backend_device *
     info->channels = 3;
     info->input_size = info->image_width = info->image_height = (int)o->size;
     info->patch_size = 1;
+    if (o->sick == 3)
+        info->image_width = info->image_height = 0;
     info->max_batch = p->max_batch > 0 ? p->max_batch : (int)o->max_batch;
     info->decode_batch = p->decode_batch > 0 ? p->decode_batch : info->max_batch;
     info->defaults = (struct imf_sampling){.steps = 1, .omega = 7.5f, .t_min = 0.2f, .t_max = 0.8f};
@@ -370,6 +373,11 @@ static void lane_destroy(struct backend_lane *lane)
     if (lane != NULL)
         count_lane(((struct fake_lane *)lane)->device->control, -1);
     free(lane);
+}
+
+static bool lane_finite(const struct backend_lane *lane)
+{
+    return ((const struct fake_lane *)lane)->device->options.sick != 1;
 }
 
 static imf_status device_fails(struct fake_device *d, const char *why)
@@ -441,6 +449,8 @@ static imf_status decode(struct backend_model *model, struct backend_lane *const
         if (l->step != l->sampling.steps)
             return IMF_EINVAL;
         paint(rgb + (size_t)i * bytes, m->info.image_width, l->z);
+        if (d->options.sick == 2)
+            memset(rgb + (size_t)i * bytes, 128, bytes);
     }
     return IMF_OK;
 }
@@ -458,6 +468,7 @@ const struct backend_ops backend_fake = {
     .lane_create = lane_create,
     .lane_start = lane_start,
     .lane_destroy = lane_destroy,
+    .lane_finite = lane_finite,
     .step = step,
     .decode = decode,
 };

@@ -1,6 +1,8 @@
 /* libimf behind the scheduler's table: casts and nothing else. */
 #include "backend.h"
 
+#include <math.h>
+
 static imf_status device_open(struct backend_device **out, const struct imf_engine_params *p,
                               struct imf_error *err)
 {
@@ -73,6 +75,16 @@ static void lane_destroy(struct backend_lane *lane)
     imf_lane_destroy((struct imf_lane *)lane);
 }
 
+static bool lane_finite(const struct backend_lane *lane)
+{
+    const struct imf_lane *l = (const struct imf_lane *)lane;
+    for (size_t i = 0; i < l->z_count; i++) {
+        if (!isfinite(l->z[i]))
+            return false;
+    }
+    return true;
+}
+
 static imf_status step(struct backend_model *model, struct backend_lane **lanes, int n)
 {
     return imf_step((struct imf_model *)model, (struct imf_lane **)lanes, n);
@@ -97,6 +109,7 @@ const struct backend_ops backend_imf = {
     .lane_create = lane_create,
     .lane_start = lane_start,
     .lane_destroy = lane_destroy,
+    .lane_finite = lane_finite,
     .step = step,
     .decode = decode,
 };

@@ -351,18 +351,6 @@ static void close_handles(struct server *s)
 /* ---- The command
  * --------------------------------------------------------------------------------------- */
 
-static imf_status check_settings(const struct settings *g, struct imf_error *err)
-{
-    size_t n = strlen(g->root_path);
-    if (n > 0 && (g->root_path[0] != '/' || g->root_path[n - 1] == '/' || n > 200 ||
-                  strpbrk(g->root_path, "?#% \"") != NULL))
-        return fail(err, "root_path: \"%.100s\" must begin with '/', not end with it%s",
-                    g->root_path, "");
-    if (g->listen.n == 0)
-        return fail(err, "listen: no address is given%s%s", "", "");
-    return IMF_OK;
-}
-
 static imf_status start(struct server *s, struct imf_error *err)
 {
     const struct settings *g = &s->settings;
@@ -413,9 +401,7 @@ static int serve(struct server *s)
     struct imf_error err = {0};
     uv_loop_init(&s->loop);
     start_handles(s);
-    imf_status status = check_settings(&s->settings, &err);
-    if (status == IMF_OK)
-        status = default_models(&s->settings, &err);
+    imf_status status = default_models(&s->settings, &err);
     if (status == IMF_OK)
         status = start(s, &err);
     if (status == IMF_OK) {

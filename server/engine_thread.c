@@ -50,6 +50,19 @@ static void load_failed(struct engine_thread *t, int index, const char *message)
         core_model_failed(&s->core, index, message, shell_now());
 }
 
+static imf_status unfit(struct imf_error *err, const char *why)
+{
+    snprintf(err->message, sizeof(err->message), "self-check: %s", why);
+    return IMF_EFORMAT;
+}
+
+/* What a broken checkpoint gives: nothing but one colour. Very small pictures may be so. */
+static bool one_colour(const uint8_t *rgb, const struct imf_model_info *info)
+{
+    size_t pixels = (size_t)info->image_width * (size_t)info->image_height;
+    return pixels >= 64 && memcmp(rgb, rgb + 3, 3 * (pixels - 1)) == 0;
+}
+
 /* Makes one picture, which shows that the model works, and measures the first speeds. */
 static imf_status warm_up(struct engine_thread *t, struct backend_model *model, uint64_t *step_us,
                           uint64_t *decode_us, struct imf_error *err)
@@ -70,6 +83,12 @@ static imf_status warm_up(struct engine_thread *t, struct backend_model *model, 
         status = t->ops->decode(model, &lane, 1, t->pixels);
     *step_us = middle - begin;
     *decode_us = shell_now() - middle;
+    if (status == IMF_OK && !t->ops->lane_finite(lane))
+        status = unfit(err, "the network gives values that are not numbers: its weights are bad, "
+                            "or too large for this precision");
+    else if (status == IMF_OK && one_colour(t->pixels, info))
+        status = unfit(err, "every pixel of the picture is the same: the weights are bad, or the "
+                            "decoder belongs to another model");
     if (status != IMF_OK && err->message[0] == '\0') {
         const char *reason = t->ops->device_error(t->backend);
         snprintf(err->message, sizeof(err->message), "self-check: %s",
@@ -77,6 +96,17 @@ static imf_status warm_up(struct engine_thread *t, struct backend_model *model, 
     }
     t->ops->lane_destroy(lane);
     return status;
+}
+
+static imf_status check_pictures(const struct imf_model_info *info, struct imf_error *err)
+{
+    if (info->image_width > 0 && info->image_height > 0)
+        return IMF_OK;
+    snprintf(err->message, sizeof(err->message),
+             "%s makes latents of %d x %d x %d, not pictures, and has no decoder: name one in the "
+             "model's \"decoder\" (a file or folder of sd-vae or taesd weights)",
+             info->name, info->channels, info->input_size, info->input_size);
+    return IMF_EUNSUPPORTED;
 }
 
 static imf_status reserve_pixels(struct engine_thread *t, const struct imf_model_info *info)
@@ -105,6 +135,8 @@ static void load_model(struct engine_thread *t, int index)
     params.progress_user = progress;
     struct backend_model *model = NULL;
     imf_status status = t->ops->model_load(&model, t->backend, &params, &err);
+    if (status == IMF_OK)
+        status = check_pictures(t->ops->model_info(model), &err);
     if (status == IMF_OK)
         status = reserve_pixels(t, t->ops->model_info(model));
     if (status == IMF_OK)

@@ -43,8 +43,7 @@ static const struct setting_row table[] = {
      "\"decoder\" (file, folder or \"none\"), and optionally \"device\", \"precision\"}. As a flag "
      "or in\n"
      "the environment: this JSON, or id=NAME,checkpoint=FILE,decoder=FILE with ';' between "
-     "models.\n"
-     "The flag may be repeated."},
+     "models."},
     {"device", TYPE_TEXT, AT(device), "auto", 0, 0, NULL, NULL,
      "auto (a GPU if there is one), cpu, cuda, or cuda:0,1 for several. \"fake\" computes nothing "
      "and\n"
@@ -62,7 +61,8 @@ static const struct setting_row table[] = {
      "nearly always: later requests join at the next step anyway."},
     {"max_queue", TYPE_INTEGER, AT(max_queue), "256", 1, 1000000, NULL, "Limits",
      "Pictures that may wait or run. Beyond it: 503 overloaded, with a truthful Retry-After."},
-    {"max_n", TYPE_INTEGER, AT(max_n), "64", 1, 10000, NULL, NULL, "Pictures in one request."},
+    {"max_n", TYPE_INTEGER, AT(max_n), "64", 1, 10000, NULL, NULL,
+     "Pictures in one request; at most max_queue, to which the default shrinks."},
     {"max_steps", TYPE_INTEGER, AT(max_steps), "64", 1, IMF_MAX_STEPS, NULL, NULL,
      "Network evaluations a request may ask for per picture."},
     {"max_body", TYPE_BYTES, AT(max_body), "64K", 256, GIB, NULL, NULL,
@@ -388,8 +388,8 @@ static bool looks_like_json(const char *text)
     return text[0] == '[' && strchr("\"{]", text[1 + strspn(text + 1, " \t\r\n")]) != NULL;
 }
 
-/* Sets a row from text; a list may be JSON. `append` keeps the models there
- * are (a repeated --models). */
+/* Sets a row from text; a list may be JSON. `append` keeps the items there are (a repeated flag).
+ */
 static imf_status set_text(struct settings *s, int i, const char *text, enum setting_origin origin,
                            bool append, struct imf_error *err)
 {
@@ -422,7 +422,8 @@ static imf_status set_text(struct settings *s, int i, const char *text, enum set
         break;
     }
     case TYPE_LIST:
-        list_free(at);
+        if (!append)
+            list_free(at);
         status =
             json != NULL ? set_list_json(at, row, json, err) : set_list_text(at, row, text, err);
         break;
@@ -694,6 +695,38 @@ static imf_status read_flags(struct settings *s, const char **config, enum setti
     return IMF_OK;
 }
 
+/* What no row can say by itself. */
+static imf_status check_together(struct settings *s, struct imf_error *err)
+{
+    int max_n = find_row("max_n", 5);
+    size_t n = strlen(s->root_path);
+    /* A request larger than the queue could never be served. */
+    if (s->max_n > s->max_queue && s->origin[max_n] == ORIGIN_DEFAULT)
+        s->max_n = s->max_queue;
+    if (s->max_n > s->max_queue)
+        return fail(err, "max_n: %lld pictures in a request are more than max_queue, %lld, holds",
+                    (long long)s->max_n, (long long)s->max_queue);
+    if (s->decode_batch > s->max_batch)
+        return fail(err, "decode_batch: %lld is more than max_batch, %lld",
+                    (long long)s->decode_batch, (long long)s->max_batch);
+    if (n > 0 && (s->root_path[0] != '/' || s->root_path[n - 1] == '/' || n > 200 ||
+                  strpbrk(s->root_path, "?#% \"\\<>") != NULL))
+        return fail(err, "root_path: \"%.100s\" must begin with '/' and not end with it",
+                    s->root_path);
+    for (int i = 0; i < s->cors_origins.n; i++) {
+        const char *origin = s->cors_origins.items[i], *host = strstr(origin, "://");
+        if (strcmp(origin, "*") != 0 &&
+            (host == NULL || host[3] == '\0' || strpbrk(host + 3, "/?# \r\n\t\"") != NULL))
+            return fail(err, "cors_origins: \"%.100s\" is no origin such as https://example.org",
+                        origin);
+    }
+    if (s->listen.n == 0)
+        return fail(err, "listen: no address is given");
+    if (s->device[0] == '\0')
+        return fail(err, "device: it is empty (auto, cpu, cuda ...)");
+    return IMF_OK;
+}
+
 imf_status settings_load(struct settings *s, enum settings_action *action, int argc, char **argv,
                          char **environment, struct imf_error *err)
 {
@@ -714,6 +747,8 @@ imf_status settings_load(struct settings *s, enum settings_action *action, int a
         status = read_environment(s, environment, err);
     if (status == IMF_OK)
         status = read_flags(s, NULL, action, argc, argv, err);
+    if (status == IMF_OK)
+        status = check_together(s, err);
     if (status != IMF_OK)
         settings_free(s);
     return status;
@@ -856,7 +891,8 @@ void settings_print_help(FILE *f)
         f,
         "usage: imfd serve [--config FILE] [--KEY VALUE]...\n\n"
         "Serves pictures over HTTP. Every setting is a flag, an environment variable IMFD_KEY and\n"
-        "a key of the JSON file; a flag wins over the environment, that over the file.\n\n"
+        "a key of the JSON file; a flag wins over the environment, that over the file. Flags of\n"
+        "lists (--listen, --models ...) may be repeated.\n\n"
         "  --config FILE           JSON file, comments allowed (or IMFD_CONFIG)\n"
         "  --print-config          show the settings in effect and where each came from\n"
         "  --print-default-config  the commented configuration file\n"

@@ -369,6 +369,14 @@ class Failures(unittest.TestCase):
         self.assertEqual(server.wait_exit(), 1)
         server.check_log()
 
+    def test_self_check(self):
+        """A model that gives no numbers, one colour, or nothing one could look at is not served."""
+        for sick, why in ((1, "not numbers"), (2, "every pixel"), (3, 'has no decoder: name one in the model\'s "decoder"')):
+            server = Server(device="fake:sick=%d" % sick, wait=False)
+            self.assertEqual(server.wait_exit(), 1)
+            self.assertRegex(server.log(), "error model fake: failed: .*" + why)
+            server.check_log()
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -43,6 +43,10 @@ class Settings(unittest.TestCase):
         lines = {m[1]: (json.loads(m[2]), m[3]) for m in
                  re.finditer(r'^ +"(\w+)": (.*?),? // (.*)$', r.stdout, re.M)}
         self.assertEqual(lines["max_n"], (5, "flag"))
+        # Flags of lists add up; a small queue limits the default of max_n.
+        r = serve("--listen", "[::1]:0", "--listen", "127.0.0.1:0", "--max-queue", "3", "--print-config")
+        self.assertRegex(r.stdout, r'"listen": \["\[::1\]:0","127.0.0.1:0"\]')
+        self.assertRegex(r.stdout, r'"max_n": 3,')
         self.assertEqual(lines["max_queue"], (8, "environment"))
         self.assertEqual(lines["max_body"], (8192, "file " + path))
         self.assertEqual(lines["cache_bytes"], (1 << 20, "environment"))
@@ -56,6 +60,11 @@ class Settings(unittest.TestCase):
 
     def test_mistakes_stop_the_start(self):
         cases = [
+            (("--max-n", "65", "--max-queue", "64"), {}, "max_queue, 64"),
+            (("--decode-batch", "9"), {}, "max_batch, 8"), (("--listen", ","), {}, "listen"),
+            (("--cors-origins", "https://a.b/"), {}, "https://a.b/"),
+            (("--device", ""), {}, "device"), (("--root-path", "x"), {}, "root_path"),
+            (("--root-path", "/x/"), {}, "root_path"), (("--root-path", "/a b"), {}, "root_path"),
             (("--max-queu", "1"), {}, "max-queu"), (("--max-n", "0"), {}, "max_n"),
             (("--max-n", "x"), {}, "max_n"), (("--max-n",), {}, "max-n"), (("extra",), {}, "extra"),
             (("--precision", "fp8"), {}, "precision"), (("--max-body", "5X"), {}, "max_body"),
@@ -75,7 +84,7 @@ class Settings(unittest.TestCase):
                 r = serve(*flags, "--print-config", env=env)
                 self.assertEqual((r.returncode, r.stdout), (2, ""))
                 self.assertIn(name, r.stderr)
-        for flags, name in [(("--listen", "nowhere"), "nowhere"), (("--root-path", "x"), "root_path"),
+        for flags, name in [(("--listen", "nowhere"), "nowhere"),
                             (("--trusted-proxies", "10.0.0.0/99"), "10.0.0.0/99"),
                             (("--api-keys-file", "/nonexistent"), "/nonexistent"),
                             (("--log-file", "/nonexistent/x"), "/nonexistent/x")]:
