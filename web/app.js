@@ -1,35 +1,107 @@
-// The page: reads the controls, plans pictures, asks for them, and keeps the address shareable.
+// The page: controls, the server's state, and an address that holds the settings.
 
-import { ApiError, generate, get, key } from './api.js';
+import { generate, get, key } from './api.js';
+import { Artist } from './artist.js';
 import { ClassField } from './classes.js';
-import { Gallery } from './gallery.js';
+import { Gallery, pictureBlob } from './gallery.js';
+import { HINTS, plan, randomSeed } from './plan.js';
+import { Problem } from './problem.js';
+import { copy } from './save.js';
+import { Viewer } from './viewer.js';
 
 const $ = (id) => document.getElementById(id);
-const MAX_SEED = 2 ** 53 - 1;
-const classField = new ClassField($('class'), $('class-list'));
-const gallery = new Gallery({
-  more: (p) => { apply(p); $('seed').value = ''; mode('seeds'); draw(); },
-  sweep: (p) => { apply(p); mode('omega'); draw(); },
+const FAST_MS = 400; // a picture; below this, moving a slider redraws at once
+const SMALL = 2e7; // parameters; such a model is fast until measured
+
+const problem = new Problem($('problem'));
+const gallery = new Gallery((card) => viewer.show(card));
+const viewer = new Viewer(gallery, {
+  more: (p) => { recall({ ...p, seed: '' }); mode('seeds'); draw(); },
+  sweep: (p) => { recall(p); mode('omega'); draw(); },
 });
+const classField = new ClassField($('class'), $('class-list'), $('chips'), (c) => {
+  if (c && mode() === 'classes') mode('seeds');
+  draw();
+});
+const artist = new Artist(gallery, { begin, progress, end, problem: failed });
+const speed = {}; // measured ms a picture, by model
 let models = [];
-let running = null; // AbortController of the pictures on their way
+let first = null; // seed of the newest run's first picture
+let connecting = null;
+let illustrated = null; // the model whose classes are on show as pictures
+let liveChosen = false; // by hand, not by the model's speed
 
-/* ---- Models and classes ---- */
+/* ---- Models and the server's state ---- */
 
-const info = (id) => models.find((m) => m.id === id)?.imfd || {};
+const info = (id = $('model').value) => models.find((m) => m.id === id)?.imfd || {};
+const fast = () => (speed[$('model').value] ?? (info().parameters < SMALL ? 0 : Infinity)) < FAST_MS;
+
+function state(kind, text) {
+  $('state').dataset.state = kind;
+  if ($('state').textContent !== text) $('state').textContent = text;
+}
+
+function loading(list) {
+  const done = list.reduce((sum, m) => sum + (m.imfd.loaded ?? 1), 0) / list.length;
+  $('empty-text').textContent = `Loading ${list.map((m) => m.id).join(', ')}: ${Math.round(done * 100)} %`;
+  $('loading').hidden = false;
+  $('loading').value = done;
+}
+
+// One look at the server. True when it can draw.
+async function look() {
+  try {
+    models = (await get('v1/models')).data;
+  } catch (e) {
+    state('bad', e.status === 401 ? 'this server asks for an API key' : `no answer: ${e.message}`);
+    $('empty-text').textContent = e.status === 401 ? 'This server asks for an API key.' : 'The server does not answer.';
+    if (e.status === 401) askForKey();
+    return false;
+  }
+  const waiting = models.filter((m) => m.imfd.state === 'loading');
+  const ready = models.filter((m) => m.imfd.state === 'ready');
+  if (waiting.length) {
+    state('wait', `loading ${waiting.map((m) => m.id).join(', ')}`);
+    loading(waiting);
+    return false;
+  }
+  if (!ready.length) {
+    state('bad', 'no model could be loaded; see the log of the server');
+    $('empty-text').textContent = 'No model could be loaded: the log of the server tells why.';
+    return false;
+  }
+  const { device, precision } = ready[0].imfd;
+  state('good', `${models.length > 1 ? `${models.length} models` : ready[0].id} on ${device}, ${precision}`);
+  $('empty-text').textContent = 'Choose a class and press Draw. Each picture takes one step.';
+  $('loading').hidden = true;
+  return true;
+}
+
+// Looks until the server can draw; after an outage this also takes the message away.
+function connect() {
+  connecting ??= (async () => {
+    while (!await look()) await new Promise((resolve) => setTimeout(resolve, 700));
+    connecting = null;
+  })();
+  return connecting;
+}
+
+function askForKey() {
+  if (!$('key-label').hidden) return;
+  $('key-label').hidden = false;
+  $('key').focus();
+}
 
 function fillModels() {
-  const chosen = $('model').value;
   for (const select of [$('model'), $('other')]) {
     select.replaceChildren(...models.map((m) => new Option(m.id, m.id)));
   }
-  if (models.some((m) => m.id === chosen)) $('model').value = chosen;
   if (models.length > 1) $('other').selectedIndex = 1;
-  $('compare-label').hidden = models.length < 2;
+  $('compare-label').hidden = $('model-label').hidden = models.length < 2;
 }
 
 function useDefaults() {
-  const d = info($('model').value).defaults;
+  const d = info().defaults;
   if (!d) return;
   $('omega').value = d.omega;
   $('steps').value = d.steps;
@@ -38,234 +110,183 @@ function useDefaults() {
   showOmega();
 }
 
+async function useModel() {
+  const id = $('model').value;
+  $('steps').max = info().max_steps || 64;
+  $('count').max = info().max_n || 64;
+  if (!liveChosen) $('live').checked = fast();
+  useDefaults();
+  classField.setClasses((await get(`v1/classes?limit=${info().classes || 1000}&model=${encodeURIComponent(id)}`)).data);
+  illustrated = null;
+  classField.suggest(classField.few() && info().parameters < SMALL);
+}
+
+// Once the first pictures are there: classes as pictures, behind everything that anybody waits for.
+async function illustrate() {
+  const id = $('model').value;
+  if (illustrated === id || $('chips').className !== 'pictured') return;
+  illustrated = id;
+  const labels = classField.classes.map((c) => c.index);
+  const most = info().max_n || 1;
+  try {
+    for (let i = 0; i < labels.length; i += most) {
+      const classes = labels.slice(i, i + most);
+      await generate({ model: id, classes, seeds: classes.map(() => 1), priority: 9 }, (image) => {
+        if ($('model').value === id) classField.illustrate(image.class, pictureBlob(image.b64_json).url);
+      });
+    }
+  } catch {
+    if ($('model').value === id) classField.suggest(false); // names do as well
+  }
+}
+
+/* ---- Controls ---- */
+
+const mode = (value) => {
+  const chosen = document.querySelector(`input[name=mode][value="${value}"]`);
+  if (chosen) chosen.checked = true;
+  const now = document.querySelector('input[name=mode]:checked').value;
+  $('other-label').hidden = now !== 'models';
+  $('mode-hint').textContent = HINTS[now];
+  return now;
+};
+
 function showOmega() {
   $('omega-out').textContent = Number($('omega').value).toFixed(1);
 }
 
-async function useModel() {
-  const id = $('model').value;
-  const i = info(id);
-  $('steps').max = i.max_steps || 64;
-  $('count').max = i.max_n || 64;
-  useDefaults();
-  const list = await get(`v1/classes?limit=${i.classes || 1000}&model=${encodeURIComponent(id)}`);
-  classField.setClasses(list.data);
+const sampling = () => ({
+  steps: Number($('steps').value) || 1,
+  omega: Number($('omega').value),
+  t_min: Number($('t-min').value),
+  t_max: Number($('t-max').value),
+});
+
+function wish() {
+  const other = $('other').value;
+  // Without a class each picture is of another.
+  const chosen = classField.value();
+  return { mode: mode() === 'seeds' && !chosen ? 'classes' : mode(), model: $('model').value, other: { id: other, defaults: info(other).defaults }, chosen,
+    classes: classField.classes, n: Math.max(1, Math.min(Number($('count').value) || 1, Number($('count').max))), first, sampling: sampling() };
 }
 
-// Waits for the models to be loaded, telling how far they are.
-async function connect() {
-  for (;;) {
-    try {
-      models = (await get('v1/models')).data;
-      const loading = models.filter((m) => m.imfd.state === 'loading');
-      const ready = models.find((m) => m.imfd.state === 'ready');
-      if (ready && !loading.length) {
-        const { device, precision } = ready.imfd;
-        $('state').textContent = `${models.length > 1 ? `${models.length} models` : ready.id} on ${device}, ${precision}`;
-        return;
-      }
-      $('state').textContent = loading.length
-        ? `loading ${loading.map((m) => `${m.id} ${Math.round((m.imfd.loaded || 0) * 100)} %`).join(', ')}`
-        : 'no model could be loaded; see the log of the server';
-    } catch (e) {
-      if (e.status === 401) askForKey();
-      $('state').textContent = e.status === 401 ? 'this server asks for an API key' : `no answer: ${e.message}`;
-    }
-    await new Promise((resolve) => setTimeout(resolve, 700));
-  }
-}
-
-function askForKey() {
-  $('key-label').hidden = false;
-}
-
-/* ---- Planning ---- */
-
-function mode(value) {
-  const chosen = document.querySelector(`input[name=mode][value=${value ?? '""'}]`);
-  if (chosen) chosen.checked = true;
-  const now = document.querySelector('input[name=mode]:checked').value;
-  $('other-label').hidden = now !== 'models';
-  return now;
-}
-
-const randomSeed = () => Math.floor(Math.random() * 1e6);
-const randomClass = () => classField.classes[Math.floor(Math.random() * classField.classes.length)];
-
-function settings() {
-  return {
-    model: $('model').value,
-    steps: Number($('steps').value) || 1,
-    omega: Number($('omega').value),
-    t_min: Number($('t-min').value),
-    t_max: Number($('t-max').value),
-  };
-}
-
-// The pictures the controls ask for: [{model, class, name, seed, steps, omega, t_min, t_max}].
-function plan() {
-  const base = settings();
-  const n = Math.max(1, Math.min(Number($('count').value) || 1, Number($('count').max)));
-  const first = $('seed').value === '' ? randomSeed() : Number($('seed').value);
-  const one = classField.value();
-  const of = (c) => ({ class: c.index, name: c.name });
-  const fixed = of(one || randomClass());
-  const numbers = Array.from({ length: n }, (_, i) => i);
-  const seed = (i) => (first + i) % MAX_SEED;
-  switch (mode()) {
-    case 'classes':
-      return numbers.map((i) => ({ ...base, ...of(randomClass()), seed: seed(i) }));
-    case 'omega': {
-      const top = Math.max(base.omega, 12);
-      return numbers.map((i) => ({ ...base, ...fixed, seed: first, omega: Number((1 + (top - 1) * (n > 1 ? i / (n - 1) : 1)).toFixed(2)) }));
-    }
-    case 'models': {
-      const other = $('other').value;
-      const d = info(other).defaults || {};
-      return numbers.flatMap((i) => [{ ...base, ...fixed, seed: seed(i) },
-        { ...base, ...d, t_min: d.t_min ?? base.t_min, model: other, ...fixed, seed: seed(i) }]);
-    }
-    default:
-      return numbers.map((i) => ({ ...base, ...(one ? fixed : of(randomClass())), seed: seed(i) }));
-  }
-}
-
-// Pictures with equal model and guidance travel in one request.
-function group(pictures) {
-  const groups = new Map();
-  pictures.forEach((p, i) => {
-    const k = JSON.stringify([p.model, p.steps, p.omega, p.t_min, p.t_max]);
-    if (!groups.has(k)) groups.set(k, []);
-    groups.get(k).push(i);
-  });
-  return [...groups.values()];
-}
-
-/* ---- Drawing ---- */
-
-const caption = (p) => {
-  const now = mode();
-  if (now === 'omega') return `guidance ${p.omega}`;
-  if (now === 'models') return `${p.model} · ${p.seed}`;
-  return `${p.name} · ${p.seed}`;
-};
-
-async function drawGroup(pictures, cards, signal, onPicture) {
-  const p = pictures[0];
-  const request = { model: p.model, steps: p.steps, omega: p.omega, t_min: p.t_min, t_max: p.t_max,
-    classes: pictures.map((q) => q.class), seeds: pictures.map((q) => q.seed) };
-  return generate(request, (image) => {
-    const q = pictures[image.index];
-    q.name = image.class_name || q.name;
-    gallery.fill(cards[image.index], q, image.b64_json, caption(q));
-    onPicture();
-  }, signal);
-}
-
-function tell(e) {
-  $('problem').replaceChildren();
-  $('problem').hidden = !e;
-  if (!e) return;
-  const text = document.createElement('span');
-  const wait = e.retryAfterMs ? ` The server asks to wait ${Math.ceil(e.retryAfterMs / 1000)} s.` : '';
-  text.textContent = `${e.message}.`.replace(/\.\.$/, '.') + wait;
-  $('problem').append(text);
-  if (e.status === 503 || e.status === 429) {
-    const again = document.createElement('button');
-    again.type = 'button';
-    again.textContent = 'Try again';
-    again.onclick = draw;
-    $('problem').append(again);
-  }
-  if (e.status === 401) askForKey();
-}
-
-async function draw() {
-  if (running) running.abort();
+// `from`: the first seed, where it is neither the field's nor a new one.
+function draw(from) {
   if (classField.invalid()) {
-    tell(new Error(`There is no class "${$('class').value}"`));
+    problem.tell({ message: `There is no class "${$('class').value}"` });
     return;
   }
-  tell(null);
-  const control = new AbortController();
-  running = control;
-  const pictures = plan();
-  const cards = gallery.expect(pictures.map(caption));
-  const start = performance.now();
-  let done = 0;
+  if (!classField.classes.length) return;
+  first = from ?? ($('seed').value === '' ? randomSeed() : Number($('seed').value));
   remember();
-  $('stop').hidden = false;
-  $('summary').textContent = `0 of ${pictures.length}`;
-  const onPicture = () => { $('summary').textContent = `${++done} of ${pictures.length}`; };
-  const results = await Promise.allSettled(group(pictures).map((indices) =>
-    drawGroup(indices.map((i) => pictures[i]), indices.map((i) => cards[i]), control.signal, onPicture)));
-  gallery.dropWaiting(cards);
-  if (running === control) {
-    running = null;
-    $('stop').hidden = true;
-  }
-  const failed = results.find((r) => r.status === 'rejected');
-  if (failed && failed.reason.name !== 'AbortError') {
-    tell(failed.reason instanceof ApiError ? failed.reason : new Error(`no answer: ${failed.reason.message}`));
-  }
-  const closing = results.filter((r) => r.status === 'fulfilled').map((r) => r.value.imfd);
-  closing.forEach((c) => pictures.forEach((p) => { if (p.omega === c.omega) p.fingerprint ||= c.fingerprint; }));
-  summarise(done, (performance.now() - start) / 1000, closing.map((c) => c.timings_ms));
+  const what = wish();
+  artist.draw(plan(what), what.mode);
 }
 
-function summarise(done, seconds, timings) {
-  const most = (k) => Math.max(0, ...timings.map((t) => t[k] || 0));
-  const parts = ['queue', 'denoise', 'decode', 'encode'].map((k) => `${k} ${most(k).toFixed(0)} ms`);
-  $('summary').textContent = done
-    ? `${done} picture${done > 1 ? 's' : ''} in ${seconds.toFixed(2)} s` + (timings.length ? ` (${parts.join(', ')})` : '')
-    : '';
+// A control moved: the newest pictures follow it where the model is quick enough.
+function follow() {
+  if (!$('live').checked || first === null || classField.invalid()) return;
+  if ($('seed').value !== '') first = Number($('seed').value);
+  remember();
+  const what = wish();
+  artist.redraw(plan(what), what.mode);
+}
+
+/* ---- What the artist tells ---- */
+
+function begin() {
+  problem.hide();
+  $('stop').hidden = false;
+}
+
+function progress(done, total, seconds) {
+  $('summary').textContent = `${done} of ${total}${!done && seconds > 0.5 ? `, waiting for ${seconds.toFixed(1)} s` : ''}`;
+}
+
+function end(pictures, done, seconds, timings, idle) {
+  if (idle) $('stop').hidden = true;
+  const most = (k) => Math.max(0, ...timings.map((t) => t[k] || 0)).toFixed(0);
+  $('summary').textContent = done ? `${done} picture${done > 1 ? 's' : ''} in ${seconds.toFixed(2)} s`
+    + (timings.length ? `: queue ${most('queue')}, network ${most('denoise')}, decoder ${most('decode')}, PNG ${most('encode')} ms` : '') : '';
+  if (!timings.length) return;
+  problem.solved();
+  speed[pictures[0].model] = (seconds * 1000) / done;
+  if (!liveChosen) $('live').checked = fast();
+  illustrate();
+}
+
+function failed(error, again) {
+  problem.tell(error, again);
+  if (error.status === 401) askForKey();
+  if (error.status === 0) connect().then(() => problem.solved());
 }
 
 /* ---- The address holds the settings ---- */
 
 function remember() {
-  const s = settings();
-  const c = classField.value();
-  const p = new URLSearchParams({ ...s, class: c ? c.index : 'random', n: $('count').value, mode: mode() });
-  if ($('seed').value !== '') p.set('seed', $('seed').value);
+  const p = new URLSearchParams({ model: $('model').value, class: classField.value()?.index ?? 'random', n: $('count').value, mode: mode(), ...sampling() });
+  if (mode() === 'models') p.set('other', $('other').value);
+  // "drew" gives back the same pictures without holding the seed fast for the next ones.
+  p.set($('seed').value === '' ? 'drew' : 'seed', first);
   history.replaceState(null, '', `#${p}`);
 }
 
-function apply(p) {
-  classField.set(p.class);
-  for (const [id, value] of [['seed', p.seed], ['steps', p.steps], ['omega', p.omega], ['t-min', p.t_min], ['t-max', p.t_max], ['count', p.n]]) {
-    if (value !== undefined && value !== null && value !== '') $(id).value = value;
+function recall(p) {
+  if (p.class !== undefined) classField.set(p.class);
+  for (const [id, name] of [['seed', 'seed'], ['steps', 'steps'], ['omega', 'omega'], ['t-min', 't_min'], ['t-max', 't_max'], ['count', 'n'], ['other', 'other']]) {
+    if (p[name] !== undefined && p[name] !== null) $(id).value = p[name];
   }
   showOmega();
 }
 
-function recall() {
+// Draws what the address asks for; says whether it asks for anything.
+function followAddress() {
   const p = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   if (!Object.keys(p).length) return false;
-  apply(p);
+  recall({ seed: '', ...p });
   mode(p.mode);
+  draw(/^\d{1,16}$/.test(p.drew) && !p.seed ? Number(p.drew) : undefined);
   return true;
 }
 
-async function start() {
+/* ---- Start ---- */
+
+function bind() {
   $('key').value = key.get();
-  $('key').onchange = () => key.set($('key').value);
+  $('key').oninput = () => key.set($('key').value);
   $('controls').onsubmit = (e) => { e.preventDefault(); draw(); };
-  $('stop').onclick = () => running?.abort();
-  $('omega').oninput = showOmega;
-  $('model').onchange = useModel;
-  $('defaults').onclick = useDefaults;
-  $('any').onclick = () => { $('class').value = 'random'; };
+  $('stop').onclick = () => artist.stop();
+  $('omega').oninput = () => { showOmega(); if (mode() !== 'omega') follow(); };
+  for (const id of ['steps', 'seed', 't-min', 't-max', 'other']) $(id).onchange = follow;
+  $('model').onchange = async () => { await useModel(); follow(); illustrate(); };
+  $('defaults').onclick = () => { useDefaults(); follow(); };
+  $('any').onclick = () => classField.choose(classField.classes[Math.floor(Math.random() * classField.classes.length)]);
+  $('live').onchange = () => { liveChosen = true; };
   $('dice').onclick = () => { $('seed').value = ''; };
-  document.querySelectorAll('input[name=mode]').forEach((r) => { r.onchange = () => mode(); });
+  $('share').onclick = () => copy(location.href).then(() => { $('summary').textContent = 'Link copied'; }, (e) => problem.tell(e));
+  document.querySelectorAll('input[name=mode]').forEach((r) => { r.onchange = () => { mode(); follow(); }; });
+  addEventListener('hashchange', () => followAddress());
+  addEventListener('keydown', (e) => {
+    if (e.ctrlKey || e.metaKey || e.altKey || $('viewer').open || /INPUT|SELECT|TEXTAREA/.test(e.target.tagName)) return;
+    if (e.key === '/') { e.preventDefault(); $('class').focus(); $('class').select(); classField.open(); }
+    if (e.key === 'r' || e.key === 'R') $('any').click();
+  });
+  const narrow = matchMedia('(max-width: 50rem)');
+  const fold = () => { $('settings').open = !narrow.matches; };
+  narrow.onchange = fold;
+  fold();
+  mode();
+}
+
+async function start() {
+  bind();
   await connect();
   fillModels();
   const wanted = new URLSearchParams(location.hash.slice(1)).get('model');
-  if (models.some((m) => m.id === wanted)) $('model').value = wanted;
+  $('model').value = (models.find((m) => m.id === wanted) || models.find((m) => m.imfd.state === 'ready')).id;
   await useModel();
-  const recalled = recall();
   // A small model answers at once: show what it can do. A big one waits to be asked.
-  if (!recalled && info($('model').value).parameters < 2e7) {
+  if (!followAddress() && fast()) {
     mode('classes');
     draw();
   }

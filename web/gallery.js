@@ -1,181 +1,162 @@
-// The pictures on the page: cards that fill as pictures come, the full-size view, and saving.
+// The pictures on the page: runs, newest first, whose cards fill as pictures come. The session's history.
 
-import { curlCommand, pictureUrl } from './api.js';
-import { zip } from './zip.js';
+import { caption, describe } from './plan.js';
+import { saveGrid, saveZip } from './save.js';
 
-const LIMIT = 400; // cards kept; the oldest go first, so that a long session stays light
+const LIMIT = 400; // cards kept; the oldest runs go first, so that a long session stays light
 
 const $ = (id) => document.getElementById(id);
 
-function decode(base64) {
-  return Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+export function pictureBlob(base64) {
+  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  return { bytes, url: URL.createObjectURL(new Blob([bytes], { type: 'image/png' })) };
 }
 
-export function save(blob, name) {
-  const a = document.createElement('a');
-  a.href = URL.createObjectURL(blob);
-  a.download = name;
-  a.click();
-  setTimeout(() => URL.revokeObjectURL(a.href), 10000);
-}
-
-async function copy(text) {
-  if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
-  const area = document.createElement('textarea'); // plain http: the old way
-  area.value = text;
-  $('viewer').append(area);
-  area.select();
-  const ok = document.execCommand('copy');
-  area.remove();
-  if (!ok) throw new Error('copying is not allowed here');
+function make(tag, className, text) {
+  const element = document.createElement(tag);
+  element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
 }
 
 export class Gallery {
-  constructor(actions) {
-    this.actions = actions; // {more(picture), sweep(picture)}
-    this.cards = []; // newest first: {element, picture, bytes, url}
-    this.open = null;
-    $('previous').onclick = () => this.step(-1);
-    $('next').onclick = () => this.step(1);
-    $('close').onclick = () => $('viewer').close();
-    $('copy-link').onclick = () => this.copy(pictureUrl(this.open.picture), 'Link copied');
-    $('copy-curl').onclick = () => this.copy(curlCommand(this.open.picture), 'Command copied');
-    $('more').onclick = () => this.leave(actions.more);
-    $('sweep').onclick = () => this.leave(actions.sweep);
-    $('clear').onclick = () => this.clear();
-    $('save-zip').onclick = () => this.saveZip();
-    $('save-grid').onclick = () => this.saveGrid();
-    $('viewer').addEventListener('keydown', (e) => {
-      if (e.key === 'ArrowLeft') this.step(-1);
-      if (e.key === 'ArrowRight') this.step(1);
-    });
-    $('viewer').addEventListener('click', (e) => { if (e.target === $('viewer')) $('viewer').close(); });
+  constructor(onOpen) {
+    this.onOpen = onOpen; // called with a card when it is clicked
+    this.runs = []; // newest first: {element, mode, cards: [{element, button, picture, bytes, url}]}
+    $('clear').onclick = () => { [...this.runs].forEach((r) => this.remove(r)); };
+    $('save-zip').onclick = () => saveZip(this.done());
+    $('save-grid').onclick = () => saveGrid(this.done());
+    $('gallery').addEventListener('keydown', (e) => this.onKey(e));
   }
 
-  // Empty cards for pictures on their way, in the order given, before all earlier ones.
-  expect(captions) {
-    const cards = captions.map((caption) => {
-      const element = document.createElement('button');
-      element.type = 'button';
-      element.className = 'card waiting';
-      element.disabled = true;
-      const label = document.createElement('span');
-      label.textContent = caption;
-      element.append(label);
-      const card = { element, picture: null };
-      element.onclick = () => this.show(card);
-      return card;
-    });
-    $('gallery').prepend(...cards.map((c) => c.element));
-    this.cards.unshift(...cards);
-    while (this.cards.length > LIMIT) this.remove(this.cards[this.cards.length - 1]);
+  // A run of empty cards for pictures on their way.
+  begin(pictures, mode) {
+    const run = { mode, cards: [], element: make('section', `run ${mode}`), title: make('h2', ''), note: make('p', 'note') };
+    const head = make('div', 'run-head');
+    run.list = make('ol', 'pictures');
+    head.append(run.title, run.note);
+    run.element.append(head, run.list);
+    pictures.forEach((p) => this.addCard(run, p));
+    this.retitle(run, pictures);
+    $('gallery').prepend(run.element);
+    this.runs.unshift(run);
+    for (let n = 0, i = 0; i < this.runs.length; i++) {
+      n += this.runs[i].cards.length;
+      if (n > LIMIT && i > 0) this.remove(this.runs[i--]);
+    }
     this.changed();
-    return cards;
+    return run;
   }
 
-  fill(card, picture, base64, caption) {
-    if (!this.cards.includes(card)) return;
-    card.picture = picture;
-    card.bytes = decode(base64);
-    card.url = URL.createObjectURL(new Blob([card.bytes], { type: 'image/png' }));
-    const image = document.createElement('img');
-    image.src = card.url;
+  addCard(run, picture, after) {
+    const card = { run, picture: null, element: make('li', 'card waiting'), button: make('button', 'frame'),
+      label: make('span', 'caption', caption(picture, run.mode)) };
+    card.button.type = 'button';
+    card.button.disabled = true;
+    card.button.tabIndex = -1;
+    card.button.append(card.label);
+    card.button.onclick = () => { this.reach(card); this.onOpen(card); };
+    card.element.append(card.button);
+    if (after) {
+      after.element.after(card.element);
+      run.cards.splice(run.cards.indexOf(after) + 1, 0, card);
+    } else {
+      run.list.append(card.element);
+      run.cards.push(card);
+    }
+    return card;
+  }
+
+  retitle(run, pictures) {
+    const { title, note } = describe(pictures, run.mode);
+    run.title.textContent = title;
+    run.note.textContent = note;
+  }
+
+  // blob: {bytes, url} of the PNG; the gallery owns the URL from here on.
+  fill(card, picture, { bytes, url }) {
+    if (!this.has(card.run)) return;
+    const old = card.url;
+    Object.assign(card, { picture, bytes, url });
+    let image = card.button.querySelector('img');
+    if (!image) {
+      image = document.createElement('img');
+      card.button.prepend(image);
+      card.element.className = 'card';
+      card.button.disabled = false;
+      if (!card.run.list.querySelector('[tabindex="0"]')) card.button.tabIndex = 0;
+      this.changed();
+    }
+    image.src = url;
+    if (old) setTimeout(() => URL.revokeObjectURL(old), 1000);
     image.alt = `${picture.name}, seed ${picture.seed}, guidance ${picture.omega}`;
-    card.element.querySelector('span').textContent = caption;
-    card.element.prepend(image);
-    card.element.className = 'card';
-    card.element.disabled = false;
-    this.changed();
+    card.label.textContent = caption(picture, card.run.mode);
   }
 
-  remove(card) {
+  // A picture found in the viewer, beside the one it came from.
+  keep(card, picture, bytes) {
+    const kept = this.addCard(card.run, picture, card);
+    this.fill(kept, picture, { bytes, url: URL.createObjectURL(new Blob([bytes], { type: 'image/png' })) });
+    return kept;
+  }
+
+  has(run) {
+    return this.runs.includes(run);
+  }
+
+  removeCard(card) {
     card.element.remove();
     if (card.url) URL.revokeObjectURL(card.url);
-    this.cards = this.cards.filter((c) => c !== card);
+    card.run.cards = card.run.cards.filter((c) => c !== card);
   }
 
-  dropWaiting(cards) {
-    cards.filter((c) => !c.picture).forEach((c) => this.remove(c));
+  remove(run) {
+    run.cards.forEach((c) => c.url && URL.revokeObjectURL(c.url));
+    run.element.remove();
+    this.runs = this.runs.filter((r) => r !== run);
     this.changed();
   }
 
-  clear() {
-    this.cards.filter((c) => c.picture).forEach((c) => this.remove(c));
+  dropWaiting(run) {
+    run.cards.filter((c) => !c.picture).forEach((c) => this.removeCard(c));
+    if (!run.cards.length) this.remove(run);
     this.changed();
   }
 
   done() {
-    return this.cards.filter((c) => c.picture);
+    return this.runs.flatMap((r) => r.cards.filter((c) => c.picture));
   }
 
   changed() {
     const any = this.done().length > 0;
     for (const id of ['save-zip', 'save-grid', 'clear']) $(id).disabled = !any;
-    $('empty').hidden = this.cards.length > 0;
+    $('empty').hidden = this.runs.length > 0;
   }
 
-  show(card) {
-    const p = card.picture;
-    this.open = card;
-    $('viewer-image').src = card.url;
-    $('viewer-image').alt = card.element.querySelector('img').alt;
-    $('viewer-title').textContent = p.name;
-    const facts = { Model: p.model, Class: p.class, Seed: p.seed, Steps: p.steps, Guidance: p.omega,
-      Interval: `${p.t_min} to ${p.t_max}`, Fingerprint: p.fingerprint || '' };
-    $('viewer-facts').replaceChildren(...Object.entries(facts).flatMap(([term, value]) => {
-      const dt = document.createElement('dt');
-      const dd = document.createElement('dd');
-      dt.textContent = term;
-      dd.textContent = value;
-      return [dt, dd];
-    }));
-    $('save-png').href = card.url;
-    $('save-png').download = `${p.class}_${p.seed}.png`;
-    $('copied').textContent = '';
-    if (!$('viewer').open) $('viewer').showModal();
+  // Each run is one stop of the Tab key; arrow keys move inside and from run to run.
+  reach(card) {
+    card.run.cards.forEach((c) => { c.button.tabIndex = c === card ? 0 : -1; });
+    card.button.focus();
   }
 
-  step(by) {
-    const done = this.done();
-    const at = done.indexOf(this.open);
-    if (done.length) this.show(done[(at + by + done.length) % done.length]);
-  }
-
-  leave(action) {
-    const { picture } = this.open;
-    $('viewer').close();
-    action(picture);
-  }
-
-  async copy(text, message) {
-    try {
-      await copy(text);
-      $('copied').textContent = message;
-    } catch (e) {
-      $('copied').textContent = `${e.message}: ${text}`;
-    }
-  }
-
-  saveZip() {
-    const seen = new Set();
-    const files = this.done().map(({ picture: p, bytes }) => {
-      let name = `${p.model}_${p.class}_${p.seed}_s${p.steps}_w${p.omega}.png`.replace(/[^\w.-]/g, '_');
-      while (seen.has(name)) name = `_${name}`;
-      seen.add(name);
-      return { name, bytes };
-    });
-    save(zip(files), 'imfd.zip');
-  }
-
-  async saveGrid() {
-    const images = await Promise.all(this.done().map((c) => createImageBitmap(new Blob([c.bytes], { type: 'image/png' }))));
-    const columns = Math.ceil(Math.sqrt(images.length));
-    const size = Math.max(...images.map((i) => i.width));
-    const canvas = document.createElement('canvas');
-    canvas.width = columns * size;
-    canvas.height = Math.ceil(images.length / columns) * size;
-    const context = canvas.getContext('2d');
-    images.forEach((image, i) => context.drawImage(image, (i % columns) * size, Math.floor(i / columns) * size, size, size));
-    canvas.toBlob((blob) => save(blob, 'imfd_grid.png'), 'image/png');
+  onKey(e) {
+    const cards = this.done();
+    const at = cards.findIndex((c) => c.button === document.activeElement);
+    if (at < 0) return;
+    const here = cards[at].button.getBoundingClientRect();
+    const beside = (direction) => {
+      const rows = cards.filter((c) => Math.sign(Math.round(c.button.getBoundingClientRect().top - here.top)) === direction);
+      const far = (c) => {
+        const r = c.button.getBoundingClientRect();
+        return Math.abs(r.top - here.top) * 1000 + Math.abs(r.left - here.left);
+      };
+      return rows.sort((a, b) => far(a) - far(b))[0];
+    };
+    const to = { ArrowRight: () => cards[at + 1], ArrowLeft: () => cards[at - 1], ArrowDown: () => beside(1), ArrowUp: () => beside(-1),
+      Home: () => cards[at].run.cards[0], End: () => cards[at].run.cards.at(-1) }[e.key];
+    if (!to) return;
+    e.preventDefault();
+    const card = to();
+    if (card) this.reach(card);
   }
 }

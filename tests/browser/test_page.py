@@ -1,247 +1,235 @@
-"""The web page as a person uses it: a real imfd (tiny model, tiny decoder) and a real browser."""
-import json
-import os
-import pathlib
+"""What a person does on the page: real models, a real browser."""
 import re
-import shutil
 import subprocess
-import tempfile
-import time
 import unittest
 import urllib.request
 import zipfile
 
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
 
-IMFD = os.environ["IMFD"]
-SHOTS = pathlib.Path(os.environ.get("SHOTS", "."))
-GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden"
+from page_case import PNG, PageCase, real_server
 
-
-class Server:
-    """imfd on a free port with two models that share one checkpoint."""
-
-    def __init__(self, folder):
-        decoder = folder / "vae"
-        decoder.mkdir()
-        subprocess.run([IMFD, "synth", "sd-vae", "--config", "channels=32:32:64:64", "--seed", "5",
-                        "-o", decoder / "diffusion_pytorch_model.safetensors"], check=True, stdout=subprocess.DEVNULL)
-        shutil.copy(GOLDEN / "vae_tiny" / "config.json", decoder)
-        checkpoint = GOLDEN / "mit_tiny" / "mit_tiny.pth"
-        models = [{"id": name, "checkpoint": str(checkpoint), "decoder": str(decoder), "precision": precision}
-                  for name, precision in (("tiny", "fp32"), ("tiny-b", "bf16"))]
-        config = folder / "imfd.json"
-        config.write_text(json.dumps({"listen": "127.0.0.1:0", "device": "cpu", "models": models}))
-        self.process = subprocess.Popen([IMFD, "serve", "--config", config], stdout=subprocess.PIPE,
-                                        stderr=subprocess.STDOUT, text=True)
-        for line in self.process.stdout:
-            found = re.search(r"listening on (http://\S+)", line)
-            if found:
-                self.url = found.group(1)
-                break
-        else:
-            raise RuntimeError("imfd did not start")
-
-    def stop(self):
-        self.process.terminate()
-        self.process.communicate(timeout=20)
-        return self.process.returncode
+CAT = "#model=demo&class=1&n=4&mode=seeds&steps=1&omega=3&t_min=0&t_max=1&seed=42"
 
 
-def browser(downloads):
-    options = webdriver.ChromeOptions()
-    options.binary_location = os.environ["CHROMIUM"]
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1280,900"):
-        options.add_argument(flag)
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=Service(os.environ["CHROMEDRIVER"]))
-
-
-class Page(unittest.TestCase):
+class Page(PageCase):
     @classmethod
     def setUpClass(cls):
-        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix="imfd-page-"))
-        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
-        cls.downloads = cls.folder / "downloads"
-        cls.downloads.mkdir()
-        cls.server = Server(cls.folder)
-        cls.addClassCleanup(lambda: cls.server.process.poll() is None and cls.server.stop())
-        cls.driver = browser(cls.downloads)
-        cls.addClassCleanup(cls.driver.quit)
+        super().setUpClass()
+        cls.server = real_server(cls.folder)
+        cls.addClassCleanup(cls.server.stop)
+        cls.url = f"http://127.0.0.1:{cls.server.port}"
 
-    def setUp(self):
-        # The page's own policy forbids to fetch blob: pictures, which bytes_shown does; the last test
-        # runs under the policy.
-        self.driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": "test_z" not in self.id_of_test()})
-        self.open("#model=tiny&steps=1&omega=4&t_min=0.4&t_max=0.65&class=random&n=4&mode=seeds")
+    def live(self):
+        """On by itself where the model is quick, which a busy machine's is not."""
+        if not self.id("live").is_selected():
+            self.id("live").click()
 
-    def id_of_test(self):
-        return unittest.TestCase.id(self)
-
-    def open(self, hash_=""):
-        self.driver.get("about:blank")
-        self.driver.get(f"{self.server.url}/{hash_}")
-        self.until(lambda d: len(Select(self.id("model")).options) == 2)
-        self.until(lambda d: self.id("omega-out").text not in ("", "NaN"))
-
-    def id(self, name):
-        return self.driver.find_element(By.ID, name)
-
-    def until(self, condition, seconds=40):
-        return WebDriverWait(self.driver, seconds, poll_frequency=0.05).until(condition)
-
-    def cards(self):
-        return self.driver.find_elements(By.CSS_SELECTOR, ".card:not(.waiting)")
-
-    def shot(self, name):
-        self.driver.save_screenshot(str(SHOTS / f"{name}.png"))
-
-    def fill(self, name, value):
-        self.driver.execute_script("arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))",
-                                   self.id(name), value)
-
-    def draw(self, count):
-        self.id("go").click()
-        self.until(lambda d: len(self.cards()) == count and not d.find_elements(By.CSS_SELECTOR, ".card.waiting"))
-        self.until(lambda d: " in " in self.id("summary").text)
-
-    def mode(self, value):
-        self.driver.find_element(By.CSS_SELECTOR, f"input[name=mode][value={value}]").click()
-
-    def bytes_shown(self, card):
-        return bytes(self.driver.execute_async_script(
-            "const [card, done] = arguments; fetch(card.querySelector('img').src).then(r => r.arrayBuffer())"
-            ".then(b => done([...new Uint8Array(b)]))", card))
-
-    def test_search_by_keyboard_and_draw(self):
-        field = self.id("class")
-        field.send_keys("3")
-        self.until(lambda d: self.id("class-list").is_displayed())
-        self.assertEqual(field.get_attribute("aria-expanded"), "true")
-        self.shot("search")
-        field.send_keys(Keys.ENTER)
-        self.assertFalse(self.id("class-list").is_displayed())
-        chosen = field.get_attribute("value")
-        self.assertTrue(chosen)
-        self.fill("seed", "7")
-        self.draw(4)
-        for card in self.cards():
-            self.assertEqual(self.driver.execute_script("return arguments[0].querySelector('img').naturalWidth", card), 256)
-            self.assertIn(chosen, card.text)
-        self.assertEqual(len({self.bytes_shown(c) for c in self.cards()}), 4, "four seeds, four pictures")
-        self.shot("pictures")
-
-    def test_full_size_and_permanent_link(self):
-        self.fill("class", "3")
-        self.fill("seed", "11")
-        self.draw(4)
-        card = self.cards()[1]
-        shown = self.bytes_shown(card)
-        card.click()
-        self.until(lambda d: self.id("viewer").is_displayed())
-        self.assertIn("12", self.id("viewer-facts").text)
-        self.shot("viewer")
+    def catch_clipboard(self):
         # The clipboard is not readable here: catch what the page writes to it.
-        self.driver.execute_script("navigator.clipboard.writeText = t => { window.copied = t; return Promise.resolve(); }")
-        self.id("copy-link").click()
-        link = self.until(lambda d: d.execute_script("return window.copied"))
+        self.js("navigator.clipboard.writeText = t => { window.copied = t; return Promise.resolve(); }")
+
+    def copied(self, button, start):
+        self.id(button).click()
+        return self.until(lambda: (self.js("return window.copied") or "").startswith(start) and self.js("return window.copied"))
+
+    def test_arrival(self):
+        """A first row of pictures at once, classes as pictures, no error and no request elsewhere."""
+        self.driver.get_log("browser")
+        self.open(self.url)
+        self.drawn(8)
+        self.assertEqual(len(set(self.captions())), 8, "eight classes")
+        self.until(lambda: len(self.all(".chip img")) == 20)
+        self.until(lambda: self.js("return [...document.querySelectorAll('.chip img')].every(i => i.naturalWidth === 128)"))
+        self.assertIn("8 pictures in", self.id("summary").text)
+        self.assertIn("queue", self.id("summary").text)
+        self.shot("arrival")
+        hosts = self.js("return performance.getEntriesByType('resource').map(e => new URL(e.name).origin)")
+        self.assertEqual({h for h in hosts if h != "null"}, {self.url})
+        self.assertEqual(self.console_errors(), [])
+        self.dark()
+        self.shot("arrival_dark")
+
+    def test_pick_a_class(self):
+        """One click on a class draws it; earlier pictures stay below."""
+        self.open(self.url)
+        self.drawn(8)
+        self.until(lambda: len(self.all(".chip img")) == 20)
+        self.all(".chip[aria-label=rocket]")[0].click()
+        self.drawn(16)
+        self.assertEqual(self.id("class").get_attribute("value"), "rocket")
+        self.assertEqual(self.all(".run h2")[0].text.lower(), "rocket")
+        self.assertEqual(self.js("return document.querySelectorAll('.run').length"), 2)
+        self.shot("history")
+        self.id("any").click()
+        self.drawn(24)
+        self.id("clear").click()
+        self.assertEqual(self.cards(), [])
+        self.assertFalse(self.id("save-zip").is_enabled())
+
+    def test_search_a_thousand_classes_by_keyboard(self):
+        self.open(self.url, "#model=thousand&n=2&mode=seeds")
+        self.drawn(2)
+        body = self.all("body")[0]
+        body.send_keys("/")
+        field = self.driver.switch_to.active_element
+        self.assertEqual(field.get_attribute("id"), "class")
+        self.assertIn("1000", field.get_attribute("placeholder"))
+        field.send_keys("golden ret")
+        self.until(lambda: self.id("class-list").is_displayed())
+        self.assertEqual(field.get_attribute("aria-expanded"), "true")
+        self.assertIn("golden retriever", self.all("#class-list [aria-selected=true]")[0].text)
+        field.send_keys(Keys.CONTROL, "a", Keys.NULL, "otter")
+        field.send_keys(Keys.ARROW_DOWN, Keys.ARROW_UP)
+        active = field.get_attribute("aria-activedescendant")
+        self.assertIn("otter", self.id(active).text)
+        self.shot("search")
+        field.send_keys(Keys.ESCAPE)
+        self.assertFalse(self.id("class-list").is_displayed())
+        field.send_keys(Keys.CONTROL, "a", Keys.NULL, "n02099601", Keys.ENTER)  # a WordNet id
+        self.drawn(4)
+        self.assertEqual(field.get_attribute("value"), "golden retriever")
+        field.send_keys(Keys.CONTROL, "a", Keys.NULL, "zzzz")
+        self.until(lambda: "No class" in self.id("class-list").text)
+        field.send_keys(Keys.ESCAPE, Keys.ENTER)
+        self.until(lambda: "zzzz" in self.id("problem").text)
+
+    def test_streaming(self):
+        """Pictures appear one by one, not all at the end."""
+        self.open(self.url, CAT)
+        self.drawn(4)
+        self.fill("count", "24")
+        self.fill("steps", "4")
+        self.js("window.counts = new Set(); new MutationObserver(() => window.counts.add("
+                "document.querySelectorAll('.run:first-child .card:not(.waiting)').length))"
+                ".observe(document.getElementById('gallery'), {subtree: true, childList: true, attributes: true})")
+        self.id("go").click()
+        self.drawn(28)
+        self.assertGreater(len(self.js("return [...window.counts]")), 3)
+
+    def test_full_size(self):
+        self.without_policy()
+        self.open(self.url, CAT)
+        self.drawn(4)
+        self.cards()[0].click()
+        self.until(lambda: self.id("viewer").is_displayed())
+        facts = self.id("viewer-facts").text
+        for expected in ("demo", "42", "0 to 1"):
+            self.assertIn(expected, facts)
+        shown = self.bytes_shown(self.id("viewer-image"))
+        self.shot("viewer")
+        self.catch_clipboard()
+        link = self.copied("copy-link", "http")
         self.assertEqual(urllib.request.urlopen(link).read(), shown, "the link gives the picture shown, byte for byte")
-        self.id("copy-curl").click()
-        self.until(lambda d: d.execute_script("return window.copied").startswith("curl "))
-        command = self.driver.execute_script("return window.copied")
+        command = self.copied("copy-curl", "curl ")
         out = self.folder / "curl.png"
         subprocess.run(["sh", "-c", re.sub(r"-o \S+", f"-s -o {out}", command)], check=True)
         self.assertEqual(out.read_bytes(), shown, "the curl command gives the same bytes")
-        before = self.id("viewer-facts").text
-        self.id("viewer").send_keys(Keys.ARROW_RIGHT)
-        self.assertNotEqual(self.id("viewer-facts").text, before)
-        self.driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
-        self.until(lambda d: not self.id("viewer").is_displayed())
+        self.id("save-png").click()
+        self.until(lambda: (self.downloads / "1_42.png").exists())
+        self.assertEqual((self.downloads / "1_42.png").read_bytes(), shown)
+        viewer = self.id("viewer")
+        viewer.send_keys(Keys.ARROW_RIGHT)
+        self.assertIn("43", self.id("viewer-facts").text)
+        viewer.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+        self.assertIn("45", self.id("viewer-facts").text)
+        self.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+        self.until(lambda: not self.id("viewer").is_displayed())
+        self.assertIn("seed 45", self.js("return document.activeElement.querySelector('img').alt"), "the focus is where one was")
 
-    def test_sweep_and_compare(self):
-        self.fill("class", "5")
+    def test_walk_from_a_picture(self):
+        """Seeds by key and by holding, guidance by slider; the pictures found are drawn live and can be kept."""
+        self.without_policy()
+        self.open(self.url, CAT)
+        self.drawn(4)
+        self.cards()[0].click()
+        before = self.bytes_shown(self.id("viewer-image"))
+        self.id("viewer").send_keys(Keys.ARROW_UP, Keys.ARROW_UP)
+        self.until(lambda: "44" in self.id("viewer-facts").text)
+        self.change("viewer-omega", "9")
+        self.until(lambda: re.search(r"Guidance\s+9\b", self.id("viewer-facts").text))
+        self.assertNotEqual(self.bytes_shown(self.id("viewer-image")), before)
+        self.id("keep").click()
+        self.drawn(5)
+        ActionChains(self.driver).click_and_hold(self.id("play")).perform()
+        self.until(lambda: int(re.search(r"Seed\s+(\d+)", self.id("viewer-facts").text)[1]) > 47)
+        ActionChains(self.driver).release().perform()
+        self.until(lambda: self.id("play").get_attribute("aria-pressed") == "false")
+        self.shot("viewer_walk")
+        self.id("more").click()
+        self.drawn(9)
+
+    def test_live_guidance(self):
+        """The newest pictures follow the slider, in place."""
+        self.without_policy()
+        self.open(self.url, CAT)
+        self.drawn(4)
+        before = self.pictures()
+        self.live()
+        for omega in ("5", "7", "9"):
+            self.fill("omega", omega)
+        self.until(lambda: "guidance 9" in self.all(".run .note")[0].text and self.idle())
+        self.assertEqual(len(self.cards()), 4)
+        self.assertTrue(all(a != b for a, b in zip(before, self.pictures())))
+
+    def test_sweep_guidance(self):
+        self.without_policy()
+        self.open(self.url, CAT)
+        self.drawn(4)
+        self.live()
         self.mode("omega")
-        self.draw(4)
-        captions = [c.text for c in self.cards()]
-        self.assertEqual(captions[0], "guidance 1")
-        self.assertEqual(len({self.bytes_shown(c) for c in self.cards()}), 4, "guidance changes the picture")
+        self.drawn(8)
+        self.assertEqual(self.captions()[:4], ["guidance 1", "guidance 4.67", "guidance 8.33", "guidance 12"])
+        self.assertEqual(len(set(self.pictures()[:4])), 4, "guidance changes the picture")
         self.shot("sweep")
-        self.id("clear").click()
+
+    def test_compare_models(self):
+        self.open(self.url, CAT)
+        self.drawn(4)
+        self.live()
         self.mode("models")
         self.assertTrue(self.id("other-label").is_displayed())
-        self.draw(8)
-        self.assertEqual({c.text.split(" ")[0] for c in self.cards()}, {"tiny", "tiny-b"})
+        self.drawn(12)
+        self.assertEqual(self.captions()[:3], ["demo · 42", "demo-fp32 · 42", "demo · 43"])
         self.shot("compare")
 
-    def test_save(self):
-        self.draw(4)
+    def test_save_all(self):
+        self.without_policy()
+        self.open(self.url, CAT)
+        self.drawn(4)
         self.id("save-zip").click()
         self.id("save-grid").click()
         archive, grid = self.downloads / "imfd.zip", self.downloads / "imfd_grid.png"
-        self.until(lambda d: archive.exists() and grid.exists())
+        self.until(lambda: archive.exists() and grid.exists())
         with zipfile.ZipFile(archive) as z:
             self.assertIsNone(z.testzip())
-            self.assertEqual(len(z.namelist()), 4)
-            self.assertEqual({z.read(n) for n in z.namelist()}, {self.bytes_shown(c) for c in self.cards()})
-        self.assertEqual(grid.read_bytes()[:8], b"\x89PNG\r\n\x1a\n")
-        self.assertEqual(int.from_bytes(grid.read_bytes()[16:20], "big"), 512)
+            self.assertEqual(sorted(z.namelist())[0], "demo_1_42_s1_w3.png")
+            self.assertEqual({z.read(n) for n in z.namelist()}, set(self.pictures()))
+        self.assertEqual(grid.read_bytes()[:8], PNG)
+        self.assertEqual(int.from_bytes(grid.read_bytes()[16:20], "big"), 256)
 
-    def test_problems_are_shown(self):
-        self.fill("class", "no such thing")
+    def test_shared_address(self):
+        """An address drawn with random classes and seeds gives the same pictures again, and fixes no seed."""
+        self.without_policy()
+        self.open(self.url, "#model=demo&n=4&mode=classes")
+        self.drawn(4)
+        first = self.pictures()
+        self.catch_clipboard()
+        address = self.copied("share", "http")
+        self.open(self.url, address[address.index("#"):])
+        self.drawn(4)
+        self.assertEqual(self.pictures(), first)
+        self.assertEqual(self.id("seed").get_attribute("value"), "")
         self.id("go").click()
-        self.until(lambda d: "no such thing" in self.id("problem").text)
-        self.fill("class", "random")
-        self.fill("t-min", "0.9")  # above t_max: the server refuses, in its own words
-        self.id("go").click()
-        self.until(lambda d: "t_m" in self.id("problem").text)
-        self.assertEqual(self.driver.find_elements(By.CSS_SELECTOR, ".card.waiting"), [])
-        self.shot("problem")
+        self.drawn(8)
+        self.assertNotEqual(self.pictures()[:4], first)
 
-    def test_phone_and_dark(self):
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia",
-                                    {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                                    {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True})
-        try:
-            self.draw(4)
-            wide = self.driver.execute_script("return document.documentElement.scrollWidth - innerWidth")
-            self.assertLessEqual(wide, 0, "nothing sticks out on a phone")
-            self.shot("phone_dark")
-            self.cards()[0].click()
-            self.until(lambda d: self.id("viewer").is_displayed())
-            self.shot("phone_viewer")
-        finally:
-            self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-            self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-
-    def test_address_holds_the_settings(self):
-        self.fill("class", "6")
-        self.fill("seed", "99")
-        self.draw(4)
-        address = self.driver.current_url
-        first = [self.bytes_shown(c) for c in self.cards()]
-        self.open(address[address.index("#"):])
-        self.assertEqual(self.id("seed").get_attribute("value"), "99")
-        self.draw(4)
-        self.assertEqual([self.bytes_shown(c) for c in self.cards()], first)
-
-    def test_z_quiet_and_at_home(self):
-        """No error on the console, no request to anywhere else; then the server goes away."""
-        self.driver.get_log("browser")  # what earlier tests left
-        self.draw(4)
-        hosts = self.driver.execute_script("return performance.getEntriesByType('resource').map(e => new URL(e.name).origin)")
-        self.assertEqual({h for h in hosts if h != "null"}, {self.server.url})
-        errors = [e["message"] for e in self.driver.get_log("browser") if e["level"] == "SEVERE"]
-        self.assertEqual(errors, [])
-        self.assertEqual(self.server.stop(), 0)
-        self.id("go").click()
-        self.until(lambda d: "no answer" in self.id("problem").text)
-        self.shot("gone")
+    def test_seeds_at_the_end(self):
+        """Seeds wrap around after 2^53 - 1, exactly."""
+        self.open(self.url, CAT.replace("seed=42", "seed=9007199254740990"))
+        self.drawn(4)
+        self.assertEqual(self.captions(), ["9007199254740990", "9007199254740991", "0", "1"])
 
 
 if __name__ == "__main__":
