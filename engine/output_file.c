@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,4 +145,24 @@ imf_status imf__output_save(const char *path, const struct iovec *pieces, int n,
         status = imf__output_commit(&o, err);
     imf__output_discard(&o);
     return status;
+}
+
+imf_status imf__output_folder(const char *path, struct imf_error *err)
+{
+    char part[PATH_MAX];
+    size_t n = strlen(path);
+    if (n == 0 || n >= sizeof(part))
+        return imf__fail(err, IMF_EIO, "\"%.60s\": %s", path, strerror(n ? ENAMETOOLONG : ENOENT));
+    for (size_t i = 1; i <= n; i++) {
+        if (path[i] != '/' && path[i] != '\0')
+            continue;
+        memcpy(part, path, i);
+        part[i] = '\0';
+        if (mkdir(part, 0777) != 0 && errno != EEXIST)
+            return imf__fail(err, IMF_EIO, "%s: cannot be made: %s", part, strerror(errno));
+    }
+    struct stat st;
+    if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode) || access(path, W_OK | X_OK) != 0)
+        return imf__fail(err, IMF_EIO, "%s: not a folder that can be written", path);
+    return IMF_OK;
 }

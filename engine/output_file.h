@@ -32,5 +32,8 @@ void imf__output_discard(struct imf__output *o);
 /* Open, write, commit. */
 IMF_MUST_CHECK imf_status imf__output_save(const char *path, const struct iovec *pieces, int n,
                                            struct imf_error *err);
+/* Makes the folder and those above it where they are missing; fails when it cannot be written to.
+ */
+IMF_MUST_CHECK imf_status imf__output_folder(const char *path, struct imf_error *err);
 
 #endif

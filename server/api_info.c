@@ -18,6 +18,17 @@ enum { MAX_BODY = 8 << 20 };
 /* ---- Models
  * ---------------------------------------------------------------------------------------- */
 
+/* Every reply here is an object; this writes its first member. */
+static void begin_object(struct json_writer *w, struct buffer *body, const char *key,
+                         const char *value)
+{
+    buffer_init(body, MAX_BODY);
+    json_init(w, body);
+    json_object_begin(w);
+    json_key(w, key);
+    json_string(w, value);
+}
+
 static const char *state_name(enum sched_model_state state)
 {
     static const char *const names[] = {"loading", "ready", "failed", "sick"};
@@ -61,18 +72,6 @@ void api_on_model(void *user, struct scheduler *s, int model)
               status.info->name, status.info->decoder, status.info->fingerprint);
 }
 
-static void write_sampling(struct json_writer *w, const struct imf_sampling *s)
-{
-    json_key(w, "steps");
-    json_int(w, s->steps);
-    json_key(w, "omega");
-    json_float(w, s->omega);
-    json_key(w, "t_min");
-    json_float(w, s->t_min);
-    json_key(w, "t_max");
-    json_float(w, s->t_max);
-}
-
 static void write_model_details(struct api *a, struct json_writer *w,
                                 const struct sched_model_status *status)
 {
@@ -101,7 +100,7 @@ static void write_model_details(struct api *a, struct json_writer *w,
         json_int(w, a->settings->max_n);
         json_key(w, "defaults");
         json_object_begin(w);
-        write_sampling(w, &info->defaults);
+        api_write_sampling(w, &info->defaults);
         json_object_end(w);
         json_key(w, "decoder");
         json_string(w, info->decoder);
@@ -141,11 +140,7 @@ void api_get_models(struct api_call *c)
 {
     struct buffer body;
     struct json_writer w;
-    buffer_init(&body, MAX_BODY);
-    json_init(&w, &body);
-    json_object_begin(&w);
-    json_key(&w, "object");
-    json_string(&w, "list");
+    begin_object(&w, &body, "object", "list");
     json_key(&w, "data");
     json_array_begin(&w);
     for (int i = 0; i < sched_model_count(c->api->scheduler); i++)
@@ -259,11 +254,7 @@ void api_get_classes(struct api_call *c)
                            query.limit < count ? query.limit : count);
     struct buffer body;
     struct json_writer w;
-    buffer_init(&body, MAX_BODY);
-    json_init(&w, &body);
-    json_object_begin(&w);
-    json_key(&w, "object");
-    json_string(&w, "list");
+    begin_object(&w, &body, "object", "list");
     json_key(&w, "data");
     json_array_begin(&w);
     for (int i = 0; i < n; i++)
@@ -328,14 +319,11 @@ void api_get_health(struct api_call *c)
     struct json_writer w;
     bool ready = !a->draining && sched_ready(a->scheduler);
     bool good = ready || c->route == ROUTE_LIVEZ;
-    buffer_init(&body, MAX_BODY);
-    json_init(&w, &body);
-    json_object_begin(&w);
-    json_key(&w, "status");
-    json_string(&w, c->route == ROUTE_LIVEZ ? "live"
-                    : ready                 ? "ready"
-                    : a->draining           ? "draining"
-                                            : "loading");
+    begin_object(&w, &body, "status",
+                 c->route == ROUTE_LIVEZ ? "live"
+                 : ready                 ? "ready"
+                 : a->draining           ? "draining"
+                                         : "loading");
     if (c->route == ROUTE_HEALTH)
         write_checks(a, &w);
     json_object_end(&w);
@@ -362,11 +350,7 @@ void api_get_version(struct api_call *c)
 {
     struct buffer body;
     struct json_writer w;
-    buffer_init(&body, MAX_BODY);
-    json_init(&w, &body);
-    json_object_begin(&w);
-    json_key(&w, "name");
-    json_string(&w, "imfd");
+    begin_object(&w, &body, "name", "imfd");
     json_key(&w, "version");
     json_string(&w, imf_version());
     json_key(&w, "api");
@@ -501,7 +485,7 @@ void api_describe(void *user, const struct picture_key *key, struct png_text *te
     json_string(&w, name);
     json_key(&w, "seed");
     json_u64(&w, key->seed);
-    write_sampling(&w, &key->sampling);
+    api_write_sampling(&w, &key->sampling);
     json_key(&w, "fingerprint");
     json_string(&w, info->fingerprint);
     json_object_end(&w);

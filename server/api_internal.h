@@ -123,6 +123,8 @@ void api_fail(struct api_call *c, const struct api_problem *p);
 /* Error object as JSON: {"error": {...}}. */
 void api_error_json(struct json_writer *w, const struct api_problem *p);
 /* Headers that every reply carries. */
+/* steps, omega, t_min and t_max, into the object being written. */
+void api_write_sampling(struct json_writer *w, const struct imf_sampling *s);
 void api_common_headers(struct api_call *c);
 void api_reply_json(struct api_call *c, int status, struct buffer *body); /* takes the bytes */
 /* Decodes path[0..n) into text. */

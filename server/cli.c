@@ -1,5 +1,6 @@
 /* Shared by the commands that run the engine. */
 #include "cli.h"
+#include "error.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -16,18 +17,6 @@ int imfd_fail(const struct imfd_usage *usage, const char *format, ...)
     va_end(ap);
     fputc('\n', stderr);
     return 1;
-}
-
-imf_status imfd_error(struct imf_error *err, imf_status status, const char *format, ...)
-{
-    if (err) {
-        err->status = status;
-        va_list ap;
-        va_start(ap, format);
-        vsnprintf(err->message, sizeof(err->message), format, ap);
-        va_end(ap);
-    }
-    return status;
 }
 
 int imfd_engine_open(struct imf_engine **out, const struct imfd_usage *usage,
@@ -66,7 +55,7 @@ imf_status imfd_read_file(char **text, size_t *size, const char *path, size_t ma
     bool is_stdin = strcmp(path, "-") == 0;
     FILE *f = is_stdin ? stdin : fopen(path, "rb");
     if (!f)
-        return imfd_error(err, IMF_EIO, "%s: %s", path, strerror(errno));
+        return imf__fail(err, IMF_EIO, "%s: %s", path, strerror(errno));
     imf_status status = IMF_OK;
     char *buffer = NULL;
     size_t used = 0, capacity = 0;
@@ -75,18 +64,18 @@ imf_status imfd_read_file(char **text, size_t *size, const char *path, size_t ma
             capacity = capacity ? 2 * capacity : 4096;
             char *grown = realloc(buffer, capacity);
             if (!grown) {
-                status = imfd_error(err, IMF_ENOMEM, "%s: out of memory", path);
+                status = imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
                 goto out;
             }
             buffer = grown;
         }
         used += fread(buffer + used, 1, capacity - used - 1, f);
         if (ferror(f)) {
-            status = imfd_error(err, IMF_EIO, "%s: %s", path, strerror(errno));
+            status = imf__fail(err, IMF_EIO, "%s: %s", path, strerror(errno));
             goto out;
         }
         if (used > max) {
-            status = imfd_error(err, IMF_EINVAL, "%s: longer than %zu bytes", path, max);
+            status = imf__fail(err, IMF_EINVAL, "%s: longer than %zu bytes", path, max);
             goto out;
         }
     }

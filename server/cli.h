@@ -49,8 +49,4 @@ __attribute__((format(printf, 2, 3))) int imfd_fail(const struct imfd_usage *usa
 IMF_MUST_CHECK imf_status imfd_read_file(char **text, size_t *size, const char *path, size_t max,
                                          struct imf_error *err);
 
-/* Sets err to a sentence; for code outside the engine. Returns status. */
-__attribute__((format(printf, 3, 4))) imf_status
-imfd_error(struct imf_error *err, imf_status status, const char *format, ...);
-
 #endif

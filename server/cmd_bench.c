@@ -5,6 +5,7 @@
 #include "cli.h"
 #include "commands.h"
 #include "demo.h"
+#include "error.h"
 #include "png_encode.h"
 #include "synthetic.h"
 
@@ -96,7 +97,7 @@ static imf_status run_stage(struct bench *b, enum stage stage, int n, double *se
 static imf_status engine_failed(struct bench *b, imf_status status, struct imf_error *err)
 {
     const char *why = imf_engine_error(b->engine);
-    return imfd_error(err, status, "%s%s%s", imf_status_sentence(status), *why ? ": " : "", why);
+    return imf__fail(err, status, "%s%s%s", imf_status_sentence(status), *why ? ": " : "", why);
 }
 
 /* One round: every batch size and stage once, a matrix multiplication before each. */
@@ -261,15 +262,15 @@ static imf_status bench_open(struct bench *b, struct imf_error *err)
     b->seconds = calloc(stages * (size_t)b->rounds, sizeof(*b->seconds));
     b->rates = calloc(stages * (size_t)b->rounds, sizeof(*b->rates));
     if (!b->lanes || !b->seconds || !b->rates)
-        return imfd_error(err, IMF_ENOMEM, "out of memory");
+        return imf__fail(err, IMF_ENOMEM, "out of memory");
     if (picture && !(b->rgb = calloc(n, picture)))
-        return imfd_error(err, IMF_ENOMEM, "out of memory");
+        return imf__fail(err, IMF_ENOMEM, "out of memory");
     for (size_t i = 0; i < n; i++) {
         if (imf_lane_create(&b->lanes[i], b->model) != IMF_OK)
-            return imfd_error(err, IMF_ENOMEM, "out of memory");
+            return imf__fail(err, IMF_ENOMEM, "out of memory");
     }
     if (png_encoder_create(&b->encoder, PNG_LEVEL) != IMF_OK)
-        return imfd_error(err, IMF_ENOMEM, "out of memory");
+        return imf__fail(err, IMF_ENOMEM, "out of memory");
     return IMF_OK;
 }
 

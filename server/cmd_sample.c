@@ -3,6 +3,7 @@
 #include "cli.h"
 #include "commands.h"
 #include "demo.h"
+#include "error.h"
 #include "sample_output.h"
 #include "sample_plan.h"
 
@@ -64,7 +65,7 @@ static imf_status engine_status(struct session *s, imf_status status, struct imf
     if (status == IMF_OK)
         return IMF_OK;
     const char *why = imf_engine_error(s->engine);
-    return imfd_error(err, status, "%s%s%s", imf_status_sentence(status), *why ? ": " : "", why);
+    return imf__fail(err, status, "%s%s%s", imf_status_sentence(status), *why ? ": " : "", why);
 }
 
 /* Decodes the last n active lanes, hands them to the output and frees their places. */
@@ -116,11 +117,11 @@ static imf_status session_open(struct session *s, struct imf_error *err)
     s->sample_of = calloc(n, sizeof(*s->sample_of));
     s->rgb = malloc(n * (size_t)info->image_width * (size_t)info->image_height * 3);
     if (!s->lanes || !s->sample_of || !s->rgb)
-        return imfd_error(err, IMF_ENOMEM, "out of memory");
+        return imf__fail(err, IMF_ENOMEM, "out of memory");
     for (; s->capacity < info->max_batch; s->capacity++) {
         imf_status status = imf_lane_create(&s->lanes[s->capacity], s->model);
         if (status != IMF_OK)
-            return imfd_error(err, status, "%s", imf_status_sentence(status));
+            return imf__fail(err, status, "%s", imf_status_sentence(status));
     }
     return IMF_OK;
 }

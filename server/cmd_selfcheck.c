@@ -4,6 +4,7 @@
 #include "cli.h"
 #include "commands.h"
 #include "engine.h"
+#include "error.h"
 #include "reference.h"
 #include "selfcheck_golden.h"
 #include "selfcheck_sustained.h"
@@ -93,14 +94,14 @@ static imf_status draw_golden(struct imf_engine *e, const char *checkpoint, floa
     for (int i = 0; i < 2 && status == IMF_OK; i++) {
         status = imf_lane_create(&lanes[i], model);
         if (status != IMF_OK)
-            imfd_error(err, status, "%s", imf_status_sentence(status));
+            imf__fail(err, status, "%s", imf_status_sentence(status));
         else
             status = imf_lane_start(lanes[i], model, labels[i], (uint64_t)i, &s, err);
     }
     if (status == IMF_OK) {
         status = imf_step(model, lanes, 2);
         if (status != IMF_OK)
-            imfd_error(err, status, "%s: %s", imf_status_sentence(status), imf_engine_error(e));
+            imf__fail(err, status, "%s: %s", imf_status_sentence(status), imf_engine_error(e));
     }
     for (int i = 0; i < GOLDEN_VALUES && status == IMF_OK; i++) {
         int sample = i / (GOLDEN_VALUES / 2);

@@ -1,5 +1,6 @@
 /* API keys from a file. */
 #include "keys.h"
+#include "error.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -20,19 +21,6 @@ struct keys {
     int n, capacity;
     struct key *items;
 };
-
-__attribute__((format(printf, 2, 3))) static imf_status fail(struct imf_error *err,
-                                                             const char *format, ...)
-{
-    if (err != NULL) {
-        va_list args;
-        va_start(args, format);
-        err->status = IMF_EINVAL;
-        vsnprintf(err->message, sizeof(err->message), format, args);
-        va_end(args);
-    }
-    return IMF_EINVAL;
-}
 
 static size_t token(const char *text, size_t length)
 {
@@ -64,19 +52,20 @@ static imf_status add_line(struct keys *k, const char *line, size_t length, cons
     at += key_length;
     at += blanks(line + at, length - at);
     if (at != length || key_length == 0)
-        return fail(err, "%s: line %d: expected \"name key\"", file, number);
+        return imf__fail(err, IMF_EINVAL, "%s: line %d: expected \"name key\"", file, number);
     if (name_length > KEYS_MAX_NAME)
-        return fail(err, "%s: line %d: the name is longer than %d", file, number, KEYS_MAX_NAME);
+        return imf__fail(err, IMF_EINVAL, "%s: line %d: the name is longer than %d", file, number,
+                         KEYS_MAX_NAME);
     if (key_length < KEYS_MIN_LENGTH || key_length > KEYS_MAX_LENGTH)
-        return fail(err, "%s: line %d: a key has %d to %d characters", file, number,
-                    KEYS_MIN_LENGTH, KEYS_MAX_LENGTH);
+        return imf__fail(err, IMF_EINVAL, "%s: line %d: a key has %d to %d characters", file,
+                         number, KEYS_MIN_LENGTH, KEYS_MAX_LENGTH);
     if (k->n == MAX_KEYS)
-        return fail(err, "%s: more than %d keys", file, MAX_KEYS);
+        return imf__fail(err, IMF_EINVAL, "%s: more than %d keys", file, MAX_KEYS);
     if (k->n == k->capacity) {
         int capacity = k->capacity == 0 ? 16 : k->capacity * 2;
         struct key *items = realloc(k->items, (size_t)capacity * sizeof(*items));
         if (items == NULL)
-            return fail(err, "out of memory");
+            return imf__fail(err, IMF_EINVAL, "out of memory");
         k->items = items;
         k->capacity = capacity;
     }
@@ -93,7 +82,7 @@ imf_status keys_parse(struct keys **out, const char *text, size_t length, const 
 {
     struct keys *k = calloc(1, sizeof(*k));
     if (k == NULL)
-        return fail(err, "out of memory");
+        return imf__fail(err, IMF_EINVAL, "out of memory");
     imf_status status = IMF_OK;
     int number = 1;
     for (size_t at = 0; at < length && status == IMF_OK; number++) {
@@ -103,7 +92,7 @@ imf_status keys_parse(struct keys **out, const char *text, size_t length, const 
         at += line + 1;
     }
     if (status == IMF_OK && k->n == 0)
-        status = fail(err, "%s: no key in it", name);
+        status = imf__fail(err, IMF_EINVAL, "%s: no key in it", name);
     if (status != IMF_OK) {
         keys_free(k);
         return status;
@@ -116,12 +105,12 @@ imf_status keys_load(struct keys **out, const char *path, struct imf_error *err)
 {
     FILE *f = fopen(path, "re");
     if (f == NULL)
-        return fail(err, "api_keys_file %s: %s", path, strerror(errno));
+        return imf__fail(err, IMF_EINVAL, "api_keys_file %s: %s", path, strerror(errno));
     imf_status status = IMF_EINVAL;
     char *text = malloc(MAX_FILE);
     size_t n = text != NULL ? fread(text, 1, MAX_FILE, f) : 0;
     if (text == NULL || ferror(f) || n == MAX_FILE)
-        status = fail(err, "api_keys_file %s: cannot be read", path);
+        status = imf__fail(err, IMF_EINVAL, "api_keys_file %s: cannot be read", path);
     else
         status = keys_parse(out, text, n, path, err);
     if (text != NULL)

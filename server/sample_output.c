@@ -1,6 +1,7 @@
 /* Writing what `imfd sample` drew. */
 #include "sample_output.h"
 #include "cli.h"
+#include "error.h"
 #include "npy.h"
 #include "output_file.h"
 #include "png_encode.h"
@@ -49,55 +50,35 @@ static imf_status check_writable(const char *path, struct imf_error *err)
     struct stat st;
     if (stat(path, &st) == 0) {
         if (S_ISDIR(st.st_mode))
-            return imfd_error(err, IMF_EIO, "%s: is a folder", path);
+            return imf__fail(err, IMF_EIO, "%s: is a folder", path);
         return access(path, W_OK) == 0 ? IMF_OK
-                                       : imfd_error(err, IMF_EIO, "%s: %s", path, strerror(errno));
+                                       : imf__fail(err, IMF_EIO, "%s: %s", path, strerror(errno));
     }
     char folder[PATH_MAX];
     const char *slash = strrchr(path, '/');
     int len = slash ? (int)(slash - path) : 1;
     if ((size_t)len >= sizeof(folder))
-        return imfd_error(err, IMF_EIO, "%.60s...: %s", path, strerror(ENAMETOOLONG));
+        return imf__fail(err, IMF_EIO, "%.60s...: %s", path, strerror(ENAMETOOLONG));
     snprintf(folder, sizeof(folder), "%.*s", len ? len : 1, slash ? path : ".");
     if (access(folder, W_OK | X_OK) != 0)
-        return imfd_error(err, IMF_EIO, "%s: %s", path, strerror(errno));
+        return imf__fail(err, IMF_EIO, "%s: %s", path, strerror(errno));
     return IMF_OK;
 }
 
 /* mkdir -p */
-static imf_status make_folder(const char *path, struct imf_error *err)
-{
-    char part[PATH_MAX];
-    size_t n = strlen(path);
-    if (n == 0 || n >= sizeof(part))
-        return imfd_error(err, IMF_EIO, "'%.60s': %s", path, strerror(n ? ENAMETOOLONG : ENOENT));
-    for (size_t i = 1; i <= n; i++) {
-        if (path[i] != '/' && path[i] != '\0')
-            continue;
-        memcpy(part, path, i);
-        part[i] = '\0';
-        if (mkdir(part, 0777) != 0 && errno != EEXIST)
-            return imfd_error(err, IMF_EIO, "%s: %s", part, strerror(errno));
-    }
-    struct stat st;
-    if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode) || access(path, W_OK | X_OK) != 0)
-        return imfd_error(err, IMF_EIO, "%s: not a folder that can be written", path);
-    return IMF_OK;
-}
-
 imf_status imfd_output_check(const struct imfd_output_options *o, struct imf_error *err)
 {
     imf_status status = IMF_OK;
     if (o->path && !is_stdout(o)) {
         if (!has_suffix(o->path, ".png") && !has_suffix(o->path, ".npy"))
-            return imfd_error(err, IMF_EINVAL, "%s: the name must end in .png or .npy, or be -",
-                              o->path);
+            return imf__fail(err, IMF_EINVAL, "%s: the name must end in .png or .npy, or be -",
+                             o->path);
         status = check_writable(o->path, err);
     }
     if (status == IMF_OK && o->latents)
         status = check_writable(o->latents, err);
     if (status == IMF_OK && o->folder)
-        status = make_folder(o->folder, err);
+        status = imf__output_folder(o->folder, err);
     return status;
 }
 
@@ -137,16 +118,16 @@ static imf_status allocate_pictures(struct imfd_output *o, struct imf_error *err
         size_t rows = (o->n + columns - 1) / columns;
         if (columns * (size_t)o->info->image_width > GRID_SIDE_MAX ||
             rows * (size_t)o->info->image_height > GRID_SIDE_MAX)
-            return imfd_error(err, IMF_EINVAL,
-                              "%zu pictures in %zu columns do not fit a PNG of %d pixels a side: "
-                              "use --save-images DIR or -o FILE.npy",
-                              o->n, columns, GRID_SIDE_MAX);
+            return imf__fail(err, IMF_EINVAL,
+                             "%zu pictures in %zu columns do not fit a PNG of %d pixels a side: "
+                             "use --save-images DIR or -o FILE.npy",
+                             o->n, columns, GRID_SIDE_MAX);
         o->columns = (int)columns;
         o->rows = (int)rows;
         cells = columns * rows;
     }
     o->rgb = calloc(cells, picture_bytes(o));
-    return o->rgb ? IMF_OK : imfd_error(err, IMF_ENOMEM, "out of memory for %zu pictures", cells);
+    return o->rgb ? IMF_OK : imf__fail(err, IMF_ENOMEM, "out of memory for %zu pictures", cells);
 }
 
 static void place_in_grid(struct imfd_output *o, size_t i, const uint8_t *rgb)
@@ -165,7 +146,7 @@ imf_status imfd_output_create(struct imfd_output **out, const struct imfd_output
 {
     struct imfd_output *o = calloc(1, sizeof(*o));
     if (!o)
-        return imfd_error(err, IMF_ENOMEM, "out of memory");
+        return imf__fail(err, IMF_ENOMEM, "out of memory");
     o->options = *options;
     o->model = model;
     o->info = imf_model_get_info(model);
@@ -174,16 +155,16 @@ imf_status imfd_output_create(struct imfd_output **out, const struct imfd_output
         (size_t)o->info->channels * (size_t)o->info->input_size * (size_t)o->info->input_size;
     imf_status status = IMF_OK;
     if (imfd_output_wants_pictures(o) && !o->info->image_width)
-        status = imfd_error(err, IMF_EINVAL,
-                            "%s makes latents of %d channels: pictures need a --decoder file",
-                            o->info->name, o->info->channels);
+        status = imf__fail(err, IMF_EINVAL,
+                           "%s makes latents of %d channels: pictures need a --decoder file",
+                           o->info->name, o->info->channels);
     if (status == IMF_OK && options->path)
         status = allocate_pictures(o, err);
     if (status == IMF_OK && options->latents && !(o->z = calloc(n, o->z_count * sizeof(*o->z))))
-        status = imfd_error(err, IMF_ENOMEM, "out of memory for %zu latents", n);
+        status = imf__fail(err, IMF_ENOMEM, "out of memory for %zu latents", n);
     if (status == IMF_OK && imfd_output_wants_pictures(o) &&
         png_encoder_create(&o->encoder, PNG_LEVEL) != IMF_OK)
-        status = imfd_error(err, IMF_ENOMEM, "out of memory");
+        status = imf__fail(err, IMF_ENOMEM, "out of memory");
     if (status != IMF_OK) {
         imfd_output_destroy(o);
         return status;
@@ -217,7 +198,7 @@ static imf_status save(const char *path, const struct blob *file, struct imf_err
 static imf_status write_stdout(const void *data, size_t size, struct imf_error *err)
 {
     if (fwrite(data, 1, size, stdout) != size || fflush(stdout) != 0)
-        return imfd_error(err, IMF_EIO, "standard output: %s", strerror(errno));
+        return imf__fail(err, IMF_EIO, "standard output: %s", strerror(errno));
     return IMF_OK;
 }
 
@@ -251,7 +232,7 @@ static imf_status encode(struct imfd_output *o, struct blob **png, const uint8_t
     imf_status status = png_encode(o->encoder, rgb, columns * o->info->image_width,
                                    rows * o->info->image_height, s ? &text : NULL, png);
     return status == IMF_OK ? IMF_OK
-                            : imfd_error(err, status, "PNG: %s", imf_status_sentence(status));
+                            : imf__fail(err, status, "PNG: %s", imf_status_sentence(status));
 }
 
 imf_status imfd_output_add(struct imfd_output *o, size_t i, const struct imfd_sample *s,
@@ -271,7 +252,7 @@ imf_status imfd_output_add(struct imfd_output *o, size_t i, const struct imfd_sa
     int len = snprintf(path, sizeof(path), "%s/%05zu_class%" PRId32 "_seed%" PRIu64 ".png",
                        o->options.folder, i, s->label, s->seed);
     if (len < 0 || len >= (int)sizeof(path))
-        return imfd_error(err, IMF_EIO, "%s: the path is too long", o->options.folder);
+        return imf__fail(err, IMF_EIO, "%s: the path is too long", o->options.folder);
     struct blob *png = NULL;
     imf_status status = encode(o, &png, rgb, 1, 1, s, err);
     if (status == IMF_OK)

@@ -1,6 +1,7 @@
 /* The list of samples that `imfd sample` draws. */
 #include "sample_plan.h"
 #include "cli.h"
+#include "error.h"
 
 #include <cJSON.h>
 #include <inttypes.h>
@@ -39,7 +40,7 @@ static imf_status allocate(struct imfd_plan *plan, size_t n, struct imf_error *e
 {
     plan->samples = calloc(n, sizeof(*plan->samples));
     if (!plan->samples)
-        return imfd_error(err, IMF_ENOMEM, "out of memory");
+        return imf__fail(err, IMF_ENOMEM, "out of memory");
     plan->n = n;
     return IMF_OK;
 }
@@ -68,29 +69,29 @@ static imf_status read_member(struct imfd_sample *s, const cJSON *v, const char 
                                                : NULL;
     if (real) {
         if (!cJSON_IsNumber(v) || !isfinite((float)v->valuedouble))
-            return imfd_error(err, IMF_EINVAL, "%s: entry %zu: \"%s\" must be a number", path, i,
-                              name);
+            return imf__fail(err, IMF_EINVAL, "%s: entry %zu: \"%s\" must be a number", path, i,
+                             name);
         *real = (float)v->valuedouble;
     } else if (strcmp(name, "class") == 0) {
         if (!whole(v, INT32_MAX, &n))
-            return imfd_error(err, IMF_EINVAL, "%s: entry %zu: \"class\" must be a class index",
-                              path, i);
+            return imf__fail(err, IMF_EINVAL, "%s: entry %zu: \"class\" must be a class index",
+                             path, i);
         s->label = (int32_t)n;
     } else if (strcmp(name, "seed") == 0) {
         if (!whole(v, 0x1p53, &s->seed))
-            return imfd_error(err, IMF_EINVAL,
-                              "%s: entry %zu: \"seed\" must be a whole number up to 2^53", path, i);
+            return imf__fail(err, IMF_EINVAL,
+                             "%s: entry %zu: \"seed\" must be a whole number up to 2^53", path, i);
     } else if (strcmp(name, "steps") == 0) {
         if (!whole(v, IMF_MAX_STEPS, &n) || n == 0)
-            return imfd_error(err, IMF_EINVAL,
-                              "%s: entry %zu: \"steps\" must be a whole number between 1 and %d",
-                              path, i, IMF_MAX_STEPS);
+            return imf__fail(err, IMF_EINVAL,
+                             "%s: entry %zu: \"steps\" must be a whole number between 1 and %d",
+                             path, i, IMF_MAX_STEPS);
         s->sampling.steps = (int)n;
     } else {
-        return imfd_error(err, IMF_EINVAL,
-                          "%s: entry %zu: unknown key \"%.40s\" (known: class, seed, steps, omega, "
-                          "t_min, t_max)",
-                          path, i, name);
+        return imf__fail(err, IMF_EINVAL,
+                         "%s: entry %zu: unknown key \"%.40s\" (known: class, seed, steps, omega, "
+                         "t_min, t_max)",
+                         path, i, name);
     }
     return IMF_OK;
 }
@@ -99,19 +100,19 @@ static imf_status read_entry(struct imfd_sample *s, const cJSON *entry, const ch
                              struct imf_error *err)
 {
     if (!cJSON_IsObject(entry))
-        return imfd_error(err, IMF_EINVAL, "%s: entry %zu is not an object", path, i);
+        return imf__fail(err, IMF_EINVAL, "%s: entry %zu is not an object", path, i);
     for (const cJSON *v = entry->child; v; v = v->next) {
         for (const cJSON *w = entry->child; w != v; w = w->next) {
             if (strcmp(w->string, v->string) == 0)
-                return imfd_error(err, IMF_EINVAL, "%s: entry %zu: \"%.40s\" is given twice", path,
-                                  i, v->string);
+                return imf__fail(err, IMF_EINVAL, "%s: entry %zu: \"%.40s\" is given twice", path,
+                                 i, v->string);
         }
         imf_status status = read_member(s, v, path, i, err);
         if (status != IMF_OK)
             return status;
     }
     if (s->label == LABEL_MISSING)
-        return imfd_error(err, IMF_EINVAL, "%s: entry %zu has no \"class\"", path, i);
+        return imf__fail(err, IMF_EINVAL, "%s: entry %zu has no \"class\"", path, i);
     return IMF_OK;
 }
 
@@ -130,15 +131,15 @@ static imf_status from_file(struct imfd_plan *plan, const struct imfd_plan_optio
         size_t line = 1;
         for (const char *c = text; end && c < end; c++)
             line += *c == '\n';
-        status = imfd_error(err, IMF_EINVAL, "%s: not valid JSON (line %zu)", path, line);
+        status = imf__fail(err, IMF_EINVAL, "%s: not valid JSON (line %zu)", path, line);
         goto out;
     }
     int n = cJSON_IsArray(root) ? cJSON_GetArraySize(root) : 0;
     if (n < 1 || n > PLAN_MAX) {
-        status = imfd_error(err, IMF_EINVAL,
-                            "%s: must be a list of 1 to %d objects such as {\"class\": 207, "
-                            "\"seed\": 0}",
-                            path, PLAN_MAX);
+        status = imf__fail(err, IMF_EINVAL,
+                           "%s: must be a list of 1 to %d objects such as {\"class\": 207, "
+                           "\"seed\": 0}",
+                           path, PLAN_MAX);
         goto out;
     }
     status = allocate(plan, (size_t)n, err);
@@ -167,10 +168,9 @@ static imf_status from_lists(struct imfd_plan *plan, const struct imfd_plan_opti
 {
     size_t classes = o->classes.count, seeds = o->seeds.count;
     if (classes > 1 && seeds > 1 && classes != seeds)
-        return imfd_error(
-            err, IMF_EINVAL,
-            "--classes has %zu values and --seeds %zu: give as many, or one of either", classes,
-            seeds);
+        return imf__fail(err, IMF_EINVAL,
+                         "--classes has %zu values and --seeds %zu: give as many, or one of either",
+                         classes, seeds);
     size_t n = classes > seeds ? classes : seeds;
     imf_status status = allocate(plan, n ? n : RELEASE_COUNT, err);
     for (size_t i = 0; status == IMF_OK && i < plan->n; i++) {
@@ -201,8 +201,8 @@ imf_status imfd_plan_make(struct imfd_plan *plan, const struct imfd_plan_options
     bool lists = o->classes.count || o->seeds.count;
     *plan = (struct imfd_plan){.n = 0};
     if ((o->per_sample != NULL) + lists + (o->num_images > 0) > 1)
-        return imfd_error(err, IMF_EINVAL,
-                          "give either --per-sample, --num-images, or --classes and --seeds");
+        return imf__fail(err, IMF_EINVAL,
+                         "give either --per-sample, --num-images, or --classes and --seeds");
     imf_status status = o->per_sample       ? from_file(plan, o, err)
                         : o->num_images > 0 ? from_count(plan, o, err)
                                             : from_lists(plan, o, err);
@@ -227,15 +227,15 @@ imf_status imfd_plan_complete(struct imfd_plan *plan, const struct imf_model_inf
         g->t_min = isnan(g->t_min) ? info->defaults.t_min : g->t_min;
         g->t_max = isnan(g->t_max) ? info->defaults.t_max : g->t_max;
         if (s->label > info->classes)
-            return imfd_error(err, IMF_EINVAL,
-                              "class %" PRId32 " of sample %zu: %s has classes 0 to %d (%d is the "
-                              "unconditional one)",
-                              s->label, i, info->name, info->classes, info->classes);
+            return imf__fail(err, IMF_EINVAL,
+                             "class %" PRId32 " of sample %zu: %s has classes 0 to %d (%d is the "
+                             "unconditional one)",
+                             s->label, i, info->name, info->classes, info->classes);
         if (g->omega < 1 || g->t_min < 0 || g->t_max > 1 || g->t_min > g->t_max)
-            return imfd_error(err, IMF_EINVAL,
-                              "sample %zu: omega %g, t_min %g, t_max %g: omega must be at least 1 "
-                              "and 0 <= t_min <= t_max <= 1",
-                              i, (double)g->omega, (double)g->t_min, (double)g->t_max);
+            return imf__fail(err, IMF_EINVAL,
+                             "sample %zu: omega %g, t_min %g, t_max %g: omega must be at least 1 "
+                             "and 0 <= t_min <= t_max <= 1",
+                             i, (double)g->omega, (double)g->t_min, (double)g->t_max);
     }
     return IMF_OK;
 }

@@ -1,6 +1,7 @@
 /* Synthetic weights in a folder of their own below TMPDIR. */
 #include "synthetic.h"
 #include "cli.h"
+#include "error.h"
 #include "synth.h"
 
 #include <errno.h>
@@ -21,13 +22,13 @@ static imf_status make_folder(struct imfd_synthetic *s, struct imf_error *err)
     const char *tmp = getenv("TMPDIR");
     int n = snprintf(s->folder, sizeof(s->folder), "%s/imfd-XXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (n < 0 || n >= (int)sizeof(s->folder) || !mkdtemp(s->folder)) {
-        imf_status status = imfd_error(err, IMF_EIO, "%s: %s", s->folder, strerror(errno));
+        imf_status status = imf__fail(err, IMF_EIO, "%s: %s", s->folder, strerror(errno));
         s->folder[0] = '\0';
         return status;
     }
     n = snprintf(s->path, sizeof(s->path), "%s/weights.safetensors", s->folder);
     return n < (int)sizeof(s->path) ? IMF_OK
-                                    : imfd_error(err, IMF_EIO, "TMPDIR: the path is too long");
+                                    : imf__fail(err, IMF_EIO, "TMPDIR: the path is too long");
 }
 
 static imf_status write_weights(struct imfd_synthetic *s, const struct imf__names *names,
@@ -56,12 +57,12 @@ imf_status imfd_synthetic_make(struct imfd_synthetic *s, const char *name, struc
     } else if (imf__mit_shape_named(&mit, name)) {
         status = imf__mit_names(&names, &mit);
     } else {
-        return imfd_error(err, IMF_EINVAL, "no synthetic weights for \"%.60s\"", name);
+        return imf__fail(err, IMF_EINVAL, "no synthetic weights for \"%.60s\"", name);
     }
     struct imfd_progress bar;
     imfd_progress_start(&bar, "synthesising weights", NULL, 1, false);
     status = status == IMF_OK ? write_weights(s, &names, 0, &bar, err)
-                              : imfd_error(err, status, "%s", imf_status_sentence(status));
+                              : imf__fail(err, status, "%s", imf_status_sentence(status));
     imfd_progress_end(&bar);
     imf__names_free(&names);
     return status;
@@ -73,7 +74,7 @@ imf_status imfd_synthetic_make_mit(struct imfd_synthetic *s, const struct imf__m
     struct imf__names names = {.count = 0};
     imf_status status = imf__mit_names(&names, shape);
     status = status == IMF_OK ? write_weights(s, &names, seed, NULL, err)
-                              : imfd_error(err, status, "%s", imf_status_sentence(status));
+                              : imf__fail(err, status, "%s", imf_status_sentence(status));
     imf__names_free(&names);
     return status;
 }
