@@ -64,9 +64,10 @@ def classifier(args):
 
 
 def agreement(net, pictures, labels):
+    """For each picture: does the classifier see the asked class, and the probability it gives it."""
     with torch.no_grad():
-        guess = torch.cat([net(p).argmax(1) for p in pictures.split(100)])
-    return (guess == labels).float(), guess
+        p = torch.cat([net(part).float().softmax(1) for part in pictures.split(100)])
+    return (p.argmax(1) == labels).float(), p[torch.arange(len(labels)), labels]
 
 
 def decode(ae, z):
@@ -90,7 +91,7 @@ def main():
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--samples", type=int, default=1000)
     p.add_argument("--classifier-steps", type=int, default=200)
-    p.add_argument("--omegas", type=float, nargs="*", default=[1, 3, 7])
+    p.add_argument("--omegas", type=float, nargs="*", default=[1, 2, 3, 5, 7])
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     with safe_open(MIT_FILE, "pt") as f:
@@ -106,9 +107,10 @@ def main():
     for o, steps in dict.fromkeys(rows):
         with torch.no_grad():
             z = sample(net, noise, labels, steps, o, t_min, t_max)
-        right, guess = agreement(judge, decode(ae, z), labels)
+        right, sure = agreement(judge, decode(ae, z), labels)
         report[f"agreement omega {o:g} steps {steps}"] = round(right.mean().item(), 4)
-        print(f"omega {o:g} steps {steps}: agreement {right.mean():.4f}", flush=True)
+        report[f"probability omega {o:g} steps {steps}"] = round(sure.mean().item(), 4)
+        print(f"omega {o:g} steps {steps}: agreement {right.mean():.4f}, probability {sure.mean():.4f}", flush=True)
         if (o, steps) == (omega, 1):
             chosen = z
             report["per_class"] = {n: round(right[labels == c].mean().item(), 3) for c, n in enumerate(CLASS_NAMES)}

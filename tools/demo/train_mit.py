@@ -99,7 +99,8 @@ def rate(step, args):
     tail = (step / args.mit_steps - 0.75) / 0.25
     if args.until:
         now, hour, minute = time.localtime(), *map(int, args.until.split(":"))
-        tail = max(tail, 1 - (hour * 60 + minute - now.tm_hour * 60 - now.tm_min - now.tm_sec / 60) / 20)
+        left = hour * 60 + minute - now.tm_hour * 60 - now.tm_min - now.tm_sec / 60
+        tail = max(tail, 1 - ((left + 720) % 1440 - 720) / 20)  # the nearest such time, also beyond midnight
     return args.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, tail)))))
 
 
