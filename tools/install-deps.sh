@@ -36,6 +36,9 @@ openssl              test         certificate of those tests
 prometheus           test         promtool: conf/prometheus
 systemd              test         systemd-analyze: conf/imfd.service
 devscripts           test         hardening-check
+dpkg-dev             test         dependencies of the .deb
+debootstrap          test         a Debian 12 to install the .deb in
+mandoc               test         manual page
 chromium             web          drives the web page
 chromium-driver      web          drives the web page
 "
@@ -64,8 +67,29 @@ if [ -n "$missing" ]; then
     fi
     echo "imfd: installing with apt:$missing"
     $as_root apt-get update -qq
+    # The packages of servers start them. policy-rc.d forbids it for this call; one that is there already is
+    # its owner's decision, and stays.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ] && [ ! -L $policy ]; then
+        trap '$as_root rm -f $policy' EXIT
+        trap 'exit 1' HUP INT TERM
+        printf '#!/bin/sh\n# imfd: no server starts while its tests\047 packages are installed.\nexit 101\n' |
+            $as_root tee $policy >/dev/null
+        $as_root chmod 755 $policy
+    fi
     # shellcheck disable=SC2086 # a list of words
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
+    # Nor at the next start of the machine. Those that were installed before are left as they are.
+    if command -v systemctl >/dev/null; then
+        for package in $missing; do
+            case $package in
+                nginx-light) unit=nginx ;;
+                haproxy | prometheus) unit=$package ;;
+                *) continue ;;
+            esac
+            $as_root systemctl disable $unit >/dev/null 2>&1 || true
+        done
+    fi
 fi
 
 # The virtual environment is made anew when the list of requirements has changed.

@@ -22,13 +22,16 @@ install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/docs/api.md
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/conf/ DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/imfd/examples
     COMPONENT runtime)
 
-# ---- The service. Absolute folders: systemd looks in /lib, and settings live in /etc. ----
+# ---- The service. Absolute folders: systemd looks in /lib, and settings live in /etc. Always in the
+# package; `cmake --install` lays it out where the prefix is the package's. ----
+set(if_asked EXCLUDE_FROM_ALL)
 if(CMAKE_INSTALL_PREFIX STREQUAL "/usr")
-    install(FILES ${PROJECT_SOURCE_DIR}/conf/imfd.service ${PROJECT_SOURCE_DIR}/conf/imfd.socket
-        DESTINATION /lib/systemd/system COMPONENT service)
-    install(FILES ${PROJECT_SOURCE_DIR}/conf/imfd.json DESTINATION /etc/imfd COMPONENT service)
-    install(FILES ${packaging}/default RENAME imfd DESTINATION /etc/default COMPONENT service)
+    set(if_asked)
 endif()
+install(FILES ${PROJECT_SOURCE_DIR}/conf/imfd.service ${PROJECT_SOURCE_DIR}/conf/imfd.socket
+    DESTINATION /lib/systemd/system COMPONENT service ${if_asked})
+install(FILES ${PROJECT_SOURCE_DIR}/conf/imfd.json DESTINATION /etc/imfd COMPONENT service ${if_asked})
+install(FILES ${packaging}/default RENAME imfd DESTINATION /etc/default COMPONENT service ${if_asked})
 
 # ---- Packages ----
 set(CPACK_PACKAGE_NAME imfd)
@@ -36,13 +39,18 @@ set(CPACK_PACKAGE_VENDOR imfd)
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "HTTP server of pictures from Improved Mean Flows models")
 set(CPACK_PACKAGE_DESCRIPTION
     "imfd draws class-conditional pictures with the MiT models (one network evaluation each)
- on CPUs and NVIDIA GPUs, and serves them over HTTP: as resources that caches can keep, as
- streams, and through the OpenAI Images API. The package brings a small demo model.")
+on CPUs and NVIDIA GPUs, and serves them over HTTP: as resources that caches can keep, as
+streams, and through the OpenAI Images API. The package brings a small demo model.")
 set(CPACK_PACKAGE_CONTACT "the imfd maintainers <imfd@localhost>")
 set(CPACK_STRIP_FILES ON)
 set(CPACK_SET_DESTDIR ON)
 set(CPACK_INSTALL_PREFIX /usr)
 set(CPACK_VERBATIM_VARIABLES ON)
+set(CPACK_IMFD_SOURCE ${PROJECT_SOURCE_DIR}) # for epoch.cmake
+set(CPACK_PROJECT_CONFIG_FILE ${packaging}/epoch.cmake)
+set(CPACK_PRE_BUILD_SCRIPTS ${packaging}/stage.cmake)
+set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE
+    GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE) # whatever the umask
 
 set(CPACK_GENERATOR DEB)
 set(CPACK_DEB_COMPONENT_INSTALL ON)

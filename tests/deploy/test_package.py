@@ -1,7 +1,8 @@
 """The packages. `layout`: what `cmake --install` lays out, a program built against libimf through
-pkg-config, hardening of the binary, the source tarball. `deb`: the .deb installs, serves and is
-removed cleanly in a Debian 12 made by debootstrap (as root, with a network; else skipped)."""
+pkg-config, hardening of the binary, the source tarball. `deb`: the .deb installs, is upgraded, serves
+and is removed cleanly in a Debian 12 made by debootstrap (as root, with a network; else skipped)."""
 import http.client
+import json
 import os
 import re
 import shutil
@@ -12,10 +13,11 @@ import tempfile
 import time
 import unittest
 
-from deploy import IMFD, ROOT, SKIP, free_port, need
+from deploy import IMFD, ROOT, SKIP, SLOW, free_port, need
 
 BUILD = os.environ.get("IMFD_BUILD", os.path.dirname(os.path.dirname(os.path.abspath(IMFD))))
-BASE = os.path.join(ROOT, "build", "deploy", "base.tar")
+DEPLOY = os.path.join(ROOT, "build", "deploy")
+BASE = os.path.join(DEPLOY, "base.tar")
 
 
 def run(*command, **more):
@@ -119,83 +121,255 @@ class Layout(unittest.TestCase):
         self.assertEqual(run("bash", "-c", script % ("serve --device cp", 3)).strip(), "cpu")
 
 
+class Chroot:
+    """A Debian 12 of its own, unpacked from the base that debootstrap made, with /proc while something
+    runs in it. The mount is of a name space that ends with the command: nothing has to be undone.
+    Packages that apt fetched are kept beside the base, so that the next run needs no network."""
+
+    def __init__(self):
+        self.folder = tempfile.mkdtemp(prefix="chroot.", dir=DEPLOY)
+        self.root = self.folder + "/root"
+        os.mkdir(self.root)
+        run("tar", "-C", self.root, "--numeric-owner", "-xf", BASE)
+        os.chmod(self.root, 0o755)
+        shutil.copy("/etc/resolv.conf", self.root + "/etc/resolv.conf")
+        self.write("etc/dpkg/dpkg.cfg.d/test", "force-unsafe-io\n")  # it does not outlive the test
+        self.write("etc/apt/apt.conf.d/zz-test",
+                   'APT::Keep-Downloaded-Packages "true";\nAcquire::Languages "none";\n')
+        self.kept = DEPLOY + "/apt.tar"
+        if os.path.exists(self.kept):
+            run("tar", "-C", self.root, "-xf", self.kept)
+
+    @classmethod
+    def shared(cls):
+        """One for all tests: unpacking takes longer than they do."""
+        if not cls.one:
+            cls.one = cls()
+            unittest.addModuleCleanup(shutil.rmtree, cls.one.folder)
+        return cls.one
+
+    one = None
+
+    def path(self, name):
+        return os.path.join(self.root, name.lstrip("/"))
+
+    def write(self, name, text, mode="w"):
+        with open(self.path(name), mode) as f:
+            f.write(text)
+
+    def read(self, name):
+        with open(self.path(name)) as f:
+            return f.read()
+
+    def command(self, *command, **environment):
+        proxies = {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
+        variables = dict(proxies, PATH="/usr/sbin:/usr/bin:/sbin:/bin", LC_ALL="C.UTF-8",
+                         DEBIAN_FRONTEND="noninteractive", **environment)
+        return ["unshare", "--mount", "sh", "-c",
+                'mount --rbind /proc "$0/proc" && exec chroot "$0" env -i "$@"', self.root,
+                *["%s=%s" % v for v in variables.items()], *command]
+
+    def run(self, *command):
+        return run(*self.command(*command), stdin=subprocess.DEVNULL)
+
+    def install(self, deb):
+        """apt-get install with what was kept, or, when that is not enough (the first time; another
+        list of dependencies), with the network."""
+        command = ("apt-get", "install", "-qq", "-y", "--no-install-recommends", deb)
+        if os.path.exists(self.kept):
+            try:
+                return self.run(*command)
+            except AssertionError as e:
+                print("what was kept is not enough:", str(e)[-500:])
+        self.run("apt-get", "update", "-qq")
+        output = self.run(*command)
+        part = tempfile.NamedTemporaryFile(dir=DEPLOY, delete=False).name
+        run("tar", "-C", self.root, "--numeric-owner", "-cf", part, "var/lib/apt/lists", "var/cache/apt/archives")
+        os.rename(part, self.kept)
+        return output
+
+
 class Deb(unittest.TestCase):
-    def test_install_serve_remove(self):
-        folder = tempfile.mkdtemp(prefix="imfd-chroot-", dir=os.path.dirname(BASE))
-        chroot = folder + "/root"
-        try:
-            os.mkdir(chroot)
-            run("tar", "-C", chroot, "-xf", BASE)
-            shutil.copy("/etc/resolv.conf", chroot + "/etc/resolv.conf")
-            package_build = self.package_build(folder)
-            run("cpack", "--config", package_build + "/CPackConfig.cmake", "-G", "DEB", "-B",
-                folder + "/out", cwd=package_build)
-            deb = [n for n in os.listdir(folder + "/out") if n.endswith(".deb")][0]
-            shutil.copy(os.path.join(folder, "out", deb), chroot + "/" + deb)
-            inside = ["chroot", chroot, "env", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C"]
-            run(*inside, "apt-get", "update", "-qq")
-            run(*inside, "apt-get", "install", "-qq", "-y", "--no-install-recommends", "/" + deb)
-            self.assertIn("imfd:", run(*inside, "getent", "passwd", "imfd"))
-            self.assertIn("/etc/imfd/imfd.json", run(*inside, "dpkg-query", "-W", "-f=${Conffiles}", "imfd"))
-            self.serve(inside)
-            with open(chroot + "/etc/imfd/imfd.json", "a") as f:
-                f.write("// changed here\n")
-            run(*inside, "dpkg", "-r", "imfd")
-            self.assertTrue(os.path.exists(chroot + "/etc/imfd/imfd.json"), "settings outlive a removal")
-            self.assertFalse(os.path.exists(chroot + "/usr/bin/imfd"))
-            run(*inside, "dpkg", "-P", "imfd")
-            left = run("find", chroot + "/etc", chroot + "/usr", chroot + "/lib", chroot + "/var",
-                       "-name", "*imfd*", "-not", "-path", "*/var/cache/*", "-not", "-path", "*/var/log/*")
-            self.assertEqual(left, "")
-            self.assertNotEqual(subprocess.run([*inside, "getent", "passwd", "imfd"]).returncode, 0)
-        finally:
-            shutil.rmtree(folder)
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.mkdtemp(prefix="imfd-deb-")
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        run("cpack", "--config", BUILD + "/CPackConfig.cmake", "-G", "DEB", "-B", cls.folder + "/out")
+        name = [n for n in os.listdir(cls.folder + "/out") if n.endswith(".deb")][0]
+        cls.deb = os.path.join(cls.folder, "out", name)
+        cls.chroot = Chroot.shared()
+        shutil.copy(cls.deb, cls.chroot.path("new.deb"))
+        cls.make_older()
 
-    def package_build(self, folder):
-        """The program of this build under the prefix of the package: only what the prefix is compiled
-        into (two files) is built again, in a build folder kept beside the base."""
-        build = os.path.join(os.path.dirname(BASE), "package")
-        run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-            "-DIMFD_TESTS=OFF", "-DIMFD_CUDA=OFF", "-DCMAKE_INSTALL_PREFIX=/usr")
-        run("nice", "ninja", "-C", build, "-j2")
-        return build
+    @classmethod
+    def make_older(cls):
+        """The same program as version 0.0.1, with other settings as it came."""
+        tree = cls.folder + "/older"
+        run("dpkg-deb", "-R", cls.deb, tree)
+        for name, pattern, text in (("DEBIAN/control", r"^Version: .*", "Version: 0.0.1"),
+                                    ("etc/imfd/imfd.json", r"\A", "// Of version 0.0.1.\n"),
+                                    ("etc/default/imfd", r"\A", "# Of version 0.0.1.\n")):
+            with open(os.path.join(tree, name)) as f:
+                changed = re.sub(pattern, text, f.read(), flags=re.M)
+            with open(os.path.join(tree, name), "w") as f:
+                f.write(changed)
+        run("dpkg-deb", "-Znone", "--root-owner-group", "-b", tree, cls.chroot.path("old.deb"))
 
-    def serve(self, inside):
+    def state(self):
+        return self.chroot.run("dpkg-query", "-W", "-f=${Version} ${db:Status-Abbrev}", "imfd").strip()
+
+    def test_life(self):
+        """Installed, upgraded, served, removed, purged."""
+        chroot = self.chroot
+        before = self.files()
+        chroot.install("/old.deb")
+        self.assertEqual(self.state(), "0.0.1 ii")
+        self.assertIn("/usr/sbin/nologin", chroot.run("getent", "passwd", "imfd"))
+        conffiles = chroot.run("dpkg-query", "-W", "-f=${Conffiles}", "imfd").split()[::2]
+        self.assertEqual(sorted(conffiles), ["/etc/default/imfd", "/etc/imfd/imfd.json"])
+        self.assertTrue(os.path.exists(chroot.path("lib/systemd/system/imfd.service")))
+        self.assertTrue(os.path.lexists(chroot.path(self.ENABLED)), "not enabled")
+        self.serve()
+
+        # A file that both the owner and the new version changed stays the owner's; one that only the
+        # version changed is renewed.
+        settings = chroot.read("etc/imfd/imfd.json")
+        changed = settings.replace('"max_n": 64', '"max_n": 3')
+        self.assertNotEqual(changed, settings)
+        chroot.write("etc/imfd/imfd.json", changed)
+        chroot.run("dpkg", "--force-confold", "-i", "/new.deb")
+        self.assertRegex(self.state(), r"^(?!0\.0\.1)\S+ ii$")
+        self.assertEqual(chroot.run("dpkg", "--verify", "imfd").split(), ["??5??????", "c", "/etc/imfd/imfd.json"])
+        self.assertEqual(chroot.read("etc/imfd/imfd.json"), changed)
+        self.assertNotIn("Of version", chroot.read("etc/default/imfd"))
+        self.serve(most=3)
+
+        chroot.run("dpkg", "-r", "imfd")
+        self.assertEqual(self.state().split()[1], "rc")
+        self.assertEqual(chroot.read("etc/imfd/imfd.json"), changed)
+        self.assertFalse(os.path.exists(chroot.path("usr/bin/imfd")))
+        # Again, without a question: dpkg remembers that the owner has decided.
+        chroot.run("dpkg", "-i", "/new.deb")
+        self.assertEqual(chroot.read("etc/imfd/imfd.json"), changed)
+
+        # A checkpoint that somebody put there is not ours to delete; nothing else is left.
+        chroot.write("var/lib/imfd/models/theirs.pth", "weights")
+        chroot.run("dpkg", "-P", "imfd")
+        self.assertEqual(self.files() - before, {"var/lib/imfd/models/theirs.pth", "var/lib/imfd/models",
+                                                 "var/lib/imfd"})
+        self.assertNotIn("imfd", chroot.read("etc/passwd") + chroot.read("etc/group"))
+
+    ENABLED = "etc/systemd/system/multi-user.target.wants/imfd.service"
+
+    def files(self):
+        """What a package may leave behind, of any name with imfd in its path."""
+        return {os.path.relpath(os.path.join(at, name), self.chroot.root)
+                for top in ("etc", "usr", "lib", "var", "run")
+                for at, folders, files in os.walk(self.chroot.path(top)) for name in folders + files
+                if "imfd" in os.path.relpath(os.path.join(at, name), self.chroot.root)}
+
+    def serve(self, most=64):
+        """What the unit starts, as the user it names: one picture by GET, and no more than max_n by POST."""
+        unit = self.chroot.read("lib/systemd/system/imfd.service")
+        user = re.search(r"^User=(.*)", unit, flags=re.M)[1]
+        start = re.search(r"^ExecStart=(.*)", unit, flags=re.M)[1].split()
+        environment = dict(re.findall(r"^(\w+)=(.*)", self.chroot.read("etc/default/imfd"), flags=re.M))
         port = free_port()
         server = subprocess.Popen(
-            [*inside, "setpriv", "--reuid=imfd", "--regid=imfd", "--clear-groups", "imfd", "serve",
-             "--config", "/etc/imfd/imfd.json", "--listen", "127.0.0.1:%d" % port],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            self.chroot.command("setpriv", "--reuid=" + user, "--regid=" + user, "--clear-groups", "--no-new-privs",
+                                *start, "--listen", "127.0.0.1:%d" % port, **environment),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
-            deadline, status = time.monotonic() + 60, None
+            deadline, status = time.monotonic() + 60 * SLOW, None
             while status != 200 and time.monotonic() < deadline:
-                time.sleep(0.2)
+                time.sleep(0.1)
                 try:
-                    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-                    connection.request("GET", "/v1/images/demo/207/42.png")
-                    answer = connection.getresponse()
-                    status, body = answer.status, answer.read()
+                    status, body = self.ask(port, "GET", "/v1/images/demo/7/42.png")
                 except OSError:
-                    self.assertIsNone(server.poll(), "imfd ended")
+                    if server.poll() is not None:
+                        self.fail("imfd ended: " + server.stdout.read())
             self.assertEqual((status, body[:8]), (200, b"\x89PNG\r\n\x1a\n"))
+            uid = os.stat("/proc/%d" % server.pid).st_uid
+            self.assertEqual(str(uid), self.chroot.run("id", "-u", user).strip())
+            for n, expected in ((most, 200), (most + 1, 400)):
+                status, body = self.ask(port, "POST", "/v1/generate", {"class": 1, "n": n})
+                self.assertEqual(status, expected, body[:300])
             server.terminate()
-            self.assertEqual(server.wait(30), 0, server.stdout.read())
+            self.assertEqual(server.wait(40 * SLOW), 0, server.stdout.read())
         finally:
             server.kill()
             server.wait()
             server.stdout.close()
 
+    def ask(self, port, method, path, value=None):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        try:
+            connection.request(method, path, body=json.dumps(value) if value else None,
+                               headers={"Content-Type": "application/json"} if value else {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+
+class Daemons(unittest.TestCase):
+    """tools/install-deps.sh with an apt-get that writes down whether servers may start."""
+
+    def setUp(self):
+        self.chroot = Chroot.shared()
+        for name in ("tools", "stub"):
+            os.makedirs(self.chroot.path(name), exist_ok=True)
+        shutil.copy(ROOT + "/tools/install-deps.sh", self.chroot.path("tools/install-deps.sh"))
+        self.chroot.write("stub/apt-get", '#!/bin/sh\ncase "$*" in *install*) cp /usr/sbin/policy-rc.d /seen;'
+                                          ' exit ${FAIL:-0};; esac\n')
+        os.chmod(self.chroot.path("stub/apt-get"), 0o755)
+        self.policy = "usr/sbin/policy-rc.d"
+        self.addCleanup(lambda: subprocess.run(["rm", "-f", self.chroot.path(self.policy)]))
+
+    def install_deps(self, **environment):
+        environment = " ".join("%s=%s" % v for v in environment.items())
+        return subprocess.run(self.chroot.command(
+            "sh", "-c", "PATH=/stub:$PATH %s sh /tools/install-deps.sh test" % environment),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT).returncode
+
+    def test_none_starts(self):
+        self.assertEqual(self.install_deps(), 0)
+        self.assertIn("exit 101", self.chroot.read("seen"))
+        self.assertFalse(os.path.lexists(self.chroot.path(self.policy)))
+
+    def test_a_failure_leaves_nothing(self):
+        self.assertNotEqual(self.install_deps(FAIL="100"), 0)
+        self.assertFalse(os.path.lexists(self.chroot.path(self.policy)))
+
+    def test_an_owners_policy_stays(self):
+        self.chroot.write(self.policy, "#!/bin/sh\nexit 0\n")
+        self.assertEqual(self.install_deps(), 0)
+        self.assertEqual(self.chroot.read("seen"), "#!/bin/sh\nexit 0\n")
+        self.assertEqual(self.chroot.read(self.policy), "#!/bin/sh\nexit 0\n")
+
+
+def make_base():
+    """Debian 12 in BASE, or the reason why there is none."""
+    if os.getuid() != 0:
+        return "a chroot needs root"
+    if subprocess.run(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL).returncode != 0:
+        return "no mount name space may be made here"
+    done = subprocess.run(["sh", ROOT + "/tools/packaging/make-base.sh"], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        return "tools/packaging/make-base.sh failed (no network?):\n" + done.stdout[-1000:]
+    return None
+
 
 if __name__ == "__main__":
     which = sys.argv[1]
     if which == "deb":
-        need("cpack", "dpkg-shlibdeps", "debootstrap", "chroot")
-        if os.getuid() != 0:
-            print("skipped: a chroot needs root")
-            sys.exit(SKIP)
-        if not os.path.exists(BASE):
-            print("skipped: no Debian 12 in %s; tools/packaging/make-base.sh makes it" % BASE)
+        need("cpack", "dpkg-shlibdeps", "debootstrap", "chroot", "unshare")
+        reason = make_base()
+        if reason:
+            print("skipped: " + reason)
             sys.exit(SKIP)
     else:
         need("cpack", "pkg-config", "readelf", "gcc")
-    unittest.main(argv=[sys.argv[0], "Deb" if which == "deb" else "Layout"], verbosity=2)
+    names = {"deb": ["Deb", "Daemons"], "layout": ["Layout"]}[which]
+    unittest.main(argv=[sys.argv[0], *names], verbosity=2)
