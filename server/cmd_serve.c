@@ -324,6 +324,8 @@ static void on_before_wait(uv_prepare_t *handle)
 static void start_handles(struct server *s)
 {
     signal(SIGPIPE, SIG_IGN);
+    if (getpid() == 1) /* in a container orphans become ours; so the kernel reaps them */
+        signal(SIGCHLD, SIG_IGN);
     uv_signal_init(&s->loop, &s->term);
     uv_signal_init(&s->loop, &s->interrupt);
     uv_signal_init(&s->loop, &s->hangup);
