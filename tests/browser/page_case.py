@@ -33,7 +33,8 @@ def real_server(folder):
               {"id": "thousand", "checkpoint": str(thousand), "decoder": decoder}]
     config = folder / "imfd.json"
     config.write_text(json.dumps({"models": models}))
-    return Server("--config", str(config), device="cpu")
+    # One thread: two that wait for each other crawl where other tests keep the processors busy.
+    return Server("--config", str(config), "--threads", "1", device="cpu")
 
 
 def start_browser(downloads):
