@@ -7,7 +7,8 @@
  *   - `act` is the running precision (float32, or bfloat16 stored as uint16_t); f32 is float32.
  *   - Token tensors are plain device memory (void *). Picture activations are struct imf__image:
  *     their layout belongs to the device, and the model never looks inside.
- *   - Operations enqueue; only download and sync wait. The caller orders nothing else.
+ *   - Operations enqueue; only download, sync and transfer_end wait. The caller orders nothing
+ * else.
  *   - While `dry` is set an operation checks its arguments, prepares what it will need for exactly
  *     these shapes (primitives, algorithms, scratch memory) and executes nothing; pointers may be
  *     fictitious. Models run their forward pass dry once for every batch size at load; afterwards
@@ -26,10 +27,11 @@ enum imf__epilogue {
     IMF__ADD,   /* dst += x W^T + bias; dst is f32: the residual stream */
 };
 
-struct imf__linear; /* packed (N, K) matrix with optional bias; the device's */
-struct imf__swiglu; /* packed pair of (M, K) matrices w1, w3; the device's */
-struct imf__conv;   /* packed convolution; the device's */
-struct imf__graph;  /* a captured forward pass; the device's */
+struct imf__linear;   /* packed (N, K) matrix with optional bias; the device's */
+struct imf__swiglu;   /* packed pair of (M, K) matrices w1, w3; the device's */
+struct imf__conv;     /* packed convolution; the device's */
+struct imf__graph;    /* a captured forward pass; the device's */
+struct imf__transfer; /* buffers of a download that overlaps later work; the device's */
 
 struct imf__image {
     void *data; /* device memory, layout and element type private to the device */
@@ -62,6 +64,7 @@ struct imf__device {
     int feature_multiple; /* widths that models may pad with zeros like to be multiples of it;
                              0 and 1: the device has no preference */
     bool dry;
+    bool eager; /* graph_run runs the function and replays nothing: what a graph is compared with */
     size_t weights_bytes; /* held by the *_load calls and weight_alloc so far */
     size_t scratch_bytes; /* device-owned work memory, part of the arena figure */
     struct imf_engine_info info;
@@ -87,6 +90,24 @@ struct imf__device_ops {
     imf_status (*graph_run)(struct imf__device *d, struct imf__graph **slot, imf__forward_fn fn,
                             void *ctx, int B);
     void (*graph_free)(struct imf__device *d, struct imf__graph *g);
+
+    /* What only a device has that works beside the host; NULL, all of them, where an operation has
+     * computed when it returns.
+     *
+     * graph_prepare fills slots[0..max-1] for batches of 1..max, so that no graph_run has anything
+     * left to prepare. It runs fn once, with B = 1.
+     * A transfer is a download in two halves. _begin takes `bytes` of src as all work enqueued so
+     * far leaves them; work enqueued later may overwrite src at once and overlaps the copy. _end
+     * waits for the copy, and for nothing enqueued after it; *host is the transfer's own memory and
+     * valid until its next _begin. memory_free: bytes that could be allocated now. */
+    imf_status (*graph_prepare)(struct imf__device *d, struct imf__graph **slots,
+                                imf__forward_fn fn, void *ctx, int max);
+    imf_status (*transfer_create)(struct imf__device *d, struct imf__transfer **out, size_t bytes);
+    void (*transfer_free)(struct imf__device *d, struct imf__transfer *t); /* NULL is fine */
+    imf_status (*transfer_begin)(struct imf__device *d, struct imf__transfer *t, const void *src,
+                                 size_t bytes);
+    imf_status (*transfer_end)(struct imf__device *d, struct imf__transfer *t, const void **host);
+    imf_status (*memory_free)(struct imf__device *d, size_t *bytes);
 
     /* Weights. Host float32 in, device packing out; the host arrays are not kept. bias may be NULL.
      * type: the element type of the matrix and of the x it will multiply. */
@@ -178,7 +199,7 @@ struct imf__device_ops {
 
 /* Devices. The CUDA one lives in a module, libimf_cuda.so, whose one exported symbol is
  * imf__cuda_device_create with this signature and IMF__DEVICE_ABI checked first. */
-#define IMF__DEVICE_ABI 1
+#define IMF__DEVICE_ABI 2
 imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_engine_params *p,
                                   struct imf_error *err);
 typedef imf_status (*imf__cuda_device_create_fn)(struct imf__device **out, int abi, int ordinal,

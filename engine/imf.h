@@ -73,7 +73,7 @@ struct imf_model;  /* opaque; borrowed engine, owned weights */
 struct imf_engine_params {
     const char *device; /* "auto" (a GPU if there is one, else the CPU), "cpu", "cuda", "cuda:N" */
     enum imf_precision precision;
-    int threads; /* of the CPU device; 0: all processors of this process's affinity mask */
+    int threads;       /* of the CPU device; 0: all processors of this process's affinity mask */
     bool reproducible; /* the same bits whatever the number of threads, at some cost in speed of
                           float32 decoding on the CPU; what evaluation over machines needs */
 };
@@ -83,7 +83,8 @@ struct imf_engine_info {
     char description[160];        /* "AMD EPYC, 2 threads, AVX-512 BF16, oneDNN 2.6.3" */
     enum imf_precision precision; /* never AUTO */
     int threads;
-    size_t memory_total, memory_free; /* bytes; 0 where unknown */
+    size_t memory_total, memory_free; /* bytes, when the engine was created; 0 where unknown */
+    bool overlaps; /* imf_step_begin and imf_decode_begin return before the work is done */
 };
 
 void imf_engine_params_init(struct imf_engine_params *p); /* sets every default */
@@ -182,6 +183,23 @@ IMF_MUST_CHECK imf_status imf_step(struct imf_model *m, struct imf_lane **lanes,
  */
 IMF_MUST_CHECK imf_status imf_decode(struct imf_model *m, struct imf_lane *const *lanes, int n,
                                      uint8_t *rgb);
+
+/* The same in halves, for a caller that has other work while a GPU computes. A _begin enqueues; the
+ * lanes must stay as they are until it returns, and imf_step_end is given those of imf_step_begin
+ * again. One evaluation and IMF_DECODES decodings (of 1..decode_batch lanes) may be begun and not
+ * ended; decodings end in the order in which they began. Pictures travel to the host while whatever
+ * was begun later computes. Where info.overlaps is not set, a _begin does the work and must be
+ * ended before the next one. A failed _begin or _end leaves nothing of its call begun. */
+#define IMF_DECODES 2
+IMF_MUST_CHECK imf_status imf_step_begin(struct imf_model *m, struct imf_lane *const *lanes, int n);
+IMF_MUST_CHECK imf_status imf_step_end(struct imf_model *m, struct imf_lane **lanes, int n);
+IMF_MUST_CHECK imf_status imf_decode_begin(struct imf_model *m, struct imf_lane *const *lanes,
+                                           int n);
+/* rgb[i] (image_height, image_width, 3) gets picture i of the oldest decoding that was begun. */
+IMF_MUST_CHECK imf_status imf_decode_end(struct imf_model *m, uint8_t *const *rgb);
+/* Returns when everything begun has been computed; pictures may still be on their way. */
+IMF_MUST_CHECK imf_status imf_engine_wait(struct imf_engine *e);
+
 /* Sentence about the last failure of step or decode on this engine; "" when none. */
 const char *imf_engine_error(const struct imf_engine *e);
 

@@ -1,4 +1,4 @@
-/* Models: loading, memory planning, and the two calls that generate. */
+/* Models: loading and memory planning. */
 #include "model.h"
 #include "error.h"
 
@@ -13,7 +13,6 @@ void imf_model_params_init(struct imf_model_params *p)
 }
 
 #define DEFAULT_MAX_BATCH 8
-#define MAX_BATCH_LIMIT 1024
 
 static double seconds(void)
 {
@@ -24,13 +23,13 @@ static double seconds(void)
 
 /* ---- Forward passes, as the device runs them ---- */
 
-static imf_status step_forward(void *ctx, int B)
+imf_status imf__model_step_forward(void *ctx, int B)
 {
     struct imf_model *m = ctx;
     return imf__mit_forward(&m->mit, &m->arena, &m->mit_input, B);
 }
 
-static imf_status decode_forward(void *ctx, int n)
+imf_status imf__model_decode_forward(void *ctx, int n)
 {
     struct imf_model *m = ctx;
     return imf__decoder_forward(&m->decoder, &m->arena, m->rgb, m->mit_input.z, n);
@@ -38,20 +37,47 @@ static imf_status decode_forward(void *ctx, int n)
 
 /* ---- Loading ---- */
 
+static size_t latents_bytes(const struct imf_model *m, int B)
+{
+    return (size_t)B * m->z_count * sizeof(float);
+}
+
+static size_t params_bytes(int B)
+{
+    return (IMF__MIT_SCALARS + 2) * (size_t)B * sizeof(float);
+}
+
+static size_t pictures_bytes(const struct imf_model *m)
+{
+    const struct imf_model_info *info = &m->info;
+    return (size_t)info->decode_batch * (size_t)info->image_height * (size_t)info->image_width * 3;
+}
+
+/* What a max_batch of B takes on the device beside weights and activations. */
+static size_t buffer_bytes(const struct imf_model *m, int B)
+{
+    int lanes = B > m->info.decode_batch ? B : m->info.decode_batch;
+    size_t bytes = latents_bytes(m, lanes) + params_bytes(B) + pictures_bytes(m);
+    if (m->engine->dev->ops->transfer_create)
+        bytes += latents_bytes(m, B) + IMF_DECODES * pictures_bytes(m);
+    return bytes;
+}
+
 /* Dry runs of every batch size: the device prepares its primitives, the arena learns its size. */
 static imf_status plan(struct imf_model *m)
 {
     struct imf__device *dev = m->engine->dev;
+    size_t scratch = dev->scratch_bytes;
     imf_status status = IMF_OK;
     m->planned = calloc((size_t)m->info.max_batch, sizeof(*m->planned));
     if (!m->planned)
         return IMF_ENOMEM;
     dev->dry = true;
     for (int n = 1; n <= m->info.decode_batch && status == IMF_OK && m->info.image_width; n++)
-        status = decode_forward(m, n);
+        status = imf__model_decode_forward(m, n);
     for (int B = 1; B <= m->info.max_batch && status == IMF_OK; B++) {
-        status = step_forward(m, B);
-        m->planned[B - 1] = m->arena.peak + dev->scratch_bytes;
+        status = imf__model_step_forward(m, B);
+        m->planned[B - 1] = m->arena.peak + dev->scratch_bytes - scratch + buffer_bytes(m, B);
     }
     dev->dry = false;
     return status;
@@ -60,10 +86,9 @@ static imf_status plan(struct imf_model *m)
 /* Latents first, then scalars (4, max_batch), dt and labels (max_batch each), all 4 bytes wide. */
 static void lay_out_input(struct imf_model *m)
 {
-    size_t batch = (size_t)m->info.max_batch;
-    size_t latents = batch > (size_t)m->info.decode_batch ? batch : (size_t)m->info.decode_batch;
-    m->params_at = latents * m->z_count * sizeof(float);
-    m->params_bytes = (IMF__MIT_SCALARS + 2) * batch * sizeof(float);
+    int batch = m->info.max_batch, decode = m->info.decode_batch;
+    m->params_at = latents_bytes(m, batch > decode ? batch : decode);
+    m->params_bytes = params_bytes(batch);
 }
 
 static void point_into_input(struct imf_model *m)
@@ -79,25 +104,50 @@ static void point_into_input(struct imf_model *m)
     };
 }
 
+static imf_status create_transfers(struct imf_model *m)
+{
+    struct imf__device *dev = m->engine->dev;
+    size_t rgb = pictures_bytes(m);
+    IMF_TRY(dev->ops->transfer_create(dev, &m->latents_out, latents_bytes(m, m->info.max_batch)));
+    for (int i = 0; i < IMF_DECODES && rgb > 0; i++)
+        IMF_TRY(dev->ops->transfer_create(dev, &m->pictures_out[i], rgb));
+    return IMF_OK;
+}
+
 static imf_status allocate(struct imf_model *m)
 {
     struct imf__device *dev = m->engine->dev;
     struct imf_model_info *info = &m->info;
-    size_t rgb =
-        (size_t)info->decode_batch * (size_t)info->image_height * (size_t)info->image_width * 3;
-    size_t input = m->params_at + m->params_bytes;
+    size_t rgb = pictures_bytes(m), input = m->params_at + m->params_bytes;
     IMF_TRY(dev->ops->alloc(dev, (void **)&m->arena.base, m->arena.peak, false));
     m->arena.size = m->arena.peak;
     IMF_TRY(dev->ops->alloc(dev, (void **)&m->input, input, false));
     IMF_TRY(dev->ops->alloc(dev, (void **)&m->rgb, rgb, false));
+    if (dev->ops->transfer_create)
+        IMF_TRY(create_transfers(m));
     m->staging = calloc(1, input);
     m->step_graphs = calloc((size_t)info->max_batch, sizeof(*m->step_graphs));
     m->decode_graphs = calloc((size_t)info->decode_batch, sizeof(*m->decode_graphs));
     if (!m->staging || !m->step_graphs || !m->decode_graphs)
         return IMF_ENOMEM;
     point_into_input(m);
-    info->arena_bytes = m->arena.size + input * 2 + rgb + dev->scratch_bytes;
+    info->arena_bytes =
+        m->arena.size + buffer_bytes(m, info->max_batch) + input + dev->scratch_bytes;
     return IMF_OK;
+}
+
+/* Graphs of every batch size, so that no request waits for one to be captured. */
+static imf_status prepare_graphs(struct imf_model *m)
+{
+    struct imf__device *dev = m->engine->dev;
+    if (!dev->ops->graph_prepare)
+        return IMF_OK;
+    IMF_TRY(dev->ops->graph_prepare(dev, m->step_graphs, imf__model_step_forward, m,
+                                    m->info.max_batch));
+    if (!m->info.image_width)
+        return IMF_OK;
+    return dev->ops->graph_prepare(dev, m->decode_graphs, imf__model_decode_forward, m,
+                                   m->info.decode_batch);
 }
 
 static imf_status load_weights(struct imf_model *m, const struct imf_model_params *p,
@@ -135,43 +185,62 @@ static void describe_decoder(struct imf_model *m, const struct imf_model_params 
     info->decode_batch = p->decode_batch ? p->decode_batch : m->engine->dev->decode_batch;
 }
 
-/* What would fit, for the message when max_batch does not: "" where the device does not say how
- * much memory it has. */
-static const char *advise(const struct imf_model *m, char *text, size_t size)
+/* Beside what was asked for: allocations are rounded up to pages of 2 MB, and graphs take some. */
+#define DEVICE_MEMORY_MARGIN ((size_t)16 << 20)
+
+/* Bytes that may be given to activations and buffers now that the weights are there; 0: unknown. */
+static size_t room_for_batches(struct imf__device *dev)
+{
+    size_t room = dev->info.memory_free, weights = dev->weights_bytes;
+    if (!dev->ops->memory_free)
+        return room > weights ? room - weights : 0;
+    if (dev->ops->memory_free(dev, &room) != IMF_OK)
+        return 0;
+    return room > DEVICE_MEMORY_MARGIN ? room - DEVICE_MEMORY_MARGIN : 1;
+}
+
+/* The sentence about memory: what was needed, what was there, which max_batch would fit. */
+static imf_status out_of_memory(const struct imf_model *m, const char *checkpoint, size_t room,
+                                struct imf_error *err)
 {
     const struct imf__device *dev = m->engine->dev;
-    size_t room = dev->info.memory_free, weights = dev->weights_bytes;
-    int B = m->planned && room ? m->info.max_batch : -1;
-    while (B > 0 && (m->planned[B - 1] == 0 || m->planned[B - 1] + weights > room))
+    int most = m->info.max_batch, B = most;
+    if (!m->planned || m->planned[most - 1] == 0)
+        return imf__fail(err, IMF_ENOMEM, "%s: not enough memory%s%s", checkpoint,
+                         dev->error[0] ? ": " : "", dev->error);
+    char advice[96] = "";
+    while (B > 0 && m->planned[B - 1] > room)
         B--;
-    text[0] = '\0';
-    if (B > 0)
-        snprintf(text, size, "; max_batch %d would fit", B);
-    else if (B == 0)
-        snprintf(text, size, "; not even max_batch 1 fits: choose a smaller decode_batch or model");
-    return text;
+    if (room > 0 && B > 0)
+        snprintf(advice, sizeof(advice), "; max_batch %d would fit", B);
+    else if (room > 0)
+        snprintf(advice, sizeof(advice),
+                 "; not even max_batch 1 fits: choose a smaller decode_batch or model");
+    return imf__fail(err, IMF_ENOMEM,
+                     "%s: not enough %s memory for max_batch %d and decode_batch %d: %zu MB are "
+                     "needed beside %zu MB of weights, %zu MB are free%s%s%s",
+                     checkpoint, dev->info.device, most, m->info.decode_batch,
+                     m->planned[most - 1] >> 20, m->info.weights_bytes >> 20, room >> 20, advice,
+                     dev->error[0] ? "; " : "", dev->error);
 }
 
 static imf_status prepare(struct imf_model *m, const struct imf_model_params *p,
                           size_t weights_before, struct imf_error *err)
 {
     struct imf__device *dev = m->engine->dev;
-    char advice[96];
     m->z_count = (size_t)m->mit.channels * (size_t)m->mit.size * (size_t)m->mit.size;
     describe_decoder(m, p);
     m->info.weights_bytes = dev->weights_bytes - weights_before;
     lay_out_input(m);
     m->mit_input.max_batch = m->info.max_batch;
+    size_t room = room_for_batches(dev);
     imf_status status = plan(m);
     if (status == IMF_OK)
         status = allocate(m);
+    if (status == IMF_OK)
+        status = prepare_graphs(m);
     if (status == IMF_ENOMEM)
-        return imf__fail(err, status,
-                         "%s: not enough %s memory for batches of %d: %zu MB of activations beside "
-                         "%zu MB of weights%s%s%s",
-                         p->checkpoint, dev->info.device, m->info.max_batch,
-                         (m->arena.peak + dev->scratch_bytes) >> 20, m->info.weights_bytes >> 20,
-                         advise(m, advice, sizeof(advice)), dev->error[0] ? "; " : "", dev->error);
+        return out_of_memory(m, p->checkpoint, room, err);
     if (status != IMF_OK)
         return imf__fail(err, status, "%s: %s", p->checkpoint,
                          dev->error[0] ? dev->error : imf_status_sentence(status));
@@ -183,10 +252,10 @@ imf_status imf_model_load(struct imf_model **out, struct imf_engine *e,
 {
     if (!p->checkpoint)
         return imf__fail(err, IMF_EINVAL, "no checkpoint given");
-    if (p->max_batch < 0 || p->max_batch > MAX_BATCH_LIMIT || p->decode_batch < 0 ||
-        p->decode_batch > MAX_BATCH_LIMIT)
+    if (p->max_batch < 0 || p->max_batch > IMF__MAX_BATCH || p->decode_batch < 0 ||
+        p->decode_batch > IMF__MAX_BATCH)
         return imf__fail(err, IMF_EINVAL, "max_batch and decode_batch must be 0..%d",
-                         MAX_BATCH_LIMIT);
+                         IMF__MAX_BATCH);
     double start = seconds();
     struct imf_model *m = calloc(1, sizeof(*m));
     if (!m)
@@ -233,111 +302,15 @@ void imf_model_destroy(struct imf_model *m)
     dev->ops->free(dev, m->arena.base);
     dev->ops->free(dev, m->input);
     dev->ops->free(dev, m->rgb);
+    if (dev->ops->transfer_free) {
+        dev->ops->transfer_free(dev, m->latents_out);
+        for (int i = 0; i < IMF_DECODES; i++)
+            dev->ops->transfer_free(dev, m->pictures_out[i]);
+    }
     free(m->staging);
     free(m->planned);
     imf__model_free_class_names(m);
     imf__decoder_unload(&m->decoder);
     imf__mit_unload(&m->mit);
     free(m);
-}
-
-/* ---- Generating ---- */
-
-/* Point i of torch.linspace(1, 0, steps + 1) in float32, which counts from the nearer end. */
-static float time_at(int i, int steps)
-{
-    float step = -1.0f / (float)steps;
-    return i < (steps + 1) / 2 ? 1.0f + step * (float)i : -step * (float)(steps - i);
-}
-
-static void stage_lane(struct imf_model *m, const struct imf_lane *lane, int b)
-{
-    size_t batch = (size_t)m->info.max_batch, i = (size_t)b;
-    float *scalars = (float *)(m->staging + m->params_at);
-    float *dt = scalars + IMF__MIT_SCALARS * batch;
-    int32_t *labels = (int32_t *)(dt + batch);
-    const struct imf_sampling *s = &lane->sampling;
-    float h = time_at(lane->step, s->steps) - time_at(lane->step + 1, s->steps);
-    memcpy(m->staging + i * m->z_count * sizeof(float), lane->z, m->z_count * sizeof(float));
-    scalars[IMF__MIT_OMEGA * batch + i] = 1.0f - 1.0f / s->omega;
-    scalars[IMF__MIT_T_MIN * batch + i] = s->t_min;
-    scalars[IMF__MIT_T_MAX * batch + i] = s->t_max;
-    scalars[IMF__MIT_H * batch + i] = h;
-    dt[i] = h;
-    labels[i] = lane->label;
-}
-
-/* After a device failure nothing on that device can be trusted. */
-static imf_status finish(struct imf_model *m, imf_status status)
-{
-    if (status == IMF_EDEVICE)
-        m->engine->failed = true;
-    return status;
-}
-
-static imf_status run_step(struct imf_model *m, int n)
-{
-    struct imf__device *dev = m->engine->dev;
-    size_t latents = (size_t)n * m->z_count * sizeof(float);
-    IMF_TRY(dev->ops->upload(dev, m->input, m->staging, latents));
-    IMF_TRY(
-        dev->ops->upload(dev, m->input + m->params_at, m->staging + m->params_at, m->params_bytes));
-    IMF_TRY(dev->ops->graph_run(dev, &m->step_graphs[n - 1], step_forward, m, n));
-    IMF_TRY(dev->ops->download(dev, m->staging, m->input, latents));
-    return dev->ops->sync(dev);
-}
-
-imf_status imf_step(struct imf_model *m, struct imf_lane **lanes, int n)
-{
-    if (m->engine->failed)
-        return IMF_EDEVICE;
-    if (n < 1 || n > m->info.max_batch)
-        return IMF_EINVAL;
-    for (int i = 0; i < n; i++) {
-        if (imf_lane_finished(lanes[i]) || lanes[i]->z_count != m->z_count)
-            return IMF_EINVAL;
-        stage_lane(m, lanes[i], i);
-    }
-    imf_status status = run_step(m, n);
-    if (status != IMF_OK)
-        return finish(m, status);
-    for (int i = 0; i < n; i++) {
-        memcpy(lanes[i]->z, m->staging + (size_t)i * m->z_count * sizeof(float),
-               m->z_count * sizeof(float));
-        lanes[i]->step++;
-    }
-    return IMF_OK;
-}
-
-static imf_status decode_piece(struct imf_model *m, struct imf_lane *const *lanes, int n,
-                               uint8_t *rgb)
-{
-    struct imf__device *dev = m->engine->dev;
-    size_t latent = m->z_count * sizeof(float);
-    size_t picture = (size_t)m->info.image_height * (size_t)m->info.image_width * 3;
-    for (int i = 0; i < n; i++) {
-        if (lanes[i]->z_count != m->z_count)
-            return IMF_EINVAL;
-        memcpy(m->staging + (size_t)i * latent, lanes[i]->z, latent);
-    }
-    IMF_TRY(dev->ops->upload(dev, m->input, m->staging, (size_t)n * latent));
-    IMF_TRY(dev->ops->graph_run(dev, &m->decode_graphs[n - 1], decode_forward, m, n));
-    IMF_TRY(dev->ops->download(dev, rgb, m->rgb, (size_t)n * picture));
-    return dev->ops->sync(dev);
-}
-
-imf_status imf_decode(struct imf_model *m, struct imf_lane *const *lanes, int n, uint8_t *rgb)
-{
-    if (m->engine->failed)
-        return IMF_EDEVICE;
-    if (!m->info.image_width)
-        return IMF_EUNSUPPORTED;
-    size_t picture = (size_t)m->info.image_height * (size_t)m->info.image_width * 3;
-    for (int i = 0; i < n; i += m->info.decode_batch) {
-        int piece = n - i < m->info.decode_batch ? n - i : m->info.decode_batch;
-        imf_status status = decode_piece(m, lanes + i, piece, rgb + (size_t)i * picture);
-        if (status != IMF_OK)
-            return finish(m, status);
-    }
-    return n >= 1 ? IMF_OK : IMF_EINVAL;
 }

@@ -311,6 +311,39 @@ static void write_checks(struct api *a, struct json_writer *w)
     json_object_end(w);
 }
 
+/* Devices are listed once one of them is lost: the server may well go on with the others. */
+static void write_devices(struct api *a, struct json_writer *w)
+{
+    struct sched_device_status status;
+    bool lost = false;
+    for (int i = 0; i < sched_device_count(a->scheduler); i++) {
+        sched_device_get(a->scheduler, i, &status);
+        lost |= status.failed;
+    }
+    if (!lost)
+        return;
+    json_key(w, "devices");
+    json_object_begin(w);
+    for (int i = 0; i < sched_device_count(a->scheduler); i++) {
+        sched_device_get(a->scheduler, i, &status);
+        json_key(w, status.name);
+        json_string(w, status.failed ? "sick" : status.open ? "ready" : "loading");
+    }
+    json_object_end(w);
+}
+
+/* Why it is not ready. */
+static const char *waits_for(struct api *a)
+{
+    struct sched_model_status status;
+    for (int i = 0; i < sched_model_count(a->scheduler); i++) {
+        sched_model_get(a->scheduler, i, &status);
+        if (status.state == SCHED_MODEL_SICK || status.state == SCHED_MODEL_FAILED)
+            return "sick";
+    }
+    return "loading";
+}
+
 /* livez: the loop answers. readyz: every model ready, not draining. health: readyz with details. */
 void api_get_health(struct api_call *c)
 {
@@ -323,9 +356,11 @@ void api_get_health(struct api_call *c)
                  c->route == ROUTE_LIVEZ ? "live"
                  : ready                 ? "ready"
                  : a->draining           ? "draining"
-                                         : "loading");
+                                         : waits_for(a));
     if (c->route == ROUTE_HEALTH)
         write_checks(a, &w);
+    if (c->route != ROUTE_LIVEZ)
+        write_devices(a, &w);
     json_object_end(&w);
     if (!good)
         http_header(c->http, "Retry-After", "1");

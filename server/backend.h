@@ -42,11 +42,15 @@ struct backend_ops {
     /* No value of its latent is infinite or not a number. */
     bool (*lane_finite)(const struct backend_lane *lane);
 
-    /* One network evaluation for 1..max_batch lanes. */
-    imf_status (*step)(struct backend_model *model, struct backend_lane **lanes, int n);
-    /* rgb is (n, image_height, image_width, 3), the caller's; 1..max_batch lanes. */
-    imf_status (*decode)(struct backend_model *model, struct backend_lane *const *lanes, int n,
-                         uint8_t *rgb);
+    /* As in imf.h: one network evaluation for 1..max_batch lanes, pictures of 1..decode_batch
+     * lanes, each in halves; rgb holds a place of (image_height, image_width, 3) for each picture.
+     * wait returns when everything begun has been computed. */
+    imf_status (*step_begin)(struct backend_model *model, struct backend_lane *const *lanes, int n);
+    imf_status (*step_end)(struct backend_model *model, struct backend_lane **lanes, int n);
+    imf_status (*decode_begin)(struct backend_model *model, struct backend_lane *const *lanes,
+                               int n);
+    imf_status (*decode_end)(struct backend_model *model, uint8_t *const *rgb);
+    imf_status (*wait)(struct backend_device *device);
 };
 
 extern const struct backend_ops backend_imf;
@@ -63,6 +67,7 @@ extern const struct backend_ops backend_imf;
  *   sick=0           1: latents are not numbers; 2: all pixels are alike; 3: no decoder
  *   fail_label=-1    a step that holds a lane of this class fails with IMF_EDEVICE
  *   fail_after=0     the n-th step and all later ones fail with IMF_EDEVICE; 0: never
+ *   overlap=0        1: time passes after the call, as on a GPU, until somebody waits for it
  *   max_batch=8      used where imf_model_params asks 0
  *   size=256         width and height of the pictures
  *   classes=1000

@@ -24,20 +24,26 @@ static struct backend_fake_control *controls;
 
 struct fake_options {
     int64_t step_us, step_lane_us, decode_us, decode_lane_us, spin, load_ms, fail_load, sick,
-        fail_label, fail_after, max_batch, size, classes;
+        fail_label, fail_after, overlap, max_batch, size, classes;
 };
 
 struct fake_device {
     struct fake_options options;
     struct backend_fake_control *control; /* may be NULL */
     struct imf_engine_info info;
-    int64_t steps;
+    int64_t steps, owed_us; /* owed: the time of what was begun, not yet spent */
     char error[96];
 };
 
 struct fake_model {
     struct fake_device *device;
     struct imf_model_info info;
+    /* Ring of decodings begun: their latents as they were then. */
+    struct {
+        uint64_t *z;
+        int n;
+    } decode[IMF_DECODES];
+    int first_decode, decodes;
 };
 
 struct fake_lane {
@@ -169,6 +175,7 @@ static bool set_option(struct fake_options *o, const char *key, const char *valu
         OPTION(sick, 0, 3),
         OPTION(fail_label, -1, 1000000),
         OPTION(fail_after, 0, INT64_MAX),
+        OPTION(overlap, 0, 1),
         OPTION(max_batch, 1, 256),
         OPTION(size, 1, 4096),
         OPTION(classes, 1, 1000000),
@@ -238,6 +245,7 @@ static imf_status device_open(struct backend_device **out, const struct imf_engi
     snprintf(d->info.description, sizeof(d->info.description), "no engine: made-up pictures");
     d->info.precision = p->precision == IMF_PRECISION_AUTO ? IMF_PRECISION_FP32 : p->precision;
     d->info.threads = 1;
+    d->info.overlaps = d->options.overlap;
     *out = (struct backend_device *)d;
     return IMF_OK;
 }
@@ -280,6 +288,14 @@ static void spend(const struct fake_options *o, int64_t us)
 
 /* ---- Model ----------------------------------------------------------------------------------- */
 
+static void model_unload(struct backend_model *model)
+{
+    struct fake_model *m = (struct fake_model *)model;
+    for (int i = 0; m != NULL && i < IMF_DECODES; i++)
+        free(m->decode[i].z);
+    free(m);
+}
+
 static imf_status model_load(struct backend_model **out, struct backend_device *device,
                              const struct imf_model_params *p, struct imf_error *err)
 {
@@ -313,13 +329,15 @@ static imf_status model_load(struct backend_model **out, struct backend_device *
     info->decode_flops = (double)(o->decode_us + o->decode_lane_us) + 1;
     /* Pictures depend on nothing but their size. */
     snprintf(info->fingerprint, sizeof(info->fingerprint), "fa4e%012x", (unsigned)o->size);
+    for (int i = 0; i < IMF_DECODES; i++) {
+        m->decode[i].z = calloc((size_t)info->decode_batch, sizeof(uint64_t));
+        if (m->decode[i].z == NULL) {
+            model_unload((struct backend_model *)m);
+            return fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
+        }
+    }
     *out = (struct backend_model *)m;
     return IMF_OK;
-}
-
-static void model_unload(struct backend_model *model)
-{
-    free(model);
 }
 
 static const struct imf_model_info *model_info(const struct backend_model *model)
@@ -386,7 +404,24 @@ static imf_status device_fails(struct fake_device *d, const char *why)
     return IMF_EDEVICE;
 }
 
-static imf_status step(struct backend_model *model, struct backend_lane **lanes, int n)
+/* Time that passes at once, or is owed until somebody waits. */
+static void take_time(struct fake_device *d, int64_t us)
+{
+    if (d->options.overlap)
+        d->owed_us += us;
+    else
+        spend(&d->options, us);
+}
+
+static imf_status wait_device(struct backend_device *device)
+{
+    struct fake_device *d = (struct fake_device *)device;
+    spend(&d->options, d->owed_us);
+    d->owed_us = 0;
+    return IMF_OK;
+}
+
+static imf_status step_begin(struct backend_model *model, struct backend_lane *const *lanes, int n)
 {
     struct fake_device *d = ((struct fake_model *)model)->device;
     const struct fake_options *o = &d->options;
@@ -395,13 +430,22 @@ static imf_status step(struct backend_model *model, struct backend_lane **lanes,
     d->steps++;
     if (o->fail_after > 0 && d->steps >= o->fail_after)
         return device_fails(d, "fail_after");
-    spend(o, o->step_us + n * o->step_lane_us);
+    take_time(d, o->step_us + n * o->step_lane_us);
     for (int i = 0; i < n; i++) {
-        struct fake_lane *l = (struct fake_lane *)lanes[i];
+        const struct fake_lane *l = (const struct fake_lane *)lanes[i];
         if (o->fail_label >= 0 && l->label == o->fail_label)
             return device_fails(d, "fail_label");
         if (l->step >= l->sampling.steps)
             return IMF_EINVAL;
+    }
+    return IMF_OK;
+}
+
+static imf_status step_end(struct backend_model *model, struct backend_lane **lanes, int n)
+{
+    (void)wait_device((struct backend_device *)((struct fake_model *)model)->device);
+    for (int i = 0; i < n; i++) {
+        struct fake_lane *l = (struct fake_lane *)lanes[i];
         uint32_t omega, t_min, t_max;
         memcpy(&omega, &l->sampling.omega, sizeof(omega));
         memcpy(&t_min, &l->sampling.t_min, sizeof(t_min));
@@ -435,23 +479,41 @@ static void paint(uint8_t *rgb, int size, uint64_t z)
     }
 }
 
-static imf_status decode(struct backend_model *model, struct backend_lane *const *lanes, int n,
-                         uint8_t *rgb)
+static imf_status decode_begin(struct backend_model *model, struct backend_lane *const *lanes,
+                               int n)
 {
     struct fake_model *m = (struct fake_model *)model;
     struct fake_device *d = m->device;
+    if (n > m->info.decode_batch || m->decodes == (d->info.overlaps ? IMF_DECODES : 1))
+        return IMF_EINVAL;
     if (gate(d->control))
         return device_fails(d, "told to");
-    spend(&d->options, d->options.decode_us + n * d->options.decode_lane_us);
-    size_t bytes = (size_t)m->info.image_width * (size_t)m->info.image_height * 3;
+    take_time(d, d->options.decode_us + n * d->options.decode_lane_us);
+    int slot = (m->first_decode + m->decodes) % IMF_DECODES;
     for (int i = 0; i < n; i++) {
         const struct fake_lane *l = (const struct fake_lane *)lanes[i];
         if (l->step != l->sampling.steps)
             return IMF_EINVAL;
-        paint(rgb + (size_t)i * bytes, m->info.image_width, l->z);
-        if (d->options.sick == 2)
-            memset(rgb + (size_t)i * bytes, 128, bytes);
+        m->decode[slot].z[i] = l->z;
     }
+    m->decode[slot].n = n;
+    m->decodes++;
+    return IMF_OK;
+}
+
+static imf_status decode_end(struct backend_model *model, uint8_t *const *rgb)
+{
+    struct fake_model *m = (struct fake_model *)model;
+    if (m->decodes == 0)
+        return IMF_EINVAL;
+    int size = m->info.image_width;
+    for (int i = 0; i < m->decode[m->first_decode].n; i++) {
+        paint(rgb[i], size, m->decode[m->first_decode].z[i]);
+        if (m->device->options.sick == 2)
+            memset(rgb[i], 128, (size_t)size * (size_t)size * 3);
+    }
+    m->first_decode = (m->first_decode + 1) % IMF_DECODES;
+    m->decodes--;
     return IMF_OK;
 }
 
@@ -469,6 +531,9 @@ const struct backend_ops backend_fake = {
     .lane_start = lane_start,
     .lane_destroy = lane_destroy,
     .lane_finite = lane_finite,
-    .step = step,
-    .decode = decode,
+    .step_begin = step_begin,
+    .step_end = step_end,
+    .decode_begin = decode_begin,
+    .decode_end = decode_end,
+    .wait = wait_device,
 };

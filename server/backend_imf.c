@@ -85,15 +85,30 @@ static bool lane_finite(const struct backend_lane *lane)
     return true;
 }
 
-static imf_status step(struct backend_model *model, struct backend_lane **lanes, int n)
+static imf_status step_begin(struct backend_model *model, struct backend_lane *const *lanes, int n)
 {
-    return imf_step((struct imf_model *)model, (struct imf_lane **)lanes, n);
+    return imf_step_begin((struct imf_model *)model, (struct imf_lane *const *)lanes, n);
 }
 
-static imf_status decode(struct backend_model *model, struct backend_lane *const *lanes, int n,
-                         uint8_t *rgb)
+static imf_status step_end(struct backend_model *model, struct backend_lane **lanes, int n)
 {
-    return imf_decode((struct imf_model *)model, (struct imf_lane *const *)lanes, n, rgb);
+    return imf_step_end((struct imf_model *)model, (struct imf_lane **)lanes, n);
+}
+
+static imf_status decode_begin(struct backend_model *model, struct backend_lane *const *lanes,
+                               int n)
+{
+    return imf_decode_begin((struct imf_model *)model, (struct imf_lane *const *)lanes, n);
+}
+
+static imf_status decode_end(struct backend_model *model, uint8_t *const *rgb)
+{
+    return imf_decode_end((struct imf_model *)model, rgb);
+}
+
+static imf_status wait_device(struct backend_device *device)
+{
+    return imf_engine_wait((struct imf_engine *)device);
 }
 
 const struct backend_ops backend_imf = {
@@ -110,6 +125,9 @@ const struct backend_ops backend_imf = {
     .lane_start = lane_start,
     .lane_destroy = lane_destroy,
     .lane_finite = lane_finite,
-    .step = step,
-    .decode = decode,
+    .step_begin = step_begin,
+    .step_end = step_end,
+    .decode_begin = decode_begin,
+    .decode_end = decode_end,
+    .wait = wait_device,
 };

@@ -161,6 +161,20 @@ static void on_model(void *user, struct scheduler *scheduler, int model)
     }
 }
 
+static void on_device_lost(void *user, struct scheduler *scheduler, int device)
+{
+    struct server *s = user;
+    struct sched_device_status status;
+    int healthy = 0, n = sched_device_count(scheduler);
+    for (int i = 0; i < n; i++) {
+        sched_device_get(scheduler, i, &status);
+        healthy += !status.failed;
+    }
+    sched_device_get(scheduler, device, &status);
+    log_write(s->log, LOG_ERROR, "device %s is lost, %d of %d go on: %s", status.name, healthy, n,
+              status.message);
+}
+
 static void describe(void *user, const struct picture_key *key, struct png_text *text)
 {
     struct server *s = user;
@@ -179,6 +193,8 @@ static imf_status prepare_scheduler(struct server *s, struct imf_error *err)
     o.describe_user = s;
     o.on_model = on_model;
     o.on_model_user = s;
+    o.on_device_lost = on_device_lost;
+    o.on_device_lost_user = s;
     imf_status status = sched_create(&s->scheduler, &s->loop, &o, err);
     if (status != IMF_OK)
         return status;
@@ -213,9 +229,9 @@ static imf_status listen_on(struct server *s, const char *address, int tag, stru
     if (strcmp(address, "systemd") != 0)
         return listen_one(s, address, tag, err);
     int n = http_listen_passed();
-    imf_status status = n > 0 ? IMF_OK
-                              : fail(err, "listen %s: systemd passed no socket (LISTEN_FDS)%s",
-                                     address, "");
+    imf_status status =
+        n > 0 ? IMF_OK
+              : fail(err, "listen %s: systemd passed no socket (LISTEN_FDS)%s", address, "");
     for (int i = 0; i < n && status == IMF_OK; i++) {
         char name[24];
         snprintf(name, sizeof(name), "systemd:%d", i);

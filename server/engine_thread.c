@@ -1,5 +1,9 @@
 /* The thread of one device: opens it, loads its models, then takes one batch after the other from
- * the scheduler. Everything the backend does happens here. */
+ * the scheduler. Everything the backend does happens here.
+ *
+ * Where the device overlaps (a GPU), pictures are fetched while the next batch computes: a decoding
+ * that has been computed stays pending until the next batch has begun. The next batch is picked no
+ * sooner than that, so that requests that arrive while the GPU computes still join it. */
 #include "scheduler_shell.h"
 
 #include <assert.h>
@@ -64,6 +68,24 @@ static bool one_colour(const uint8_t *rgb, const struct imf_model_info *info)
 }
 
 /* Makes one picture, which shows that the model works, and measures the first speeds. */
+static imf_status make_one(struct engine_thread *t, struct backend_model *model,
+                           struct backend_lane *lane, uint8_t *pixels, uint64_t *step_us,
+                           uint64_t *decode_us)
+{
+    uint64_t begin = shell_now();
+    imf_status status = t->ops->step_begin(model, &lane, 1);
+    if (status == IMF_OK)
+        status = t->ops->step_end(model, &lane, 1);
+    uint64_t middle = shell_now();
+    if (status == IMF_OK)
+        status = t->ops->decode_begin(model, &lane, 1);
+    if (status == IMF_OK)
+        status = t->ops->decode_end(model, &pixels);
+    *step_us = middle - begin;
+    *decode_us = shell_now() - middle;
+    return status;
+}
+
 static imf_status warm_up(struct engine_thread *t, struct backend_model *model, uint64_t *step_us,
                           uint64_t *decode_us, struct imf_error *err)
 {
@@ -71,22 +93,16 @@ static imf_status warm_up(struct engine_thread *t, struct backend_model *model, 
     struct imf_sampling sampling = info->defaults;
     sampling.steps = 1;
     struct backend_lane *lane = NULL;
-    imf_status status = t->ops->lane_create(&lane, model);
+    uint8_t *pixels = malloc((size_t)info->image_width * (size_t)info->image_height * 3 + 1);
+    imf_status status = pixels != NULL ? t->ops->lane_create(&lane, model) : IMF_ENOMEM;
     if (status == IMF_OK)
         status = t->ops->lane_start(lane, model, 0, 0, &sampling, err);
-    uint64_t begin = shell_now(), middle = begin;
-    if (status == IMF_OK) {
-        status = t->ops->step(model, &lane, 1);
-        middle = shell_now();
-    }
     if (status == IMF_OK)
-        status = t->ops->decode(model, &lane, 1, t->pixels);
-    *step_us = middle - begin;
-    *decode_us = shell_now() - middle;
+        status = make_one(t, model, lane, pixels, step_us, decode_us);
     if (status == IMF_OK && !t->ops->lane_finite(lane))
         status = unfit(err, "the network gives values that are not numbers: its weights are bad, "
                             "or too large for this precision");
-    else if (status == IMF_OK && one_colour(t->pixels, info))
+    else if (status == IMF_OK && one_colour(pixels, info))
         status = unfit(err, "every pixel of the picture is the same: the weights are bad, or the "
                             "decoder belongs to another model");
     if (status != IMF_OK && err->message[0] == '\0') {
@@ -95,6 +111,7 @@ static imf_status warm_up(struct engine_thread *t, struct backend_model *model, 
                  reason[0] != '\0' ? reason : imf_status_sentence(status));
     }
     t->ops->lane_destroy(lane);
+    free(pixels);
     return status;
 }
 
@@ -107,20 +124,6 @@ static imf_status check_pictures(const struct imf_model_info *info, struct imf_e
              "model's \"decoder\" (a file or folder of sd-vae or taesd weights)",
              info->name, info->channels, info->input_size, info->input_size);
     return IMF_EUNSUPPORTED;
-}
-
-static imf_status reserve_pixels(struct engine_thread *t, const struct imf_model_info *info)
-{
-    int batch = info->decode_batch > 1 ? info->decode_batch : 1;
-    size_t need = (size_t)info->image_width * (size_t)info->image_height * 3 * (size_t)batch;
-    if (need <= t->pixels_size)
-        return IMF_OK;
-    uint8_t *grown = realloc(t->pixels, need);
-    if (grown == NULL)
-        return IMF_ENOMEM;
-    t->pixels = grown;
-    t->pixels_size = need;
-    return IMF_OK;
 }
 
 static void load_model(struct engine_thread *t, int index)
@@ -137,8 +140,6 @@ static void load_model(struct engine_thread *t, int index)
     imf_status status = t->ops->model_load(&model, t->backend, &params, &err);
     if (status == IMF_OK)
         status = check_pictures(t->ops->model_info(model), &err);
-    if (status == IMF_OK)
-        status = reserve_pixels(t, t->ops->model_info(model));
     if (status == IMF_OK)
         status = warm_up(t, model, &step_us, &decode_us, &err);
     if (err.message[0] == '\0')
@@ -183,6 +184,7 @@ static bool open_device(struct engine_thread *t)
         t->info = t->ops->device_info(t->backend);
     } else {
         snprintf(t->message, sizeof(t->message), "%s", err.message);
+        t->lost = true;
         core_device_failed(&s->core, t->index, err.message, shell_now());
         for (int m = 0; m < s->core.model_count; m++) {
             if (s->model[m]->asked >> t->index & 1)
@@ -196,55 +198,74 @@ static bool open_device(struct engine_thread *t)
 
 /* ---- Working --------------------------------------------------------------------------------- */
 
-static imf_status do_step(struct engine_thread *t, struct sched_work *work, struct imf_error *err)
-{
-    struct backend_model *model = t->model[work->model];
+/* A batch on its way through the device. */
+struct flight {
+    struct sched_work work; /* kind WORK_NONE: none */
     struct backend_lane *lanes[CORE_MAX_BATCH];
-    int n = 0;
-    for (int i = 0; i < work->n; i++) {
-        struct picture *p = work->picture[i];
+    uint8_t *rgb[CORE_MAX_BATCH];
+    int n; /* of these: pictures of the work that are not bad */
+    imf_status status;
+    struct imf_error err;
+};
+
+static imf_status begin_step(struct engine_thread *t, struct flight *f)
+{
+    struct backend_model *model = t->model[f->work.model];
+    for (int i = 0; i < f->work.n; i++) {
+        struct picture *p = f->work.picture[i];
         imf_status status = IMF_OK;
         if (p->lane == NULL)
             status = t->ops->lane_create(&p->lane, model);
         if (status == IMF_OK && p->step == 0) {
             status = t->ops->lane_start(p->lane, model, p->key.label, p->key.seed, &p->key.sampling,
-                                        err);
+                                        &f->err);
         }
-        work->bad[i] = status != IMF_OK;
+        f->work.bad[i] = status != IMF_OK;
         if (status == IMF_OK)
-            lanes[n++] = p->lane;
-        else if (err->message[0] == '\0')
-            snprintf(err->message, sizeof(err->message), "%s", imf_status_sentence(status));
+            f->lanes[f->n++] = p->lane;
+        else if (f->err.message[0] == '\0')
+            snprintf(f->err.message, sizeof(f->err.message), "%s", imf_status_sentence(status));
     }
-    return n > 0 ? t->ops->step(model, lanes, n) : IMF_OK;
+    return f->n > 0 ? t->ops->step_begin(model, f->lanes, f->n) : IMF_OK;
 }
 
-static imf_status do_decode(struct engine_thread *t, struct sched_work *work, struct imf_error *err)
+static imf_status begin_decode(struct engine_thread *t, struct flight *f)
 {
-    struct backend_model *model = t->model[work->model];
+    struct backend_model *model = t->model[f->work.model];
     const struct imf_model_info *info = t->ops->model_info(model);
     size_t bytes = (size_t)info->image_width * (size_t)info->image_height * 3;
-    struct backend_lane *lanes[CORE_MAX_BATCH];
-    int at[CORE_MAX_BATCH], n = 0;
-    for (int i = 0; i < work->n; i++) {
-        struct picture *p = work->picture[i];
+    for (int i = 0; i < f->work.n; i++) {
+        struct picture *p = f->work.picture[i];
         p->rgb = blob_new(bytes);
-        work->bad[i] = p->rgb == NULL;
-        if (work->bad[i]) {
-            snprintf(err->message, sizeof(err->message), "out of memory for a picture");
+        f->work.bad[i] = p->rgb == NULL;
+        if (f->work.bad[i]) {
+            snprintf(f->err.message, sizeof(f->err.message), "out of memory for a picture");
             continue;
         }
-        at[n] = i;
-        lanes[n++] = p->lane;
+        f->rgb[f->n] = p->rgb->data;
+        f->lanes[f->n++] = p->lane;
     }
-    if (n == 0)
-        return IMF_OK;
-    /* One picture goes straight to its place; several come out side by side. */
-    uint8_t *pixels = n == 1 ? work->picture[at[0]]->rgb->data : t->pixels;
-    imf_status status = t->ops->decode(model, lanes, n, pixels);
-    for (int i = 0; n > 1 && status == IMF_OK && i < n; i++)
-        memcpy(work->picture[at[i]]->rgb->data, pixels + (size_t)i * bytes, bytes);
-    return status;
+    return f->n > 0 ? t->ops->decode_begin(model, f->lanes, f->n) : IMF_OK;
+}
+
+static void begin(struct engine_thread *t, struct flight *f)
+{
+    f->n = 0;
+    f->err.message[0] = '\0';
+    f->status = f->work.kind == WORK_STEP ? begin_step(t, f) : begin_decode(t, f);
+}
+
+static void end(struct engine_thread *t, struct flight *f)
+{
+    struct backend_model *model = t->model[f->work.model];
+    if (f->status == IMF_OK && f->n > 0)
+        f->status = f->work.kind == WORK_STEP ? t->ops->step_end(model, f->lanes, f->n)
+                                              : t->ops->decode_end(model, f->rgb);
+    if (f->status != IMF_OK) {
+        const char *reason = t->ops->device_error(t->backend);
+        snprintf(f->err.message, sizeof(f->err.message), "%s",
+                 reason[0] != '\0' ? reason : imf_status_sentence(f->status));
+    }
 }
 
 /* Under the lock, which is given up while waiting. */
@@ -266,6 +287,7 @@ static void device_lost(struct engine_thread *t, const char *message)
 {
     struct scheduler *s = t->scheduler;
     snprintf(t->message, sizeof(t->message), "%s", message);
+    t->lost = true;
     for (int m = 0; m < s->core.model_count; m++) {
         if (t->model[m] != NULL && s->core.model[m].devices == 0) {
             snprintf(s->model[m]->message, sizeof(s->model[m]->message), "%s", message);
@@ -274,11 +296,52 @@ static void device_lost(struct engine_thread *t, const char *message)
     }
 }
 
+/* Under the lock. `other` is in flight too, or empty: when f has failed, it fails with it. */
+static void completed(struct engine_thread *t, struct flight *f, struct flight *other)
+{
+    struct scheduler *s = t->scheduler;
+    uint64_t now = shell_now();
+    uint64_t since = f->work.started_at > t->busy_until ? f->work.started_at : t->busy_until;
+    t->busy_us += now > since ? now - since : 0;
+    t->busy_until = now;
+    if (f->status != IMF_OK)
+        core_abandon(&s->core, &other->work);
+    core_complete(&s->core, t->index, &f->work, f->status, f->err.message, now);
+    if (f->status != IMF_OK)
+        device_lost(t, f->err.message);
+    if (!list_empty(&s->core.events) || !list_empty(&s->core.to_encode))
+        uv_async_send(&s->wake);
+}
+
+/* Outside the lock. */
+static void land(struct engine_thread *t, struct flight *f, struct flight *other)
+{
+    if (f->work.kind == WORK_NONE)
+        return;
+    end(t, f);
+    uv_mutex_lock(&t->scheduler->lock);
+    completed(t, f, other);
+    uv_mutex_unlock(&t->scheduler->lock);
+}
+
+/* The batch just picked, while `pending` may be a decoding whose pictures are on their way. A step
+ * is over when this returns; a decoding is pending then where the device overlaps. */
+static void fly(struct engine_thread *t, struct flight *f, struct flight *pending)
+{
+    begin(t, f);
+    land(t, pending, f);
+    bool stays = f->work.kind == WORK_DECODE && f->status == IMF_OK && t->info->overlaps;
+    if (stays)
+        f->status = t->ops->wait(t->backend);
+    if (!stays || f->status != IMF_OK)
+        land(t, f, pending);
+}
+
 static void work_until_stop(struct engine_thread *t)
 {
     struct scheduler *s = t->scheduler;
-    struct sched_work *work = calloc(1, sizeof(*work));
-    if (work == NULL) {
+    struct flight *flights = calloc(2, sizeof(*flights));
+    if (flights == NULL) {
         uv_mutex_lock(&s->lock);
         core_device_failed(&s->core, t->index, "out of memory", shell_now());
         device_lost(t, "out of memory");
@@ -286,33 +349,27 @@ static void work_until_stop(struct engine_thread *t)
         uv_async_send(&s->wake);
         return;
     }
+    struct flight *next = &flights[0], *pending = &flights[1];
     uv_mutex_lock(&s->lock);
     while (!s->stop && !s->core.device[t->index].failed) {
-        core_pick(&s->core, t->index, work, shell_now());
-        if (work->kind == WORK_NONE) {
-            wait_for_work(t, work->wake_at);
+        core_pick(&s->core, t->index, &next->work, shell_now());
+        if (next->work.kind == WORK_NONE && pending->work.kind == WORK_NONE) {
+            wait_for_work(t, next->work.wake_at);
             continue;
         }
         uv_mutex_unlock(&s->lock);
-        struct imf_error err = {0};
-        imf_status status =
-            work->kind == WORK_STEP ? do_step(t, work, &err) : do_decode(t, work, &err);
-        if (status != IMF_OK) {
-            const char *reason = t->ops->device_error(t->backend);
-            snprintf(err.message, sizeof(err.message), "%s",
-                     reason[0] != '\0' ? reason : imf_status_sentence(status));
-        }
+        if (next->work.kind == WORK_NONE)
+            land(t, pending, next);
+        else
+            fly(t, next, pending);
+        struct flight *begun = next;
+        next = pending;
+        pending = begun;
         uv_mutex_lock(&s->lock);
-        uint64_t now = shell_now();
-        t->busy_us += now - work->started_at;
-        core_complete(&s->core, t->index, work, status, err.message, now);
-        if (status != IMF_OK)
-            device_lost(t, err.message);
-        if (!list_empty(&s->core.events) || !list_empty(&s->core.to_encode))
-            uv_async_send(&s->wake);
     }
     uv_mutex_unlock(&s->lock);
-    free(work);
+    land(t, pending, next);
+    free(flights);
 }
 
 static void close_device(struct engine_thread *t)

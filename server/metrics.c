@@ -200,6 +200,27 @@ static void write_device(struct buffer *b, struct scheduler *s, int index)
                   first.info->device, arena);
 }
 
+static const char *device_label(const struct sched_device_status *d)
+{
+    return d->info != NULL ? d->info->device : d->name;
+}
+
+static void write_device_up(struct buffer *b, struct scheduler *s, int index)
+{
+    struct sched_device_status first, other;
+    bool up = true;
+    sched_device_get(s, index, &first);
+    for (int i = 0; i < sched_device_count(s); i++) {
+        sched_device_get(s, i, &other);
+        if (strcmp(device_label(&other), device_label(&first)) != 0)
+            continue;
+        if (i < index)
+            return;
+        up &= !other.failed;
+    }
+    buffer_printf(b, "imfd_device_up{device=\"%s\"} %d\n", device_label(&first), up);
+}
+
 static void write_models(struct buffer *b, struct scheduler *s)
 {
     struct sched_model_status status;
@@ -209,6 +230,9 @@ static void write_models(struct buffer *b, struct scheduler *s)
         buffer_printf(b, "imfd_model_info{model=\"%s\",fingerprint=\"%s\"} 1\n", status.id,
                       status.info != NULL ? status.info->fingerprint : "");
     }
+    head(b, "imfd_device_up", "gauge", "0 when the device has failed.");
+    for (int i = 0; i < sched_device_count(s); i++)
+        write_device_up(b, s, i);
     head(b, "imfd_device_memory_bytes", "gauge", "Memory that models hold on a device.");
     for (int i = 0; i < sched_device_count(s); i++)
         write_device(b, s, i);

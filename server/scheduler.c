@@ -62,7 +62,6 @@ static void free_scheduler(struct scheduler *s)
         struct engine_thread *t = s->device[i];
         uv_cond_destroy(&t->wake);
         free((char *)t->params.device);
-        free(t->pixels);
         free(t);
     }
     for (int i = 0; i < SHELL_ENCODERS; i++)
@@ -477,6 +476,14 @@ static void on_wake(uv_async_t *handle)
         uv_mutex_unlock(&s->lock);
         if (changed)
             o->on_model(o->on_model_user, s, i);
+    }
+    for (int i = 0; o->on_device_lost != NULL && i < s->core.device_count; i++) {
+        uv_mutex_lock(&s->lock);
+        bool lost = s->device[i]->lost;
+        s->device[i]->lost = false;
+        uv_mutex_unlock(&s->lock);
+        if (lost)
+            o->on_device_lost(o->on_device_lost_user, s, i);
     }
 }
 

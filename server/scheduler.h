@@ -59,6 +59,9 @@ struct sched_options {
     /* A model became ready, sick or failed to load, or made progress in loading; may be NULL. */
     void (*on_model)(void *user, struct scheduler *s, int model);
     void *on_model_user;
+    /* A device failed, or could not be opened; may be NULL. */
+    void (*on_device_lost)(void *user, struct scheduler *s, int device);
+    void *on_device_lost_user;
 };
 
 void sched_options_init(struct sched_options *o); /* sets every default */

@@ -210,6 +210,8 @@ void core_pick(struct sched_core *c, int device, struct sched_work *work, uint64
  * status but IMF_OK the device counts as failed: all its pictures fail, others go on. */
 void core_complete(struct sched_core *c, int device, struct sched_work *work, imf_status status,
                    const char *message, uint64_t now);
+/* Work in hand is given up, right before its device fails: that fails its pictures too. */
+void core_abandon(struct sched_core *c, struct sched_work *work);
 /* The device is of no more use: as after a failed complete, without work in hand. */
 void core_device_failed(struct sched_core *c, int device, const char *message, uint64_t now);
 /* The next picture to encode, in hand until core_encoded; NULL when there is none. */

@@ -371,19 +371,26 @@ static void add_statistics(struct sched_core *c, const struct sched_work *work, 
     core_measure(&c->model[work->model], work->kind, work->n, us);
 }
 
+void core_abandon(struct sched_core *c, struct sched_work *work)
+{
+    for (int i = 0; i < work->n && work->kind != WORK_NONE; i++)
+        work->picture[i]->in_hand = false;
+    if (work->kind == WORK_DECODE)
+        c->encoding -= (uint32_t)work->n;
+    work->kind = WORK_NONE;
+}
+
 void core_complete(struct sched_core *c, int device, struct sched_work *work, imf_status status,
                    const char *message, uint64_t now)
 {
     assert(work->kind != WORK_NONE && work->n > 0);
-    for (int i = 0; i < work->n; i++)
-        work->picture[i]->in_hand = false;
     if (status != IMF_OK) {
-        if (work->kind == WORK_DECODE)
-            c->encoding -= (uint32_t)work->n;
+        core_abandon(c, work);
         core_device_failed(c, device, message, now);
-        work->kind = WORK_NONE;
         return;
     }
+    for (int i = 0; i < work->n; i++)
+        work->picture[i]->in_hand = false;
     add_statistics(c, work, now - work->started_at);
     /* First the good ones: failing a picture ends requests, which may drop pictures of this batch
      * that are no longer in hand. So those are taken one by one, and looked up no more. */

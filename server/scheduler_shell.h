@@ -37,14 +37,13 @@ struct engine_thread {
     /* The thread's own: */
     struct backend_device *backend;
     struct backend_model *model[SCHED_MAX_MODELS];
-    uint8_t *pixels; /* decode_batch pictures of the largest model */
-    size_t pixels_size;
     /* Under the lock: */
     bool waiting;
-    uint64_t busy_us;
+    uint64_t busy_us, busy_until;
     size_t weights_bytes, arena_bytes;
     const struct imf_engine_info *info;
     char message[504]; /* why it failed */
+    bool lost;         /* on_device_lost is due */
 };
 
 struct encoder {

@@ -615,11 +615,19 @@ static bool is_service_link(const char *name)
     return strncmp(name, "IMFD_PORT", 9) == 0 || strncmp(name, "IMFD_SERVICE_", 13) == 0;
 }
 
+/* The engine's own, see engine/cuda_loader.c: they name libraries and are no settings. */
+static bool is_engine_variable(const char *name)
+{
+    return strncmp(name, "IMFD_CUDA_DRIVER=", 17) == 0 ||
+           strncmp(name, "IMFD_CUDA_MODULE=", 17) == 0;
+}
+
 static imf_status read_environment(struct settings *s, char **environment, struct imf_error *err)
 {
     for (char **e = environment; *e != NULL; e++) {
         const char *equals = strchr(*e, '=');
-        if (equals == NULL || strncmp(*e, prefix, PREFIX_LENGTH) != 0 || is_service_link(*e))
+        if (equals == NULL || strncmp(*e, prefix, PREFIX_LENGTH) != 0 || is_service_link(*e) ||
+            is_engine_variable(*e))
             continue;
         char key[64];
         size_t length = (size_t)(equals - *e) - PREFIX_LENGTH;

@@ -64,6 +64,8 @@ static void cuda_destroy(struct imf__device *d)
     cudaSetDevice(c->ordinal);
     if (c->stream)
         cudaStreamSynchronize(c->stream);
+    if (c->copies)
+        cudaStreamSynchronize(c->copies);
     cuda_attention_plans_free(c);
     if (c->lt_preference)
         cublasLtMatmulPreferenceDestroy(c->lt_preference);
@@ -76,6 +78,8 @@ static void cuda_destroy(struct imf__device *d)
     }
     cudaFree(c->scratch);
     cudaFree(c->lt_workspace);
+    if (c->copies)
+        cudaStreamDestroy(c->copies);
     if (c->stream)
         cudaStreamDestroy(c->stream);
     free(c);
@@ -90,6 +94,12 @@ static const struct imf__device_ops ops = {
     .sync = cuda_sync,
     .graph_run = cuda_graph_run,
     .graph_free = cuda_graph_free,
+    .graph_prepare = cuda_graph_prepare,
+    .transfer_create = cuda_transfer_create,
+    .transfer_free = cuda_transfer_free,
+    .transfer_begin = cuda_transfer_begin,
+    .transfer_end = cuda_transfer_end,
+    .memory_free = cuda_memory_free,
     .linear_load = cuda_linear_load,
     .linear_free = cuda_linear_free,
     .swiglu_load = cuda_swiglu_load,
@@ -132,6 +142,7 @@ static void describe(struct cuda_device *c, const struct cudaDeviceProp *prop)
              runtime % 1000 / 10, lt / 10000, lt / 100 % 100);
     info->precision = c->base.precision;
     info->threads = 1;
+    info->overlaps = true;
     cudaMemGetInfo(&info->memory_free, &info->memory_total);
 }
 
@@ -139,6 +150,7 @@ static void describe(struct cuda_device *c, const struct cudaDeviceProp *prop)
 static imf_status open_libraries(struct cuda_device *c)
 {
     CUDA_TRY(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
+    CUDA_TRY(c, cudaStreamCreateWithFlags(&c->copies, cudaStreamNonBlocking));
     for (int i = 0; i < 2; i++) {
         CUDA_TRY(c, cudaMallocHost(&c->staging[i].pinned, CUDA_STAGING_BYTES));
         CUDA_TRY(c, cudaEventCreateWithFlags(&c->staging[i].done, cudaEventDisableTiming));

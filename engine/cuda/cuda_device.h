@@ -1,6 +1,6 @@
-/* Inside the CUDA device: its state, error handling, work memory. Everything runs on one stream, so
- * operations order themselves; nothing waits except download, sync, and upload when both of its
- * pinned buffers are still in flight. */
+/* Inside the CUDA device: its state, error handling, work memory. Everything that computes runs on
+ * one stream, so operations order themselves; transfers copy on a second one. Nothing waits except
+ * download, sync, transfer_end, and upload when both of its pinned buffers are still in flight. */
 #ifndef IMF__CUDA_DEVICE_H
 #define IMF__CUDA_DEVICE_H
 
@@ -26,7 +26,7 @@ struct cuda_device {
     int ordinal;
     int sm; /* 90 for compute capability 9.0 */
     enum k_type act;
-    cudaStream_t stream;
+    cudaStream_t stream, copies;
     cublasLtHandle_t lt;
     void *lt_workspace;
     size_t lt_workspace_bytes;
@@ -40,8 +40,7 @@ struct cuda_device {
     size_t scratch_capacity, scratch_wanted;
     unsigned scratch_generation;
     bool capturing;
-    bool capture_broken; /* the pass being captured waited for the device: it stays eager */
-    bool sick;           /* a CUDA call failed: every further call is refused with base.error */
+    bool sick; /* a CUDA call failed: every further call is refused with base.error */
     struct cuda_attention_plan *plans; /* of attention_single; owned list */
 };
 
@@ -110,12 +109,20 @@ static inline int cuda_round_up(int x, int to)
     return (x + to - 1) / to * to;
 }
 
-/* ---- memory.c, graph.c ---- */
+/* ---- memory.c, transfer.c, graph.c ---- */
 imf_status cuda_alloc(struct imf__device *d, void **out, size_t bytes, bool weight);
 void cuda_free(struct imf__device *d, void *p);
 imf_status cuda_upload(struct imf__device *d, void *dst, const void *src, size_t bytes);
 imf_status cuda_download(struct imf__device *d, void *dst, const void *src, size_t bytes);
 imf_status cuda_sync(struct imf__device *d);
+imf_status cuda_memory_free(struct imf__device *d, size_t *bytes);
+imf_status cuda_transfer_create(struct imf__device *d, struct imf__transfer **out, size_t bytes);
+void cuda_transfer_free(struct imf__device *d, struct imf__transfer *t);
+imf_status cuda_transfer_begin(struct imf__device *d, struct imf__transfer *t, const void *src,
+                               size_t bytes);
+imf_status cuda_transfer_end(struct imf__device *d, struct imf__transfer *t, const void **host);
+imf_status cuda_graph_prepare(struct imf__device *d, struct imf__graph **slots, imf__forward_fn fn,
+                              void *ctx, int max);
 imf_status cuda_graph_run(struct imf__device *d, struct imf__graph **slot, imf__forward_fn fn,
                           void *ctx, int B);
 void cuda_graph_free(struct imf__device *d, struct imf__graph *g);

@@ -1,14 +1,13 @@
-/* One CUDA graph per forward function and batch size. The first call runs the pass eagerly, which
- * loads every kernel and gives the caller its result, and then captures it; later calls replay.
- * Eager and replayed passes are the same launches on the same memory, hence the same bits. A pass
- * that downloads on its way (a test that looks at every stage) cannot be captured and stays eager.
- */
+/* One CUDA graph per forward function and batch size, captured when a model loads: one pass runs
+ * eagerly, which loads every kernel, then all batch sizes are captured without running. What was
+ * not prepared (InceptionV3's one size) runs eagerly the first time and is captured then. Eager and
+ * replayed passes are the same launches on the same memory, hence the same bits. */
 #include "cuda_device.h"
 
 #include <stdlib.h>
 
 struct imf__graph {
-    cudaGraphExec_t exec; /* NULL: the pass cannot be captured and runs eagerly */
+    cudaGraphExec_t exec;
     unsigned scratch_generation;
 };
 
@@ -25,7 +24,6 @@ static imf_status capture(struct cuda_device *c, struct imf__graph **out, imf__f
         CUDA_TRY(c, error);
     }
     c->capturing = true;
-    c->capture_broken = false;
     imf_status status = fn(ctx, B);
     c->capturing = false;
     /* Ends the capture even when fn failed, else the stream stays unusable. */
@@ -35,12 +33,6 @@ static imf_status capture(struct cuda_device *c, struct imf__graph **out, imf__f
     if (graph)
         cudaGraphDestroy(graph);
     if (status == IMF_OK && error == cudaSuccess) {
-        g->scratch_generation = c->scratch_generation;
-        *out = g;
-        return IMF_OK;
-    }
-    if (c->capture_broken && !c->sick) {
-        cudaGetLastError();
         g->scratch_generation = c->scratch_generation;
         *out = g;
         return IMF_OK;
@@ -58,28 +50,37 @@ void cuda_graph_free(struct imf__device *d, struct imf__graph *g)
         return;
     cudaSetDevice(c->ordinal);
     cudaStreamSynchronize(c->stream); /* it may still run */
-    if (g->exec)
-        cudaGraphExecDestroy(g->exec);
+    cudaGraphExecDestroy(g->exec);
     free(g);
 }
 
-/* With slot NULL the pass always runs eagerly: selfcheck compares the two. */
+imf_status cuda_graph_prepare(struct imf__device *d, struct imf__graph **slots, imf__forward_fn fn,
+                              void *ctx, int max)
+{
+    CUDA_ENTER(d);
+    IMF_TRY(fn(ctx, 1));
+    for (int B = 1; B <= max; B++)
+        IMF_TRY(capture(c, &slots[B - 1], fn, ctx, B));
+    return cuda_sync(d);
+}
+
 imf_status cuda_graph_run(struct imf__device *d, struct imf__graph **slot, imf__forward_fn fn,
                           void *ctx, int B)
 {
     CUDA_ENTER(d);
-    if (d->dry || !slot || c->capturing)
+    if (d->dry || d->eager || c->capturing)
         return fn(ctx, B);
-    if (*slot && (*slot)->scratch_generation != c->scratch_generation) {
-        cuda_graph_free(d, *slot); /* another model has made the work memory grow since */
+    if (!*slot) {
+        IMF_TRY(fn(ctx, B));
+        return capture(c, slot, fn, ctx, B);
+    }
+    if ((*slot)->scratch_generation != c->scratch_generation) {
+        /* Another model has made the work memory grow since. Its kernels are loaded: no eager pass
+         * is needed. */
+        cuda_graph_free(d, *slot);
         *slot = NULL;
+        IMF_TRY(capture(c, slot, fn, ctx, B));
     }
-    if (*slot && !(*slot)->exec)
-        return fn(ctx, B);
-    if (*slot) {
-        CUDA_TRY(c, cudaGraphLaunch((*slot)->exec, c->stream));
-        return IMF_OK;
-    }
-    IMF_TRY(fn(ctx, B));
-    return capture(c, slot, fn, ctx, B);
+    CUDA_TRY(c, cudaGraphLaunch((*slot)->exec, c->stream));
+    return IMF_OK;
 }

@@ -104,11 +104,18 @@ void cuda_free(struct imf__device *d, void *p)
     cudaFree(p);
 }
 
+imf_status cuda_memory_free(struct imf__device *d, size_t *bytes)
+{
+    CUDA_ENTER(d);
+    size_t total = 0;
+    CUDA_TRY(c, cudaMemGetInfo(bytes, &total));
+    return IMF_OK;
+}
+
 imf_status cuda_may_wait(struct cuda_device *c)
 {
     if (!c->capturing)
         return IMF_OK;
-    c->capture_broken = true;
     return cuda_refuse(c, "a pass that copies to or from the host cannot be captured");
 }
 

@@ -7,6 +7,7 @@ set(IMF_CUDA_HOST_SOURCES
     ${PROJECT_SOURCE_DIR}/engine/cuda/matrices.c
     ${PROJECT_SOURCE_DIR}/engine/cuda/memory.c
     ${PROJECT_SOURCE_DIR}/engine/cuda/tokens.c
+    ${PROJECT_SOURCE_DIR}/engine/cuda/transfer.c
     ${PROJECT_SOURCE_DIR}/engine/status.c
 )
 set(IMF_KERNEL_SOURCES

@@ -84,7 +84,8 @@ static bool made_up(struct picture *p)
            o->model_load(&model, device, &mp, NULL) == IMF_OK &&
            o->lane_create(&lane, model) == IMF_OK &&
            o->lane_start(lane, model, 1, 1, &s, NULL) == IMF_OK &&
-           o->step(model, &lane, 1) == IMF_OK && o->decode(model, &lane, 1, p->rgb) == IMF_OK;
+           o->step_begin(model, &lane, 1) == IMF_OK && o->step_end(model, &lane, 1) == IMF_OK &&
+           o->decode_begin(model, &lane, 1) == IMF_OK && o->decode_end(model, &p->rgb) == IMF_OK;
 }
 
 struct result {

@@ -1173,7 +1173,9 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
         s,
         [nodes]() -> cudaError_t {
             for (const graph_node &n : *nodes) {
-                cudaError_t e = n.run();
+                cudaError_t e = emu_take_launch_failure();
+                if (e == cudaSuccess)
+                    e = n.run();
                 if (e != cudaSuccess)
                     return e;
             }

@@ -262,7 +262,7 @@ static struct sched_spec mixed(int i)
 START_TEST(test_same_bytes)
 {
     static uint64_t alone[MIXED][5];
-    const char *devices[] = {"fake:size=32,max_batch=5", "fake:size=32,max_batch=5"};
+    const char *devices[] = {"fake:size=32,max_batch=5,overlap=1", "fake:size=32,max_batch=5"};
     start(devices, 1, 2, no_cache);
     wait_loaded();
     for (int i = 0; i < MIXED; i++) {
@@ -305,7 +305,9 @@ END_TEST
 START_TEST(test_cancel_at_random)
 {
     struct backend_fake_control *control = backend_fake_control_new("c");
-    start((const char *[]){"fake:size=64,name=c,step_us=300,decode_us=100"}, 1, 1, no_cache);
+    const char *device = _i % 2 == 0 ? "fake:size=64,name=c,step_us=300,decode_us=100"
+                                     : "fake:size=64,name=c,step_us=300,decode_us=100,overlap=1";
+    start(&device, 1, 1, no_cache);
     wait_loaded();
     enum { CLIENTS = 600 };
     static struct asked *asked[CLIENTS];
@@ -372,8 +374,9 @@ END_TEST
 START_TEST(test_device_fails)
 {
     struct backend_fake_control *control = backend_fake_control_new("f");
-    start((const char *[]){"fake:name=f,size=16,step_us=1000", "fake:size=16,step_us=1000"}, 2, 1,
-          no_cache);
+    start(
+        (const char *[]){"fake:name=f,size=16,step_us=1000,overlap=1", "fake:size=16,step_us=1000"},
+        2, 1, no_cache);
     wait_loaded();
     struct sched_spec spec = spec_of(1, 1, 400, 4);
     struct asked *a = ask(&spec);
@@ -436,7 +439,7 @@ END_TEST
 /* Stopped in the middle of everything: every request hears of it, nothing leaks. */
 START_TEST(test_stop)
 {
-    start((const char *[]){"fake:size=64,step_us=2000"}, 1, 1, no_cache);
+    start((const char *[]){"fake:size=64,step_us=2000,overlap=1"}, 1, 1, no_cache);
     wait_loaded();
     struct asked *asked[50];
     for (int i = 0; i < 50; i++) {
