@@ -221,6 +221,7 @@ static void find_route(struct api_call *c)
     const char *at = path.text + root_length, *end = path.text + path.length;
     if (at == end && root_length > 0) { /* "/images" itself */
         c->route = ROUTE_PAGE;
+        c->bare_root = true;
         return;
     }
     if (at == end || *at != '/')
@@ -435,6 +436,17 @@ static void run_named(struct api_call *c, void (*get)(struct api_call *, const c
     api_fail(c, &p);
 }
 
+/* The page's links are relative: they hold below "/images/" and not at "/images". So is the
+ * address given here, which thereby holds below a proxy's own prefix too. */
+static void redirect_to_slash(struct api_call *c)
+{
+    char location[256];
+    snprintf(location, sizeof(location), "%s/", strrchr(c->api->settings->root_path, '/') + 1);
+    http_header(c->http, "Location", location);
+    api_common_headers(c);
+    http_reply_static(c->http, 308, "", 0);
+}
+
 static void on_request(void *user, struct http_request *r)
 {
     struct api_call *c = r->user;
@@ -476,7 +488,10 @@ static void on_request(void *user, struct http_request *r)
         api_get_openapi(c);
         break;
     case ROUTE_PAGE:
-        api_get_asset(c, "index.html");
+        if (c->bare_root)
+            redirect_to_slash(c);
+        else
+            api_get_asset(c, "index.html");
         break;
     case ROUTE_ASSET:
         run_named(c, api_get_asset);

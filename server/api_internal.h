@@ -82,8 +82,9 @@ struct api_call {
     struct {
         const char *text; /* still encoded, not terminated */
         size_t length;
-    } part[3];    /* the variable parts of the path */
-    bool trusted; /* the peer is a trusted proxy */
+    } part[3];      /* the variable parts of the path */
+    bool bare_root; /* the target is root_path without the slash behind it */
+    bool trusted;   /* the peer is a trusted proxy */
     char client[PROXY_ADDRESS_SIZE];
     char key[KEYS_MAX_NAME + 1];  /* name of the API key, "" without */
     char id[129];                 /* X-Request-Id */

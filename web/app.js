@@ -7,6 +7,7 @@ import { Gallery, pictureBlob } from './gallery.js';
 import { HINTS, plan, randomSeed } from './plan.js';
 import { Problem } from './problem.js';
 import { copy } from './save.js';
+import { askForKey, connect, info, models } from './server.js';
 import { Viewer } from './viewer.js';
 
 const $ = (id) => document.getElementById(id);
@@ -25,83 +26,35 @@ const classField = new ClassField($('class'), $('class-list'), $('chips'), (c) =
 });
 const artist = new Artist(gallery, { begin, progress, end, problem: failed });
 const speed = {}; // measured ms a picture, by model
-let models = [];
 let first = null; // seed of the newest run's first picture
-let connecting = null;
 let illustrated = null; // the model whose classes are on show as pictures
 let liveChosen = false; // by hand, not by the model's speed
 
-/* ---- Models and the server's state ---- */
+/* ---- Models ---- */
 
-const info = (id = $('model').value) => models.find((m) => m.id === id)?.imfd || {};
-const fast = () => (speed[$('model').value] ?? (info().parameters < SMALL ? 0 : Infinity)) < FAST_MS;
+const fast = () => (speed[$('model').value] ?? (info($('model').value).parameters < SMALL ? 0 : Infinity)) < FAST_MS;
 
-function state(kind, text) {
-  $('state').dataset.state = kind;
-  if ($('state').textContent !== text) $('state').textContent = text;
-}
-
-function loading(list) {
-  const done = list.reduce((sum, m) => sum + (m.imfd.loaded ?? 1), 0) / list.length;
-  $('empty-text').textContent = `Loading ${list.map((m) => m.id).join(', ')}: ${Math.round(done * 100)} %`;
-  $('loading').hidden = false;
-  $('loading').value = done;
-}
-
-// One look at the server. True when it can draw.
-async function look() {
-  try {
-    models = (await get('v1/models')).data;
-  } catch (e) {
-    state('bad', e.status === 401 ? 'this server asks for an API key' : `no answer: ${e.message}`);
-    $('empty-text').textContent = e.status === 401 ? 'This server asks for an API key.' : 'The server does not answer.';
-    if (e.status === 401) askForKey();
-    return false;
-  }
-  const waiting = models.filter((m) => m.imfd.state === 'loading');
-  const ready = models.filter((m) => m.imfd.state === 'ready');
-  if (waiting.length) {
-    state('wait', `loading ${waiting.map((m) => m.id).join(', ')}`);
-    loading(waiting);
-    return false;
-  }
-  if (!ready.length) {
-    state('bad', 'no model could be loaded; see the log of the server');
-    $('empty-text').textContent = 'No model could be loaded: the log of the server tells why.';
-    return false;
-  }
-  const { device, precision } = ready[0].imfd;
-  state('good', `${models.length > 1 ? `${models.length} models` : ready[0].id} on ${device}, ${precision}`);
-  $('empty-text').textContent = 'Choose a class and press Draw. Each picture takes one step.';
-  $('loading').hidden = true;
-  return true;
-}
-
-// Looks until the server can draw; after an outage this also takes the message away.
-function connect() {
-  connecting ??= (async () => {
-    while (!await look()) await new Promise((resolve) => setTimeout(resolve, 700));
-    connecting = null;
-  })();
-  return connecting;
-}
-
-function askForKey() {
-  if (!$('key-label').hidden) return;
-  $('key-label').hidden = false;
-  $('key').focus();
-}
+const options = (list) => list.map((m) => {
+  const option = new Option(m.imfd.state === 'ready' ? m.id : `${m.id} (${m.imfd.state})`, m.id);
+  option.disabled = m.imfd.state !== 'ready';
+  return option;
+});
 
 function fillModels() {
-  for (const select of [$('model'), $('other')]) {
-    select.replaceChildren(...models.map((m) => new Option(m.id, m.id)));
-  }
-  if (models.length > 1) $('other').selectedIndex = 1;
-  $('compare-label').hidden = $('model-label').hidden = models.length < 2;
+  $('model').replaceChildren(...options(models));
+  $('model-label').hidden = models.length < 2;
+}
+
+// Models that know the same classes can be compared.
+function fillOthers() {
+  const others = models.filter((m) => m.id !== $('model').value && m.imfd.classes === info($('model').value).classes && m.imfd.state === 'ready');
+  $('other').replaceChildren(...options(others));
+  $('compare-label').hidden = !others.length;
+  if (!others.length && mode() === 'models') mode('seeds');
 }
 
 function useDefaults() {
-  const d = info().defaults;
+  const d = info($('model').value).defaults;
   if (!d) return;
   $('omega').value = d.omega;
   $('steps').value = d.steps;
@@ -112,13 +65,14 @@ function useDefaults() {
 
 async function useModel() {
   const id = $('model').value;
-  $('steps').max = info().max_steps || 64;
-  $('count').max = info().max_n || 64;
+  $('steps').max = info($('model').value).max_steps || 64;
+  $('count').max = info($('model').value).max_n || 64;
   if (!liveChosen) $('live').checked = fast();
   useDefaults();
-  classField.setClasses((await get(`v1/classes?limit=${info().classes || 1000}&model=${encodeURIComponent(id)}`)).data);
+  fillOthers();
+  classField.setClasses((await get(`v1/classes?limit=${info($('model').value).classes || 1000}&model=${encodeURIComponent(id)}`)).data);
   illustrated = null;
-  classField.suggest(classField.few() && info().parameters < SMALL);
+  classField.suggest(classField.few() && info($('model').value).parameters < SMALL);
 }
 
 // Once the first pictures are there: classes as pictures, behind everything that anybody waits for.
@@ -127,7 +81,7 @@ async function illustrate() {
   if (illustrated === id || $('chips').className !== 'pictured') return;
   illustrated = id;
   const labels = classField.classes.map((c) => c.index);
-  const most = info().max_n || 1;
+  const most = info($('model').value).max_n || 1;
   try {
     for (let i = 0; i < labels.length; i += most) {
       const classes = labels.slice(i, i + most);
@@ -233,9 +187,10 @@ function remember() {
 
 function recall(p) {
   if (p.class !== undefined) classField.set(p.class);
-  for (const [id, name] of [['seed', 'seed'], ['steps', 'steps'], ['omega', 'omega'], ['t-min', 't_min'], ['t-max', 't_max'], ['count', 'n'], ['other', 'other']]) {
+  for (const [id, name] of [['seed', 'seed'], ['steps', 'steps'], ['omega', 'omega'], ['t-min', 't_min'], ['t-max', 't_max'], ['count', 'n']]) {
     if (p[name] !== undefined && p[name] !== null) $(id).value = p[name];
   }
+  if ([...$('other').options].some((o) => o.value === p.other)) $('other').value = p.other;
   showOmega();
 }
 
@@ -244,7 +199,7 @@ function followAddress() {
   const p = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   if (!Object.keys(p).length) return false;
   recall({ seed: '', ...p });
-  mode(p.mode);
+  mode(p.mode === 'models' && !$('other').value ? 'seeds' : p.mode);
   draw(/^\d{1,16}$/.test(p.drew) && !p.seed ? Number(p.drew) : undefined);
   return true;
 }

@@ -9,6 +9,7 @@ import tempfile
 import unittest
 
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -44,7 +45,12 @@ def start_browser(downloads):
         options.add_argument(flag)
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=Service(os.environ["CHROMEDRIVER"]))
+    for attempt in range(3):  # on a busy machine it may not come up in the time chromedriver gives it
+        try:
+            return webdriver.Chrome(options=options, service=Service(os.environ["CHROMEDRIVER"]))
+        except WebDriverException:
+            if attempt == 2:
+                raise
 
 
 class PageCase(unittest.TestCase):

@@ -88,8 +88,7 @@ class Access(PageCase):
         self.driver.switch_to.active_element.send_keys(Keys.ENTER)
         self.until(lambda: self.id("viewer").is_displayed())
         self.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
-        self.until(lambda: not self.id("viewer").is_displayed())
-        self.assertEqual(at(), 4)
+        self.until(lambda: not self.id("viewer").is_displayed() and at() == 4)
 
     def test_phone(self):
         self.phone()

@@ -136,7 +136,7 @@ class Page(PageCase):
         self.assertIn("45", self.id("viewer-facts").text)
         self.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
         self.until(lambda: not self.id("viewer").is_displayed())
-        self.assertIn("seed 45", self.js("return document.activeElement.querySelector('img').alt"), "the focus is where one was")
+        self.until(lambda: "seed 45" in self.js("return document.activeElement.querySelector('img')?.alt || ''"))  # where one was
 
     def test_walk_from_a_picture(self):
         """Seeds by key and by holding, guidance by slider; the pictures found are drawn live and can be kept."""
@@ -193,6 +193,10 @@ class Page(PageCase):
         self.drawn(12)
         self.assertEqual(self.captions()[:3], ["demo · 42", "demo-fp32 · 42", "demo · 43"])
         self.shot("compare")
+        self.assertEqual([o.text for o in self.all("#other option")], ["demo-fp32"], "not the one with other classes, nor itself")
+        self.change("model", "thousand")
+        self.until(lambda: "1000" in self.id("class").get_attribute("placeholder"))
+        self.assertFalse(self.id("compare-label").is_displayed())
 
     def test_save_all(self):
         self.without_policy()

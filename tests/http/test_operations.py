@@ -209,6 +209,8 @@ class Proxies(unittest.TestCase):
         with Server("--root-path", "/images") as server:
             self.assertEqual(server.get("/images/livez").status, 200)
             self.assertEqual(server.get("/images/").status, 200)
+            r = server.get("/images")  # where the page's relative links would not hold
+            self.assertEqual((r.status, r.headers["Location"]), (308, "images/"))
             for path in ("/livez", "/imageslivez", "/image/livez"):
                 self.assertEqual(server.get(path).status, 404, path)
             r = server.post("/images/v1/images/generations", {"prompt": "otter", "response_format": "url"})
