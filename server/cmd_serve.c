@@ -143,6 +143,23 @@ static imf_status default_models(struct settings *settings, struct imf_error *er
     return settings_add_model(settings, "demo", demo.checkpoint, demo.decoder);
 }
 
+/* Which devices work, and why "auto" found no GPU. */
+static void log_devices(struct server *s)
+{
+    for (int i = 0; i < sched_device_count(s->scheduler); i++) {
+        struct sched_device_status status;
+        char reason[256] = "";
+        sched_device_get(s->scheduler, i, &status);
+        if (status.info == NULL || status.failed)
+            continue;
+        if (strcmp(status.name, "auto") == 0)
+            (void)imf_cuda_device_count(reason, sizeof(reason));
+        log_write(s->log, LOG_INFO, "device %s in %s: %s%s%s", status.info->device,
+                  imf_precision_name(status.info->precision), status.info->description,
+                  reason[0] != '\0' ? "; " : "", reason);
+    }
+}
+
 static void on_model(void *user, struct scheduler *scheduler, int model)
 {
     struct server *s = user;
@@ -156,6 +173,7 @@ static void on_model(void *user, struct scheduler *scheduler, int model)
     }
     if (!s->ready_logged && sched_ready(scheduler)) {
         s->ready_logged = true;
+        log_devices(s);
         log_write(s->log, LOG_INFO, "ready");
         notify_send(&s->notify, "READY=1\nSTATUS=serving");
     }

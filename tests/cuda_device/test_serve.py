@@ -11,7 +11,7 @@ EMULATOR = {k: os.environ[k] for k in ("IMFD_CUDA_DRIVER", "IMFD_CUDA_MODULE")}
 
 
 class Devices(unittest.TestCase):
-    def start(self, **env):
+    def start(self, device="cuda:0,1", **env):
         self.folder = tempfile.TemporaryDirectory()
         self.addCleanup(self.folder.cleanup)
         weights = os.path.join(self.folder.name, "pixels.safetensors")
@@ -22,13 +22,14 @@ class Devices(unittest.TestCase):
         with open(config, "w", encoding="utf-8") as f:
             json.dump({"models": [{"id": "tiny", "checkpoint": weights, "decoder": "none"}]}, f)
         server = Server("--config", config, "--max-batch", "2", "--decode-batch", "1",
-                        device="cuda:0,1",
-                        env=dict(EMULATOR, IMF_EMU_DEVICES="2", IMF_EMU_FEW_RUNS="1", **env))
+                        device=device,
+                        env=dict(EMULATOR, IMF_EMU_FEW_RUNS="1", **{"IMF_EMU_DEVICES": "2", **env}))
         self.addCleanup(server.stop)
         return server
 
     def test_two(self):
         server = self.start()
+        self.assertIn("device cuda:0 in bf16: Emulated H100", server.log())
         self.assertEqual(server.get("/readyz").json(), {"status": "ready"})
         metrics = server.get("/metrics").body.decode()
         self.assertIn('imfd_device_up{device="cuda:0"} 1\n', metrics)
@@ -45,6 +46,11 @@ class Devices(unittest.TestCase):
         metrics = server.get("/metrics").body.decode()
         self.assertIn('imfd_device_up{device="cuda:0"} 1\n', metrics)
         self.assertIn('imfd_device_up{device="cuda:1"} 0\n', metrics)
+
+    def test_none(self):
+        """The same program on a machine without a GPU says what it took, and why."""
+        log = self.start(device="auto", IMF_EMU_DEVICES="0").log()
+        self.assertRegex(log, r"device cpu in \w+: .*; the NVIDIA driver finds no GPU")
 
 
 if __name__ == "__main__":
