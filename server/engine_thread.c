@@ -306,7 +306,10 @@ static void completed(struct engine_thread *t, struct flight *f, struct flight *
     t->busy_until = now;
     if (f->status != IMF_OK)
         core_abandon(&s->core, &other->work);
+    bool was_full = s->core.encoding >= s->core.options.max_encoding;
     core_complete(&s->core, t->index, &f->work, f->status, f->err.message, now);
+    if (was_full) /* pictures that need no PNG leave their place to another device's */
+        engine_threads_wake(s);
     if (f->status != IMF_OK)
         device_lost(t, f->err.message);
     if (!list_empty(&s->core.events) || !list_empty(&s->core.to_encode))

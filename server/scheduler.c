@@ -297,6 +297,7 @@ static void on_timer(uv_timer_t *handle)
     struct scheduler *s = handle->data;
     uv_mutex_lock(&s->lock);
     uint64_t next = core_expire(&s->core, shell_now());
+    engine_threads_wake(s); /* lanes and places in encoding may have become free */
     uv_mutex_unlock(&s->lock);
     s->timer_at = 0;
     arm_timer(s, next);
@@ -343,6 +344,8 @@ int sched_close(struct sched_request *r, enum sched_outcome outcome)
     struct scheduler *s = r->scheduler;
     uv_mutex_lock(&s->lock);
     int phase = core_close(&s->core, r, outcome);
+    if (outcome != SCHED_SENT) /* lanes and places in encoding may have become free */
+        engine_threads_wake(s);
     uv_mutex_unlock(&s->lock);
     return phase;
 }
