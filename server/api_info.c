@@ -1,17 +1,11 @@
-/* Everything that is not a picture: models, classes, health, metrics, documents. */
+/* Everything that is not a picture: models, classes, health, metrics. */
 #include "api_internal.h"
 #include "http_text.h"
 #include "png_encode.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-extern const struct embedded_file embedded_web[];
-extern const struct embedded_file embedded_openapi[];
 
 enum { MAX_BODY = 8 << 20 };
 
@@ -393,91 +387,6 @@ void api_get_version(struct api_call *c)
     json_object_end(&w);
     http_header(c->http, "Cache-Control", "no-cache");
     api_reply_json(c, 200, &body);
-}
-
-/* ---- Embedded files
- * ----------------------------------------------------------------------------------------- */
-
-static const char *type_of(const char *name)
-{
-    static const struct {
-        const char *suffix, *type;
-    } types[] = {{".html", "text/html; charset=utf-8"},
-                 {".css", "text/css; charset=utf-8"},
-                 {".js", "text/javascript; charset=utf-8"},
-                 {".json", "application/json"},
-                 {".svg", "image/svg+xml"},
-                 {".png", "image/png"},
-                 {".ico", "image/x-icon"},
-                 {".webmanifest", "application/manifest+json"},
-                 {".txt", "text/plain; charset=utf-8"}};
-    const char *dot = strrchr(name, '.');
-    for (size_t i = 0; dot != NULL && i < sizeof(types) / sizeof(types[0]); i++) {
-        if (strcmp(dot, types[i].suffix) == 0)
-            return types[i].type;
-    }
-    return "application/octet-stream";
-}
-
-static void reply_file(struct api_call *c, const struct embedded_file *file)
-{
-    struct http_request *r = c->http;
-    size_t size = (size_t)(file->end - file->data);
-    char etag[32];
-    snprintf(etag, sizeof(etag), "\"%016llx\"", (unsigned long long)XXH3_64bits(file->data, size));
-    http_header(r, "ETag", etag);
-    http_header(r, "Cache-Control", "no-cache");
-    api_common_headers(c);
-    if (r->headers[HTTP_IF_NONE_MATCH] != NULL &&
-        etag_matches(r->headers[HTTP_IF_NONE_MATCH], etag)) {
-        http_reply_static(r, 304, "", 0);
-        return;
-    }
-    http_header(r, "Content-Type", type_of(file->name));
-    if (c->route == ROUTE_PAGE || c->route == ROUTE_ASSET) {
-        http_header(r, "Content-Security-Policy",
-                    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: "
-                    "data:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action "
-                    "'none'; frame-ancestors 'none'");
-        http_header(r, "Referrer-Policy", "no-referrer");
-        http_header(r, "X-Frame-Options", "DENY");
-        http_header(r, "Cross-Origin-Opener-Policy", "same-origin");
-    }
-    http_reply_static(r, 200, file->data, size);
-}
-
-/* Below a root_path the document says so: its paths are relative to it. */
-void api_get_openapi(struct api_call *c)
-{
-    const struct embedded_file *file = &embedded_openapi[0];
-    const char *root = c->api->settings->root_path;
-    if (root[0] == '\0') {
-        reply_file(c, file);
-        return;
-    }
-    struct buffer body;
-    struct json_writer w;
-    buffer_init(&body, MAX_BODY);
-    json_init(&w, &body);
-    buffer_append_text(&body, "{\"servers\": [{\"url\": ");
-    json_string(&w, root);
-    buffer_append_text(&body, "}],");
-    buffer_append(&body, file->data + 1, (size_t)(file->end - file->data) - 1); /* after its '{' */
-    http_header(c->http, "Cache-Control", "no-cache");
-    api_reply_json(c, 200, &body);
-}
-
-void api_get_asset(struct api_call *c, const char *name)
-{
-    struct api_problem p;
-    for (const struct embedded_file *f = embedded_web; f->name != NULL; f++) {
-        if (strcmp(f->name, name) == 0) {
-            reply_file(c, f);
-            return;
-        }
-    }
-    api_problem_set(&p, API_NOT_FOUND, NULL, "there is nothing at this address");
-    api_fail(c, &p);
 }
 
 /* ---- PNG text chunks

@@ -108,6 +108,7 @@ struct api {
     struct scheduler *scheduler;
     struct http_server *http;
     struct classes *imagenet;
+    struct assets *assets;
     struct api_model models[SCHED_MAX_MODELS];
     struct api_call *free_calls;
     struct picture_job *sse_jobs; /* that may want a ping */
@@ -142,6 +143,13 @@ void api_get_class(struct api_call *c, const char *name);
 void api_get_health(struct api_call *c);
 void api_get_metrics(struct api_call *c);
 void api_get_version(struct api_call *c);
+
+/* ---- api_assets.c: the page and /openapi.json
+ * -------------------------------------------------------------- */
+
+struct assets;                                       /* opaque */
+struct assets *assets_create(const char *root_path); /* NULL when out of memory */
+void assets_destroy(struct assets *a);               /* NULL is fine */
 void api_get_openapi(struct api_call *c);
 void api_get_asset(struct api_call *c, const char *name);
 

@@ -32,6 +32,7 @@ const char *http_method_name(enum http_method method); /* "GET"; "other" */
 /* Request headers the program reads, collected in one pass. */
 enum http_header {
     HTTP_ACCEPT,
+    HTTP_ACCEPT_ENCODING,
     HTTP_ACCESS_CONTROL_REQUEST_METHOD,
     HTTP_AUTHORIZATION,
     HTTP_CONTENT_LENGTH,

@@ -33,6 +33,7 @@ struct http_watch {
 
 static const char *const header_names[HTTP_HEADER_COUNT] = {
     [HTTP_ACCEPT] = "Accept",
+    [HTTP_ACCEPT_ENCODING] = "Accept-Encoding",
     [HTTP_ACCESS_CONTROL_REQUEST_METHOD] = "Access-Control-Request-Method",
     [HTTP_AUTHORIZATION] = "Authorization",
     [HTTP_CONTENT_LENGTH] = "Content-Length",

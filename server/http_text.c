@@ -94,6 +94,30 @@ static const char *skip_blanks(const char *s)
     return s + strspn(s, " \t");
 }
 
+/* The quality 0..1 that parameters ";...;q=0.5" of length n state; 1 without one. */
+static double quality_of(const char *text, size_t n)
+{
+    double quality = 1;
+    for (size_t i = 0; i < n; i++) {
+        if (text[i] != ';')
+            continue;
+        const char *parameter = skip_blanks(text + i + 1);
+        if ((parameter[0] == 'q' || parameter[0] == 'Q') && parameter[1] == '=') {
+            /* Three decimals at most, so no locale and no overflow. */
+            const char *q = parameter + 2;
+            double scale = 0.1;
+            quality = *q == '1' ? 1 : 0;
+            if ((*q == '0' || *q == '1') && q[1] == '.') {
+                for (q += 2; *q >= '0' && *q <= '9'; q++, scale /= 10)
+                    quality += scale * (*q - '0');
+            }
+            if (quality > 1)
+                quality = 1;
+        }
+    }
+    return quality;
+}
+
 /* One element "type/subtype;params;q=0.5" of length n: its quality, its specificity for `type`, or
  * -1 when it does not match. */
 static int match_range(const char *range, size_t n, const char *type, double *quality)
@@ -113,24 +137,7 @@ static int match_range(const char *range, size_t n, const char *type, double *qu
         specificity = 2;
     if (specificity < 0)
         return -1;
-    *quality = 1;
-    for (size_t i = name; i < n; i++) {
-        if (range[i] != ';')
-            continue;
-        const char *parameter = skip_blanks(range + i + 1);
-        if ((parameter[0] == 'q' || parameter[0] == 'Q') && parameter[1] == '=') {
-            /* Three decimals at most, so no locale and no overflow. */
-            const char *q = parameter + 2;
-            double scale = 0.1;
-            *quality = *q == '1' ? 1 : 0;
-            if ((*q == '0' || *q == '1') && q[1] == '.') {
-                for (q += 2; *q >= '0' && *q <= '9'; q++, scale /= 10)
-                    *quality += scale * (*q - '0');
-            }
-            if (*quality > 1)
-                *quality = 1;
-        }
-    }
+    *quality = quality_of(range + name, n - name);
     return specificity;
 }
 
@@ -154,6 +161,21 @@ double accept_quality(const char *accept, const char *type, int *specificity)
     }
     *specificity = best_specificity < 0 ? 0 : best_specificity;
     return best_specificity < 0 ? 0 : best;
+}
+
+bool encoding_accepted(const char *accept, const char *coding)
+{
+    bool accepted = false;
+    while (accept != NULL && *accept != '\0') {
+        accept = skip_blanks(accept);
+        size_t n = strcspn(accept, ","), name = strcspn(accept, ",; \t");
+        if (name == strlen(coding) && strncasecmp(accept, coding, name) == 0)
+            return quality_of(accept + name, n - name) > 0; /* the name decides, not "*" */
+        if (name == 1 && *accept == '*')
+            accepted = quality_of(accept + name, n - name) > 0;
+        accept += n + (accept[n] == ',');
+    }
+    return accepted;
 }
 
 bool etag_matches(const char *if_none_match, const char *etag)

@@ -26,6 +26,9 @@ int query_next(const char **query, struct query_pair *out);
  */
 double accept_quality(const char *accept, const char *type, int *specificity);
 
+/* Whether an Accept-Encoding value wants `coding` ("gzip"), by name or by "*"; NULL does not. */
+bool encoding_accepted(const char *accept, const char *coding);
+
 /* Whether an If-None-Match value names the entity tag (quotes included) or is "*". */
 bool etag_matches(const char *if_none_match, const char *etag);
 

@@ -58,6 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int specificity;
     double quality = accept_quality(text, "image/png", &specificity);
     check(quality >= 0 && quality <= 1 && specificity >= 0 && specificity <= 2);
+    (void)encoding_accepted(text, "gzip");
     (void)etag_matches(text, "\"0123\"");
     char client[PROXY_ADDRESS_SIZE];
     proxy_client(trust, "10.1.1.1", text, client);

@@ -1,4 +1,5 @@
 """GET and HEAD: the picture as a resource, models, classes, health, metrics, the page."""
+import gzip
 import re
 import unittest
 
@@ -135,6 +136,25 @@ class Resource(ServerTest):
         again = self.server.get("/", if_none_match=r.headers["ETag"])
         self.assertEqual((again.status, again.body), (304, b""))
         self.assertEqual(self.server.get("/web/index.html").body, r.body)
+
+    def test_compressed(self):
+        """The page's files and /openapi.json are gzipped for those who take that, under a tag of their own."""
+        for path in ("/", "/web/style.css", "/openapi.json"):
+            plain = self.server.get(path)
+            self.assertNotIn("Content-Encoding", plain.headers)
+            packed = self.server.get(path, accept_encoding="br, gzip;q=0.8")
+            self.assertEqual((packed.status, packed.headers["Content-Encoding"]), (200, "gzip"))
+            self.assertEqual(gzip.decompress(packed.body), plain.body)
+            self.assertLess(len(packed.body), 0.5 * len(plain.body))
+            self.assertNotEqual(packed.headers["ETag"], plain.headers["ETag"])
+            for r in (plain, packed):
+                self.assertIn("Accept-Encoding", r.headers["Vary"])
+            for other in ("identity", "gzip;q=0", "br", "*;q=0"):
+                self.assertEqual(self.server.get(path, accept_encoding=other).body, plain.body)
+            again = self.server.get(path, accept_encoding="*", if_none_match=packed.headers["ETag"])
+            self.assertEqual((again.status, again.headers["ETag"]), (304, packed.headers["ETag"]))
+            again = self.server.get(path, if_none_match=packed.headers["ETag"])
+            self.assertEqual((again.status, again.body), (200, plain.body))
 
     def test_openapi(self):
         v = self.server.get("/openapi.json").json()

@@ -203,6 +203,26 @@ START_TEST(test_accept)
 }
 END_TEST
 
+START_TEST(test_accept_encoding)
+{
+    static const struct {
+        const char *accept;
+        bool accepted;
+    } cases[] = {{NULL, false},
+                 {"", false},
+                 {"gzip", true},
+                 {"br, GZIP ;q=0.5", true},
+                 {"gzip;q=0, *", false},
+                 {"*, gzip;q=0", false},
+                 {"*", true},
+                 {"*;q=0.0", false},
+                 {"gzipx, xgzip", false},
+                 {",,deflate", false}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        ck_assert_msg(encoding_accepted(cases[i].accept, "gzip") == cases[i].accepted, "%zu", i);
+}
+END_TEST
+
 START_TEST(test_texts)
 {
     char text[8];
@@ -339,6 +359,7 @@ int main(void)
     tcase_add_test(tc, test_buffer_maximum);
     tcase_add_test(tc, test_base64);
     tcase_add_test(tc, test_accept);
+    tcase_add_test(tc, test_accept_encoding);
     tcase_add_test(tc, test_texts);
     tcase_add_test(tc, test_keys);
     tcase_add_test(tc, test_proxy);
