@@ -19,6 +19,18 @@ install(FILES ${packaging}/imfd.bash RENAME imfd
 install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/docs/api.md
     ${PROJECT_SOURCE_DIR}/docs/operations.md ${packaging}/copyright
     DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/imfd COMPONENT runtime)
+# What is in it and what it is linked with, of the program as it was just laid out (stripped or not).
+install(CODE "
+    set(prefix \$ENV{DESTDIR}\${CMAKE_INSTALL_PREFIX})
+    set(bill \${prefix}/${CMAKE_INSTALL_DATADIR}/doc/imfd/sbom.json)
+    execute_process(COMMAND python3 ${packaging}/sbom.py \${prefix}/${CMAKE_INSTALL_BINDIR}/imfd
+        OUTPUT_FILE \${bill} RESULT_VARIABLE failed)
+    if(failed)
+        file(REMOVE \${bill})
+        message(STATUS \"no sbom.json: tools/packaging/sbom.py needs Python, and imfd to run\")
+    else()
+        file(CHMOD \${bill} PERMISSIONS OWNER_READ OWNER_WRITE GROUP_READ WORLD_READ)
+    endif()" COMPONENT runtime)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/conf/ DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/imfd/examples
     COMPONENT runtime)
 

@@ -69,7 +69,7 @@ class Image(unittest.TestCase):
                             "--strip"], check=True, capture_output=True,
                            env=dict(os.environ, DESTDIR=folder + "/out"))
             # This build may have a CUDA engine; the stage that it stands for has none.
-            shutil.rmtree(folder + "/out/usr/lib/x86_64-linux-gnu", ignore_errors=True)
+            shutil.rmtree(folder + "/out/usr/lib/imfd", ignore_errors=True)
             os.makedirs(folder + "/out/usr/lib/imfd", exist_ok=True)
             shutil.copy(ROOT + "/tools/image/healthcheck", folder + "/out/usr/lib/imfd/")
             before = tool("podman", "images", "-q", IMAGE)

@@ -1,6 +1,7 @@
 """The packages. `layout`: what `cmake --install` lays out, a program built against libimf through
 pkg-config, hardening of the binary, the source tarball. `deb`: the .deb installs, is upgraded, serves
 and is removed cleanly in a Debian 12 made by debootstrap (as root, with a network; else skipped)."""
+import hashlib
 import http.client
 import json
 import os
@@ -72,19 +73,35 @@ class Layout(unittest.TestCase):
         with open(out, "rb") as f:
             self.assertEqual(f.read(8), b"\x89PNG\r\n\x1a\n")
 
+    def elf_files(self):
+        """The program and the modules of this build: CUDA's and MPI's where they are built."""
+        found = [IMFD] + [os.path.join(BUILD, n) for n in ("engine/cuda/libimf_cuda.so", "server/libimfd_mpi.so")]
+        return [n for n in found if os.path.exists(n)]
+
     def test_hardening(self):
-        headers = run("readelf", "-W", "-h", "-l", "-d", IMFD)
-        self.assertIn("DYN (Position-Independent Executable", headers)
+        for path in self.elf_files():
+            with self.subTest(os.path.basename(path)):
+                self.check_hardening(path, path == IMFD)
+
+    def check_hardening(self, path, is_program):
+        headers = run("readelf", "-W", "-h", "-l", "-d", path)
+        self.assertIn("DYN (Position-Independent Executable" if is_program else "DYN (Shared object", headers)
         self.assertIn("GNU_RELRO", headers)
-        self.assertRegex(headers, r"FLAGS_1\).*NOW")
+        self.assertRegex(headers, r"(FLAGS_1\).*NOW|BIND_NOW)")
         self.assertRegex(headers, r"GNU_STACK .* RW ")
-        symbols = run("readelf", "-W", "--dyn-syms", IMFD)
-        self.assertIn("__stack_chk_fail", symbols)
-        self.assertRegex(symbols, r"__(memcpy|snprintf|fprintf|memset)_chk")
+        self.assertNotIn("TEXTREL", headers)
+        lines = ["Read-only relocations", "Immediate binding"]
+        # MPI's module has a few lines that copy nothing: there is nothing to protect.
+        if "mpi" not in path:
+            symbols = run("readelf", "-W", "--dyn-syms", path)
+            self.assertIn("__stack_chk_fail", symbols)
+            self.assertRegex(symbols, r"__(memcpy|snprintf|fprintf|memset)_chk")
+            lines += ["Stack protected", "Fortify Source functions"]
+        if is_program:
+            lines.append("Position Independent Executable")
         if shutil.which("hardening-check"):
-            text = subprocess.run(["hardening-check", IMFD], capture_output=True, text=True).stdout
-            for line in ("Position Independent Executable", "Stack protected", "Fortify Source functions",
-                         "Read-only relocations", "Immediate binding"):
+            text = subprocess.run(["hardening-check", path], capture_output=True, text=True).stdout
+            for line in lines:
                 self.assertRegex(text, line + ": yes")
 
     def test_no_folder_of_this_machine(self):
@@ -113,12 +130,42 @@ class Layout(unittest.TestCase):
         self.assertEqual([line for line in done.stdout.splitlines()
                           if "ERROR" in line or "UNSUPP" in line], [])
 
+    def test_manual_page_is_of_this_program(self):
+        run(sys.executable, ROOT + "/tools/packaging/man.py", IMFD, "--check")
+        with open(self.find("imfd.1")[0]) as f:
+            page = f.read().replace("\\-", "-")
+        keys = re.findall(r'^    "(\w+)":', run(IMFD, "serve", "--print-default-config"), flags=re.M)
+        self.assertGreater(len(keys), 25)
+        for key in keys:
+            self.assertIn(".B --" + key.replace("_", "-"), page)
+        for command in self.commands():
+            self.assertIn(".SS imfd " + command, page)
+            self.assertIn(".B %s\n" % command, page)
+
+    def commands(self):
+        return re.findall(r"^  ([a-z]+) +\S", run(IMFD, "--help"), flags=re.M)
+
+    def test_bill_of_materials(self):
+        with open(self.find("sbom.json")[0]) as f:
+            document = json.load(f)
+        with open(self.folder + "/bin/imfd", "rb") as f:
+            self.assertEqual(document["packages"][0]["checksums"][0]["checksumValue"],
+                             hashlib.sha256(f.read()).hexdigest())
+
     def test_completion(self):
         script = ("source %s; imfd() { %s \"$@\"; }; COMP_WORDS=(imfd %%s); COMP_CWORD=%%d; _imfd; "
                   "echo ${COMPREPLY[@]}" % (ROOT + "/tools/packaging/imfd.bash", IMFD))
         self.assertIn("serve", run("bash", "-c", script % ("se", 1)))
         self.assertIn("--max-queue", run("bash", "-c", script % ("serve --max", 2)))
         self.assertEqual(run("bash", "-c", script % ("serve --device cp", 3)).strip(), "cpu")
+        for command in self.commands():
+            self.assertIn(command, run("bash", "-c", script % (command[:2], 1)).split())
+            offered = set(run("bash", "-c", script % (command + " --", 2)).split())
+            flags = set(re.findall(r"--[a-z][a-z0-9-]*", "\n".join(
+                line.strip().split("  ")[0] for line in run(IMFD, command, "--help").splitlines()
+                if line.startswith("  --"))))
+            self.assertGreater(len(flags), 2)
+            self.assertEqual(flags - offered, set(), command)
 
 
 class Chroot:
@@ -214,6 +261,16 @@ class Deb(unittest.TestCase):
             with open(os.path.join(tree, name), "w") as f:
                 f.write(changed)
         run("dpkg-deb", "-Znone", "--root-owner-group", "-b", tree, cls.chroot.path("old.deb"))
+
+    def test_same_bytes_twice(self):
+        """At another time, under another umask."""
+        time.sleep(1.1)
+        run("sh", "-c", "umask 077; exec cpack --config %s/CPackConfig.cmake -G DEB -B %s/again" % (BUILD, self.folder))
+        with open(self.deb, "rb") as one, open(self.deb.replace("/out/", "/again/"), "rb") as other:
+            self.assertEqual(hashlib.sha256(one.read()).hexdigest(), hashlib.sha256(other.read()).hexdigest())
+        text = run("dpkg-deb", "-c", self.deb)
+        self.assertIn("./usr/share/doc/imfd/sbom.json", text)
+        self.assertIn("./usr/share/doc/imfd/copyright", text)
 
     def state(self):
         return self.chroot.run("dpkg-query", "-W", "-f=${Version} ${db:Status-Abbrev}", "imfd").strip()
