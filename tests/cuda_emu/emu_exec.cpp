@@ -317,8 +317,7 @@ static void run_block(void)
     imf_emu_self = nullptr;
 }
 
-/* A fault inside a kernel ends the launch, not the process; see emu_runtime.cpp for the host's
- * side. */
+/* Stacks and access logs of the largest block's threads, reserved once. */
 static void allocate_fibers(void)
 {
     size_t each = STACK_BYTES + 4096;
@@ -433,9 +432,4 @@ void imf_emu_trap(const char *file, int line)
 {
     emu_report(IMF_EMU_TRAP, 0, 0, "__trap() at %s:%d", file, line);
     emu_abort_kernel(cudaErrorLaunchFailure);
-}
-
-void imf_emu_count_flops(uint64_t flops)
-{
-    emu.stats->c.tensor_flops += flops;
 }

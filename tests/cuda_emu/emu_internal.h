@@ -138,18 +138,27 @@ cudaError_t emu_run_kernel(const struct imf_emu_launch_info *info, int device);
 [[noreturn]] void emu_abort_kernel(int error);
 /* Blocks the fiber until others of its warp (or block) let it on. */
 void emu_switch_away(struct emu_fiber *self);
+/* Lets the other lanes catch up when the running one has logged enough. */
+static inline void emu_yield_when_full(void)
+{
+    struct emu_fiber *self = emu_self();
+    if (EMU_UNLIKELY(self->log_count >= LOG_ENTRIES)) {
+        self->state = YIELDED;
+        emu_switch_away(self);
+    }
+}
+
 void emu_init(void); /* reserves the address spaces, once */
 
 /* ---- checks (emu_check.cpp) ---- */
 
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_ATOMIC, ACCESS_ASYNC_WRITE };
 void emu_access(uintptr_t address, size_t size, enum access kind, size_t alignment, uintptr_t pc);
-/* Counts the warp's logged accesses request by request. */
+/* Counts the warp's logged accesses request by request (emu_count.cpp). */
 void emu_flush_warp(uint32_t warp);
-/* Lets the other lanes catch up when the running one has logged enough. */
-void emu_yield_when_full(void);
 void emu_async_landed(uintptr_t dst, size_t size); /* cp_async_wait made the bytes visible */
-/* A range used by the host's side or a library call: false and a report when it is no good. */
+/* A range used by the host's side or a library call: false and a report when it is no good
+ * (emu_memory.cpp). */
 bool emu_check_range(const void *p, size_t size, bool read, const char *what);
 void emu_mark_written(const void *p, size_t size);
 bool emu_in_heap(const void *p);
@@ -175,7 +184,7 @@ struct emu_kernel *emu_stats(const char *name);
 const char *emu_kernel_name(const void *function, const char *fallback);
 void emu_count_matmul(const char *name, uint64_t read, uint64_t write, uint64_t flops);
 
-/* ---- the runtime's queues (emu_runtime.cpp), for cuBLASLt ---- */
+/* ---- the runtime (emu_device.cpp, emu_error.cpp, emu_stream.cpp), for cuBLASLt ---- */
 
 /* Puts work on a stream (or into the graph being captured on it); errors it returns become sticky.
  */

@@ -333,3 +333,70 @@ void emu_pending_end(uint64_t id)
         if (!o.reported)
             protect(&o, pending_protection(&o));
 }
+
+/* ---- ranges used by the host's side and by library calls ---- */
+
+bool emu_in_heap(const void *p)
+{
+    return reinterpret_cast<uintptr_t>(p) - emu_heap.base < emu_heap.size;
+}
+
+static bool range_has(const uint8_t *f, size_t n, uint8_t want, size_t *at)
+{
+    for (size_t i = 0; i < n; i += 4096) {
+        size_t m = std::min<size_t>(4096, n - i);
+        uint8_t all = 0xff;
+        for (size_t j = 0; j < m; j++)
+            all &= f[i + j];
+        if ((all & want) != want) {
+            for (size_t j = 0; j < m; j++)
+                if ((f[i + j] & want) != want) {
+                    *at = i + j;
+                    return false;
+                }
+        }
+    }
+    return true;
+}
+
+bool emu_check_range(const void *p, size_t size, bool read, const char *what)
+{
+    uintptr_t address = reinterpret_cast<uintptr_t>(p), begin;
+    size_t length, at = 0;
+    bool freed;
+    if (!size)
+        return true;
+    const char *name = emu_allocation(address, &begin, &length, &freed);
+    if (!name || freed || address < begin || address - begin > length ||
+        size > length - (address - begin)) {
+        emu_report(freed && name ? IMF_EMU_USE_AFTER_FREE : IMF_EMU_OUT_OF_BOUNDS, address, 0,
+                   "%s of %zu bytes", what, size);
+        return false;
+    }
+    if (read && emu_tracking && emu_shadow_exact && emu_check_level == IMF_EMU_CHECK_FULL &&
+        !range_has(emu_heap.flags + (address - emu_heap.base), size, F_INIT, &at)) {
+        emu_report(IMF_EMU_UNINITIALISED, address + at, 0, "%s of %zu bytes (byte %zu of them)",
+                   what, size, at);
+        memset(emu_heap.flags + (address - emu_heap.base), F_VALID | F_INIT, size);
+        return false;
+    }
+    return true;
+}
+
+void emu_mark_written(const void *p, size_t size)
+{
+    if (emu_tracking && emu_in_heap(p))
+        memset(emu_heap.flags + (reinterpret_cast<uintptr_t>(p) - emu_heap.base), F_VALID | F_INIT,
+               size);
+}
+
+/* Called from the static constructors of every translation unit with device code. */
+int imf_emu_register_module(int checked)
+{
+    static int any_checked;
+    any_checked |= checked;
+    emu_tracking = any_checked && emu_check_level != IMF_EMU_CHECK_OFF;
+    if (!checked)
+        emu_shadow_exact = false;
+    return 0;
+}

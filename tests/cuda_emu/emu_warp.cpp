@@ -2,7 +2,7 @@
  * does alone.
  *
  * The fragment layouts are those of the PTX ISA ("Matrix multiply-accumulate operation using mma
- * instruction", m16n8k16 with .bf16, and "ldmatrix"); tests/cuda_emu/test_emu.cpp checks them
+ * instruction", m16n8k16 with .bf16, and "ldmatrix"); tests/cuda_emu/test_fragments.cu checks them
  * against the formulas written out a second time. A copy by cp.async lands as late as the program
  * allows: at the cp_async_wait that covers it. Until then its destination holds NaNs and may not be
  * touched. */

@@ -1,10 +1,6 @@
 /* The emulated cuBLASLt against plain loops, and the mistakes it must refuse. */
 #include <math.h>
-#include <stdlib.h>
-#include <vector>
 #include <cublasLt.h>
-#include "cuda_runtime.h"
-#include "imf_emu.h"
 #include "test_emu.h"
 
 static float value(size_t i, unsigned seed)
@@ -127,6 +123,16 @@ START_TEST(matmul_against_loops)
                      CUBLAS_STATUS_SUCCESS);
     ck_assert_int_eq(cudaDeviceSynchronize(), cudaSuccess);
     ck_assert_int_eq(imf_emu_report_count(), 0);
+    char name[80];
+    snprintf(name, sizeof name, "cublasLtMatmul %zux%zux%zu%s", t->m, t->n, t->k,
+             t->type == CUDA_R_32F ? " f32" : "");
+    const struct imf_emu_counters *counted = imf_emu_counters_find(name);
+    size_t in = t->type == CUDA_R_32F ? 4 : 2, to = t->out == CUDA_R_32F ? 4 : 2;
+    ck_assert_ptr_nonnull(counted);
+    ck_assert_uint_eq(counted->tensor_flops, 2 * batch * t->m * t->n * t->k);
+    ck_assert_uint_eq(counted->write_bytes, batch * t->m * t->n * to);
+    ck_assert_uint_eq(counted->read_bytes, batch * ((t->m + t->n) * t->k * in +
+                                                    (t->beta != 0.0f ? t->m * t->n * to : 0)));
     std::vector<uint16_t> half(c.size());
     std::vector<float> got(c.size());
     if (t->out == CUDA_R_32F)
@@ -262,12 +268,12 @@ START_TEST(matmul_mistakes)
 }
 END_TEST
 
-void add_api_tests(Suite *s)
+TCase *cublaslt_tests(void)
 {
     TCase *t = tcase_create("cublaslt");
     tcase_set_timeout(t, 300);
     tcase_add_loop_test(t, matmul_against_loops, 0, int(sizeof cases / sizeof *cases));
     tcase_add_test(t, only_pinned_algorithms_are_batch_invariant);
     tcase_add_test(t, matmul_mistakes);
-    suite_add_tcase(s, t);
+    return t;
 }

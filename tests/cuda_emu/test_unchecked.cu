@@ -8,7 +8,7 @@
 
 /* d (64 x 64) += a (64 x k) bt (64 x k)^T by 4 warps of 32 x 32, through shared memory, a row of
  * blocks. */
-__global__ void product(float *d, const uint4 *a, const uint4 *bt, int k)
+static __global__ void product(float *d, const uint4 *a, const uint4 *bt, int k)
 {
     IMF_SHARED(uint4, sa, [64][5]);
     IMF_SHARED(uint4, sb, [64][5]);
@@ -42,12 +42,12 @@ __global__ void product(float *d, const uint4 *a, const uint4 *bt, int k)
                     acc[i][j][e];
 }
 
-__global__ void wild(float *x)
+static __global__ void wild(float *x)
 {
     x[size_t(1) << 45] = 1.0f;
 }
 
-__global__ void waits_for_ever(float *x)
+static __global__ void waits_for_ever(float *x)
 {
     if (threadIdx.x < 16)
         __syncwarp();
@@ -119,7 +119,7 @@ END_TEST
 
 int main(void)
 {
-    Suite *s = suite_create("cuda_emu_fast");
+    Suite *s = suite_create("cuda_emu_unchecked");
     TCase *t = tcase_create("fast");
     tcase_set_timeout(t, 300);
     tcase_add_test(t, fast_product);
