@@ -284,6 +284,7 @@ const struct imf__op_case imf__op_image_cases[] = {
     RARE(pool2d, 8, 7, 5, IMF__POOL_AVG, 3, 1, 1),
     CASE(concat, 9, 9, 64, 32, 96),
     RARE(concat, 5, 7, 24, 40, 8),
+    RARE(concat, 5, 7, 20, 12, 5),
     CASE(global_mean, 8, 8, 96),
     CASE(global_mean, 5, 3, 20),
     CASE(resize, 32, 32, 39, 39),

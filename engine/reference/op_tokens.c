@@ -254,6 +254,7 @@ const struct imf__op_case imf__op_token_cases[] = {
     CASE(attention, 64, 1),
     CASE(attention, 276, 5),
     CASE(attention, 400, 1), /* more keys than the CUDA kernel keeps in shared memory */
+    CASE(attention, 5, 1),   /* so few that one key too many is seen */
     CASE(attention_single, 64, 64),
     CASE(attention_single, 49, 40),
     CASE(attention_single, 256, 128),

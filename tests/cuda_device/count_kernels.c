@@ -1,7 +1,9 @@
 /* Every operation once at a model's shape, on the CUDA device under the emulator and on the
  * counting device (engine/roofline): launches must be the same, FLOPs of matrix products too, and
- * the bytes that the kernels move are held against the least that the operation needs. With a file
- * name as argument it also writes what it counted, as JSON, for tools/kernel_report.py.
+ * the bytes that the kernels move are held against the least that the operation needs.
+ *
+ *   count_kernels [FILE|- [SHAPE]]   FILE gets what was counted, as JSON, for tools/kernel_report.py;
+ *                                    SHAPE is the name of the only one to run
  *
  * Bytes: `dram` are distinct 32-byte sectors per launch, what an ideal L2 fetches; `l2` are all
  * sectors that the warps ask of L2. The bounds are on dram: 1.3 x the least for element-wise and
@@ -381,12 +383,13 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", err.message);
         return 1;
     }
-    FILE *json = argc > 1 ? fopen(argv[1], "w") : NULL;
+    FILE *json = argc > 1 && strcmp(argv[1], "-") != 0 ? fopen(argv[1], "w") : NULL;
     if (json)
         fputs("[", json);
-    int bad = 0;
+    int bad = 0, ran = 0;
     for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
-        bad += !check_shape(cuda, roofline, &e, &shapes[i], json, i == 0);
+        if (argc < 3 || strcmp(argv[2], shapes[i].name) == 0)
+            bad += !check_shape(cuda, roofline, &e, &shapes[i], json, ran++ == 0);
     if (json) {
         fputs("\n]\n", json);
         fclose(json);
@@ -397,5 +400,5 @@ int main(int argc, char **argv)
     }
     cuda->ops->destroy(cuda);
     roofline->ops->destroy(roofline);
-    return bad > 0;
+    return bad > 0 || ran == 0;
 }

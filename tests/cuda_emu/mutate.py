@@ -1,236 +1,177 @@
 #!/usr/bin/env python3
-"""Removes every barrier of the kernels, one at a time, and requires the operation tests to fail.
+"""Breaks the shipped kernels in one place at a time and requires a test under the emulator to fail.
 
-    mutate.py BUILD [--only SUBSTRING]   runs all mutations, writes mutations.md, exits 1 on a survivor
-    mutate.py --check                    only: does mutations.md list the barriers that are in the kernels?
+    mutate.py generate FOLDER           writes the kernels with all mutations, each behind a switch
+    mutate.py run BUILD [--only TEXT]   turns on one after another; exits 1 when one goes unnoticed or
+                                        mutations.md does not list exactly what is in the kernels
+    mutate.py write BUILD               looks for a test that notices, mutation by mutation, and writes
+                                        mutations.md: for each the test that `run` runs
 
-BUILD is a build folder made by Ninja with the targets imf_cuda_checked and test_ops built. Removed are
-__syncthreads(), __syncwarp() and cp_async_wait<N>(): the three whose absence may go unnoticed on a GPU.
-Each mutant is compiled alone, linked with the other objects of the checked module and run on the
-operations of its file until one fails.
+BUILD is a build folder with the targets imf_cuda_mutants, test_ops and count_kernels. The mutations are in
+mutations.py: every __syncthreads(), __syncwarp() and cp_async_wait<N>() removed, and planted faults.
 """
-import argparse
-import json
+import concurrent.futures
+import itertools
 import os
 import re
-import shlex
 import subprocess
 import sys
 
+from mutations import find_mutations, key, sources, switched
+
 HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
-KERNELS = os.path.join(ROOT, "kernels")
 LIST = os.path.join(HERE, "mutations.md")
-STATEMENT = re.compile(r"(__syncthreads|__syncwarp|cp_async_wait<[^;]*>)\([^;]*\);")
-NAME = re.compile(r"(\w+)\(")
-SKIPPED = {"device_intrinsics.cuh"}
-TIMEOUT = 600
+TIMEOUT = 250
 
-# What to run first for a kernel file: (operation, environment). Everything follows when these see nothing.
+# Where `write` looks for a case that notices: the operations of a kernel file, with their environment.
 # Without cuBLASLt its stand-in in linear.cu must do.
-FIRST = {
-    "attention.cu": [("attention", {}), ("attention_single", {})],
-    "conv.cu": [("conv2d", {})],
-    "conv3x3.cu": [("conv2d", {})],
-    "group_norm.cu": [("group_norm", {})],
-    "linear.cu": [("linear", {"IMF_EMU_CUBLASLT": "none"})],
-    "rms_norm.cu": [("rms_norm", {})],
+OPERATIONS = {
+    "attention.cu": ["attention", "attention_single"],
+    "conv.cu": ["conv2d"],
+    "conv3x3.cu": ["conv2d"],
+    "embed.cu": ["scalar_embed", "patchify", "assemble", "euler"],
+    "group_norm.cu": ["group_norm"],
+    "linear.cu": ["linear"],
+    "picture.cu": ["pool2d", "concat", "image_tokens", "to_rgb8"],
+    "rms_norm.cu": ["rms_norm"],
+    "swiglu.cu": ["swiglu"],
 }
+COUNTED = {"attention.cu": "attention, 276 tokens, 2 heads", "conv3x3.cu": "conv 3x3, 32 x 32, 4 to 128"}
 
 
-def without_comments(text):
-    """Comments blanked out, lines and columns kept."""
-    blank = lambda m: re.sub(r"[^\n]", " ", m.group())
-    return re.sub(r"/\*.*?\*/|//[^\n]*", blank, text, flags=re.S)
+def command(build, test):
+    """("test_ops", "bf16", "attention", "3") or ("count_kernels", "a shape") as a command line."""
+    if test[0] == "count_kernels":
+        return [os.path.join(build, "tests/cuda_device/count_kernels"), "-", *test[1:]]
+    return [os.path.join(build, "tests/ops/test_ops"), "cuda", *test[1:]]
 
 
-def find_mutations():
-    out = []
-    for name in sorted(os.listdir(KERNELS)):
-        if not name.endswith((".cu", ".cuh")) or name in SKIPPED:
-            continue
-        text = without_comments(open(os.path.join(KERNELS, name)).read())
-        function, count, offset, waiting = "?", {}, 0, False
-        for number, line in enumerate(text.split("\n"), 1):
-            if waiting or line[:1].strip() and not line.startswith(("#", "static_assert")):
-                names = [n for n in NAME.findall(line) if n not in ("sizeof", "__launch_bounds__", "__align__")]
-                function = names[0] if names else function
-                waiting = "__launch_bounds__" in line and not names  # the name is on the next line
-            if not line.lstrip().startswith("#"):
-                for m in STATEMENT.finditer(line):
-                    statement = m.group().rstrip(";")
-                    nth = count[function, statement] = count.get((function, statement), 0) + 1
-                    out.append({"file": name, "line": number, "function": function, "statement": statement,
-                                "nth": nth, "begin": offset + m.start(), "end": offset + m.end()})
-            offset += len(line) + 1
-    return out
-
-
-def key(m):
-    return "%s: %s: %s #%d" % (m["file"], m["function"], m["statement"], m["nth"])
+def run_test(build, test, number):
+    """How the test fails with that mutation turned on (0: none), or None."""
+    env = dict(os.environ, IMFD_CUDA_DRIVER=os.path.join(build, "tests/cuda_emu/libcuda_emu.so"),
+               IMFD_CUDA_MODULE=os.path.join(build, "tests/cuda_emu/libimf_cuda_mutants.so"),
+               IMF_EMU_MUTANT=str(number), IMF_EMU_FATAL="1", IMF_EMU_CHECK="full", OMP_WAIT_POLICY="passive")
+    if test[:1] == ("test_ops",) and test[2] == "linear":
+        env["IMF_EMU_CUBLASLT"] = "none"
+    try:
+        r = subprocess.run(command(build, test), env=env, capture_output=True, text=True, timeout=TIMEOUT,
+                           check=False)
+    except subprocess.TimeoutExpired:
+        return "hangs"
+    for line in (r.stderr + r.stdout).splitlines():
+        if line.startswith("cuda_emu: "):
+            return line[len("cuda_emu: "):]
+    if not r.returncode:
+        return None
+    if any(line.startswith("FAIL ") and not line.endswith("bank conflicts 0") for line in r.stdout.splitlines()):
+        return "bank conflicts"
+    if any(line.startswith("FAIL") for line in r.stdout.splitlines()):
+        return "wrong result"
+    sys.exit("%s: exit %d\n%s%s" % (" ".join(test), r.returncode, r.stdout, r.stderr))
 
 
 def listed():
-    rows = []
+    """{mutation: test} from mutations.md."""
+    rows = {}
     for line in open(LIST):
         cells = [c.strip() for c in line.strip().strip("|").split("|")]
-        if len(cells) == 6 and cells[0].endswith((".cu", ".cuh")):
-            rows.append("%s: %s: %s #%s" % (cells[0], cells[2], cells[3].strip("`"), cells[4]))
+        if len(cells) == 7 and cells[0].endswith((".cu", ".cuh")):
+            words = cells[5].strip("`").split(" ", 1)
+            rest = words[1:] if words[0] == "count_kernels" else words[1].split() if len(words) > 1 else []
+            rows["%s: %s: %s #%s" % (cells[0], cells[2], cells[3], cells[4])] = (words[0], *rest)
     return rows
 
 
-def check():
-    want, have = [key(m) for m in find_mutations()], listed()
-    for k in want:
-        if k not in have:
-            print("not in mutations.md: " + k)
-    for k in have:
-        if k not in want:
-            print("no longer in the kernels: " + k)
-    return 0 if sorted(want) == sorted(have) else 1
+def run(build, only):
+    mutations, tests, bad = find_mutations(), listed(), 0
+    for k in sorted(set(tests) - {key(m) for m in mutations}):
+        print("mutations.md: no longer in the kernels: " + k)
+        bad += 1
+    for m in mutations:
+        if key(m) not in tests or len(tests[key(m)]) < 2:
+            print("mutations.md: no test for " + key(m))
+            bad += 1
+    todo = [m for m in mutations if only in key(m) and len(tests.get(key(m), ())) > 1]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        # With no mutation turned on the tests pass, or their failing would prove nothing.
+        clean = {t: pool.submit(run_test, build, t, 0) for t in sorted({tests[key(m)] for m in todo})}
+        broken = [(m, pool.submit(run_test, build, tests[key(m)], m["number"])) for m in todo]
+        for t, seen in clean.items():
+            if seen.result():
+                print("without any mutation, %s: %s" % (" ".join(t), seen.result()))
+                bad += 1
+        for m, seen in broken:
+            print("%-9s %s: %s" % ("noticed" if seen.result() else "SURVIVES", key(m), seen.result()), flush=True)
+            bad += not seen.result()
+    print("%d mutations, %d problems" % (len(todo), bad))
+    return 1 if bad or not todo else 0
 
 
-class Module:
-    """How the checked module is compiled and linked, from the build folder."""
-
-    def __init__(self, build):
-        self.build = os.path.abspath(build)
-        self.work = os.path.join(self.build, "mutate")
-        os.makedirs(self.work, exist_ok=True)
-        self.commands = {}
-        for c in json.load(open(os.path.join(build, "compile_commands.json"))):
-            if "imf_cuda_checked.dir" in c["command"] and os.path.dirname(c["file"]) == KERNELS:
-                self.commands[os.path.basename(c["file"])] = c
-        target = "tests/cuda_emu/libimf_cuda_checked.so"
-        ninja = subprocess.run(["ninja", "-C", self.build, "-t", "commands", target], check=True,
-                               capture_output=True, text=True).stdout
-        line = [l for l in ninja.splitlines() if "-o " + target in l][-1]
-        line = line.split("&&")[1] if "&&" in line else line
-        self.link = shlex.split(line)
-        self.library = os.path.join(self.work, "libimf_cuda_mutant.so")
-
-    def compile(self, name, source):
-        c = self.commands[name]
-        args = shlex.split(c["command"])
-        original = args[args.index("-o") + 1]
-        output = os.path.join(self.work, name + ".o")
-        clean, skip = [], False
-        for a in args:
-            if skip:
-                skip = False
-                continue
-            if a in ("-MD",):
-                continue
-            if a in ("-MF", "-MT"):
-                skip = True
-                continue
-            clean.append(a)
-        clean[clean.index("-o") + 1] = output
-        clean[clean.index("-c") + 1] = source
-        clean.insert(1, "-I" + os.path.join(self.work, "kernels"))
-        subprocess.run(clean, cwd=c["directory"], check=True)
-        return original, output
-
-    def make(self, mutation):
-        folder = os.path.join(self.work, "kernels")
-        os.makedirs(folder, exist_ok=True)
-        for f in os.listdir(folder):
-            os.unlink(os.path.join(folder, f))
-        text = open(os.path.join(KERNELS, mutation["file"])).read()
-        text = text[:mutation["begin"]] + ";" + text[mutation["end"]:]
-        path = os.path.join(folder, mutation["file"])
-        open(path, "w").write(text)
-        names = [mutation["file"]]
-        if path.endswith(".cuh"):
-            # A copy of every kernel beside it, so that #include "..." finds the mutant.
-            names = sorted(self.commands)
-            for f in os.listdir(KERNELS):
-                if f != mutation["file"] and f.endswith((".cu", ".cuh", ".h")):
-                    os.symlink(os.path.join(KERNELS, f), os.path.join(folder, f))
-        link = list(self.link)
-        for n in names:
-            original, output = self.compile(n, os.path.join(folder, n))
-            link[link.index(original)] = output
-        link[link.index("-o") + 1] = self.library
-        subprocess.run(link, cwd=self.build, check=True)
+def candidates(build, m):
+    """Tests that may notice, likely ones first."""
+    precisions = ["fp32", "bf16"] if "f32" in m["function"] else ["bf16", "fp32"]
+    if "bank conflicts" in m["change"]:
+        yield ("count_kernels", COUNTED[m["file"]])
+    for operation in OPERATIONS[m["file"]]:
+        plain = subprocess.run([os.path.join(build, "tests/ops/test_ops"), "plain", "fp32", operation],
+                               capture_output=True, text=True, check=True)
+        cases = int(re.search(r"of (\d+) cases", plain.stdout).group(1))
+        for precision in precisions:
+            for case in range(1, cases + 1):
+                yield ("test_ops", precision, operation, str(case))
 
 
-def run(module, mutation):
-    """What noticed the missing statement, or None."""
-    env = dict(os.environ, IMFD_CUDA_DRIVER=os.path.join(module.build, "tests/cuda_emu/libcuda_emu.so"),
-               IMFD_CUDA_MODULE=module.library, IMF_EMU_FATAL="1", IMF_EMU_CHECK="full")
-    program = os.path.join(module.build, "tests/ops/test_ops")
-    for op, extra in FIRST.get(mutation["file"], []) + [("", {})]:
-        where = (op or "all") + "".join(" %s=%s" % e for e in extra.items())
-        for precision in ("bf16", "fp32"):
-            args = [program, "cuda", precision] + ([op] if op else [])
-            try:
-                r = subprocess.run(args, env={**env, **extra}, capture_output=True, text=True, timeout=TIMEOUT)
-            except subprocess.TimeoutExpired:
-                return "%s %s: hangs" % (where, precision)
-            if r.returncode:
-                for line in (r.stderr + r.stdout).splitlines():
-                    if line.startswith("cuda_emu: "):
-                        return "%s %s: %s" % (where, precision, line[len("cuda_emu: "):])
-                for line in r.stdout.splitlines():
-                    if line.startswith("FAILED"):
-                        return "%s %s: wrong result" % (where, precision)
-                return "%s %s: exit %d" % (where, precision, r.returncode)
-    return None
+def find_test(build, m, before):
+    likely = [before] if before and len(before) > 1 else []
+    for test in itertools.chain(likely, candidates(build, m)):
+        seen = run_test(build, test, m["number"])
+        if seen:
+            return test, seen
+    return None, None
 
 
-def baseline(module):
-    """The unmutated module must pass, or failures would prove nothing."""
-    env = dict(os.environ, IMFD_CUDA_DRIVER=os.path.join(module.build, "tests/cuda_emu/libcuda_emu.so"),
-               IMFD_CUDA_MODULE=os.path.join(module.build, "tests/cuda_emu/libimf_cuda_checked.so"),
-               IMF_EMU_FATAL="1")
-    for precision in ("bf16", "fp32"):
-        r = subprocess.run([os.path.join(module.build, "tests/ops/test_ops"), "cuda", precision], env=env,
-                           capture_output=True, text=True)
-        if r.returncode:
-            print(r.stdout + r.stderr)
-            sys.exit("test_ops cuda %s fails without any mutation" % precision)
-
-
-def write_list(rows):
+def write(build):
+    before, survivors, rows = listed(), 0, []
+    for m in find_mutations():
+        test, seen = find_test(build, m, before.get(key(m)))
+        print("%s: %s: %s" % (key(m), " ".join(test or ()), seen or "SURVIVES"), flush=True)
+        survivors += not test
+        cells = [m["file"], str(m["line"]), m["function"], m["change"], str(m["nth"]),
+                 "`%s`" % " ".join(test) if test else "**none**", (seen or "").replace("|", "/")]
+        rows.append("| " + " | ".join(cells) + " |\n")
+    removed = sum("| no `" in r for r in rows)
     with open(LIST, "w") as f:
-        f.write("# Barriers removed one by one\n\n")
-        f.write("Written by `tests/cuda_emu/mutate.py BUILD`: each row is one statement of the shipped kernels,\n"
-                "deleted on its own, and the first thing that failed in `test_ops cuda` under the emulator.\n"
-                "`mutate.py --check` (a test) compares the list with the kernels.\n\n")
-        killed = sum(1 for r in rows if r["by"])
-        f.write("%d statements, %d noticed, %d survive.\n\n" % (len(rows), killed, len(rows) - killed))
-        f.write("| file | line | function | removed | # | noticed by |\n|---|---|---|---|---|---|\n")
-        for r in rows:
-            f.write("| %s | %d | %s | `%s` | %d | %s |\n" % (r["file"], r["line"], r["function"], r["statement"],
-                                                            r["nth"], (r["by"] or "**survives**").replace("|", "/")))
+        f.write("# The kernels broken in one place at a time\n\n"
+                "Written by `tests/cuda_emu/mutate.py write BUILD`; the test `cuda_emu_mutations` goes through it\n"
+                "again. Each row is one change to the shipped kernels, the test that is run with it (an operation's\n"
+                "n-th case, or the counters of a shape) and what that test saw.\n\n")
+        f.write("%d barriers and waits removed, %d faults planted; %d survive.\n\n"
+                % (removed, len(rows) - removed, survivors))
+        f.write("| file | line | function | change | # | test | seen as |\n|---|---|---|---|---|---|---|\n")
+        f.writelines(rows)
+    return 1 if survivors else 0
+
+
+def generate(folder):
+    os.makedirs(folder, exist_ok=True)
+    mutations = find_mutations()
+    for name in sources():
+        path, text = os.path.join(folder, name), switched(name, mutations)
+        if not os.path.exists(path) or open(path).read() != text:
+            open(path, "w").write(text)
+    return 0
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("build", nargs="?")
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--only", default="", help="mutations whose description contains this; the list is not written")
-    parser.add_argument("--no-baseline", action="store_true", help="trust that the unmutated module passes")
-    args = parser.parse_args()
-    if args.check:
-        return check()
-    if not args.build:
-        parser.error("which build folder?")
-    module = Module(args.build)
-    if not args.no_baseline:
-        baseline(module)
-    rows = []
-    for m in find_mutations():
-        if args.only not in key(m):
-            continue
-        module.make(m)
-        m["by"] = run(module, m)
-        rows.append(m)
-        print("%s:%d %s: %s" % (m["file"], m["line"], m["statement"], m["by"] or "SURVIVES"), flush=True)
-    if not args.only:
-        write_list(rows)
-    return 0 if rows and all(r["by"] for r in rows) else 1
+    args = sys.argv[1:]
+    if len(args) == 2 and args[0] == "generate":
+        return generate(args[1])
+    if len(args) == 2 and args[0] == "write":
+        return write(os.path.abspath(args[1]))
+    if len(args) in (2, 4) and args[0] == "run" and args[2:3] in ([], ["--only"]):
+        return run(os.path.abspath(args[1]), args[3] if len(args) == 4 else "")
+    print(__doc__, file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

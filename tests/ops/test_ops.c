@@ -1,6 +1,6 @@
 /* Runs the table of operation cases on one device.
  *
- *   test_ops DEVICE PRECISION [OPERATION]      e.g. test_ops cpu bf16 conv2d
+ *   test_ops DEVICE PRECISION [OPERATION [CASE]]      e.g. test_ops cpu bf16 conv2d, or its case 3 alone
  *
  * DEVICE is "plain" (the oracle itself) or what imf_engine_create takes. Prints one line a failure
  * (operation, shape, seed, values) and a summary; exits with 1 when a case failed. */
@@ -10,14 +10,18 @@
 #endif
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-static int run_cases(struct imf__device *d, const char *only)
+/* All cases, or those of the operation `only`, or its `number`-th (from 1) when that is not 0. */
+static int run_cases(struct imf__device *d, const char *only, size_t number)
 {
-    size_t ran = 0, failed = 0;
+    size_t ran = 0, failed = 0, seen = 0;
     for (size_t i = 0; i < imf__op_case_count(); i++) {
         struct imf__op_report report;
         if (only && strcmp(only, imf__op_case_name(i)) != 0)
+            continue;
+        if (++seen != number && number)
             continue;
         imf__op_check(d, i, &report);
         ran++;
@@ -36,18 +40,19 @@ static int run_cases(struct imf__device *d, const char *only)
     return ran == 0 || failed ? 1 : 0;
 }
 
-static int run_plain(enum imf_precision precision, const char *only)
+static int run_plain(enum imf_precision precision, const char *only, size_t number)
 {
     struct imf__device *d = NULL;
     if (imf__plain_device_create(&d, precision, NULL) != IMF_OK)
         return 1;
-    int result = run_cases(d, only);
+    int result = run_cases(d, only, number);
     d->ops->destroy(d);
     return result;
 }
 
 #ifdef IMF_HAVE_ENGINE
-static int run_engine(const char *device, enum imf_precision precision, const char *only)
+static int run_engine(const char *device, enum imf_precision precision, const char *only,
+                      size_t number)
 {
     struct imf_engine *e = NULL;
     struct imf_engine_params p;
@@ -59,7 +64,7 @@ static int run_engine(const char *device, enum imf_precision precision, const ch
         printf("%s: %s\n", device, err.message);
         return 1;
     }
-    int result = run_cases(imf__engine_device(e), only);
+    int result = run_cases(imf__engine_device(e), only, number);
     imf_engine_destroy(e);
     return result;
 }
@@ -68,15 +73,16 @@ static int run_engine(const char *device, enum imf_precision precision, const ch
 int main(int argc, char **argv)
 {
     enum imf_precision precision;
-    if (argc < 3 || argc > 4 || !imf_precision_parse(&precision, argv[2])) {
-        fprintf(stderr, "usage: test_ops DEVICE fp32|bf16 [OPERATION]\n");
+    if (argc < 3 || argc > 5 || !imf_precision_parse(&precision, argv[2])) {
+        fprintf(stderr, "usage: test_ops DEVICE fp32|bf16 [OPERATION [CASE]]\n");
         return 2;
     }
     const char *only = argc > 3 ? argv[3] : NULL;
+    const size_t number = argc > 4 ? strtoul(argv[4], NULL, 10) : 0;
     if (strcmp(argv[1], "plain") == 0)
-        return run_plain(precision, only);
+        return run_plain(precision, only, number);
 #ifdef IMF_HAVE_ENGINE
-    return run_engine(argv[1], precision, only);
+    return run_engine(argv[1], precision, only, number);
 #else
     return 1;
 #endif
