@@ -22,8 +22,12 @@ export CTEST_OUTPUT_ON_FAILURE=1
 status=0
 for build in $builds; do
     echo "== $build: build"
-    # The emulator is the same in every build, so one is enough.
-    emulator=$([ "$build" = dev ] && echo ON || echo OFF)
+    # The emulator is the same in every build, so one is enough; full-size models want an optimised one.
+    case $build in
+        dev) emulator=ON ;;
+        release) emulator=$([ -d ../shared/golden ] && echo FULL || echo OFF) ;;
+        *) emulator=OFF ;;
+    esac
     if ! { cmake --preset "$build" -DIMFD_TESTS=ON -DIMFD_TEST_EMULATOR="$emulator" &&
         cmake --build "build/$build" --parallel "$jobs"; } >"$logs/$build-build.txt" 2>&1; then
         tail -n 60 "$logs/$build-build.txt"

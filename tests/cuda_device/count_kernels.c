@@ -2,8 +2,9 @@
  * counting device (engine/roofline): launches must be the same, FLOPs of matrix products too, and
  * the bytes that the kernels move are held against the least that the operation needs.
  *
- *   count_kernels [FILE|- [SHAPE]]   FILE gets what was counted, as JSON, for tools/kernel_report.py;
- *                                    SHAPE is the name of the only one to run
+ *   count_kernels [FILE|- [SHAPE]]
+ *
+ * FILE gets what was counted, as JSON, for tools/kernel_report.py; SHAPE is the only one to run.
  *
  * Bytes: `dram` are distinct 32-byte sectors per launch, what an ideal L2 fetches; `l2` are all
  * sectors that the warps ask of L2. The bounds are on dram: 1.3 x the least for element-wise and

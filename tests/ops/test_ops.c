@@ -1,6 +1,6 @@
 /* Runs the table of operation cases on one device.
  *
- *   test_ops DEVICE PRECISION [OPERATION [CASE]]      e.g. test_ops cpu bf16 conv2d, or its case 3 alone
+ *   test_ops DEVICE PRECISION [OPERATION [CASE]]   e.g. test_ops cpu bf16 conv2d, or conv2d 3
  *
  * DEVICE is "plain" (the oracle itself) or what imf_engine_create takes. Prints one line a failure
  * (operation, shape, seed, values) and a summary; exits with 1 when a case failed. */
