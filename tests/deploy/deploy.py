@@ -55,20 +55,21 @@ class Replica:
         self.process = None
         self.start()
 
-    def start(self):
+    def start(self, wait=True):
         self.log_file = open(self.log_path, "a")
         self.process = subprocess.Popen(
             [IMFD, "serve", "--device", self.device, "--listen", self.listen, "--log-level", "info",
              "--metrics-listen", "127.0.0.1:%d" % self.metrics_port, *self.flags],
             stdin=subprocess.DEVNULL, stdout=self.log_file, stderr=self.log_file,
             env=clean_environment())
-        wait_for("a replica to be ready", self.ready)
+        if wait:
+            wait_for("a replica to be ready", self.ready)
 
     def ready(self):
         if self.process.poll() is not None:
             raise AssertionError("imfd exited:\n" + self.log())
         try:
-            return "imfd_ready 1" in self.metrics_text()
+            return "\nimfd_ready 1\n" in self.metrics_text()  # not the HELP line
         except OSError:
             return False
 

@@ -1,6 +1,8 @@
 """conf/k8s against the published Kubernetes schemas, and what those cannot see: the numbers that have
-to fit imfd's drain. conf/compose.yaml: well formed, and every file it mounts is there. No cluster and
-no Docker engine is started: that is this test's limit."""
+to fit imfd's drain. conf/compose.yaml against the published schema (compose-spec.json, Apache-2.0, as
+docker-compose 1.29.2 ships it), and every file it mounts is there. No cluster and no engine is
+started: that is this test's limit."""
+import json
 import os
 import sys
 import unittest
@@ -8,6 +10,7 @@ import unittest
 from deploy import ROOT, SKIP
 
 try:
+    import jsonschema
     import kubernetes_validate
     import yaml
 except ImportError as e:
@@ -55,6 +58,16 @@ class Kubernetes(unittest.TestCase):
 
 
 class Compose(unittest.TestCase):
+    def test_schema(self):
+        with open(os.path.join(ROOT, "tests", "deploy", "compose-spec.json")) as f:
+            schema = json.load(f)
+        with open(os.path.join(ROOT, "conf", "compose.yaml")) as f:
+            compose = yaml.safe_load(f)
+        jsonschema.validate(compose, schema)
+        compose["services"]["imfd"]["enviroment"] = {}
+        with self.assertRaises(jsonschema.ValidationError):
+            jsonschema.validate(compose, schema)
+
     def test_files_exist(self):
         with open(os.path.join(ROOT, "conf", "compose.yaml")) as f:
             services = yaml.safe_load(f)["services"]

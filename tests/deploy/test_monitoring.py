@@ -77,7 +77,7 @@ class Running(unittest.TestCase):
         cls.folder = tempfile.mkdtemp(prefix="imfd-prometheus-")
         cls.imfd_port, cls.port = free_port(), free_port()
         cls.replica = Replica(cls.folder, 0, "127.0.0.1:%d" % cls.imfd_port,
-                              "fake:step_us=8000,decode_us=2000", "--max-queue", "16")
+                              "fake:step_us=8000,decode_us=2000", "--max-queue", "8")
         with open(CONF + "/prometheus/prometheus.yml") as f:
             text = edit(f.read(), (r"_interval: 10s", "_interval: 200ms"),
                         (r"    dns_sd_configs:.*\n(?:      .*\n)+",

@@ -2,6 +2,7 @@
 socket) with the fake engine. Usage: test_proxy.py nginx|haproxy."""
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -124,6 +125,29 @@ class Content(ProxyTest):
             self.assertEqual(self.site.request("GET", "/v1/models").status, 200)
         # Metrics are asked over connections of their own: three before, three after.
         self.assertLess(self.total("imfd_connections_accepted_total") - before, 6 + 14)
+
+    def test_503_goes_to_the_next(self):
+        """A replica that still loads listens already, and says 503."""
+        loading = self.replicas[1]
+        loading.kill()
+        loading.device = DEVICE + ",load_ms=1500"
+        loading.start(wait=False)
+        wait_for("it to listen", lambda: self.opens(loading.listen))
+        statuses = {self.site.request("GET", PICTURE % (5000 + i)).status for i in range(12)}
+        refused = len(re.findall(r"GET /v1/images/fake/207/50\d\d.png 503 ", loading.log()))
+        loading.device = DEVICE
+        wait_for("it to be ready", loading.ready)
+        print("%s: 12 requests, %d of them refused by one replica first" % (KIND, refused))
+        self.assertEqual(statuses, {200})
+        self.assertGreater(refused, 0)
+
+    @staticmethod
+    def opens(address):
+        try:
+            socket.create_connection(address.split(":")).close()
+            return True
+        except OSError:
+            return False
 
     def test_cache(self):
         before = self.total("imfd_requests_total", route=ROUTE)
