@@ -2,6 +2,7 @@
 # Builds HEAD twice, in two folders of different names, a minute of file times apart, and compares the program,
 # libimf.a and the .deb byte by byte. Takes two whole builds. Everything is made without a compiler cache.
 set -eu
+umask 022 # cpack writes it into the .deb's outer archive
 cd "$(dirname "$0")/../.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
