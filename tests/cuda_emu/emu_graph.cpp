@@ -21,6 +21,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMo
     s->capture = std::make_shared<struct capture>();
     s->capture->origin = s;
     s->capture->mode = mode;
+    s->capture->thread = std::this_thread::get_id();
     emu_captures.push_back(s->capture);
     return cudaSuccess;
 }

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <thread>
 #include "emu_memory.h"
 
 /* ---- devices (emu_device.cpp) ---- */
@@ -68,6 +69,7 @@ struct graph_node {
 struct capture {
     cudaStream_t origin;
     enum cudaStreamCaptureMode mode;
+    std::thread::id thread; /* that began it */
     bool invalid;
     std::vector<graph_node> nodes;
     std::map<cudaStream_t, size_t> last, joined; /* node counts per stream */
@@ -122,7 +124,8 @@ static inline struct capture *emu_capturing(cudaStream_t s)
     return s->capture.get();
 }
 
-/* Waiting calls are forbidden while this thread captures, unless relaxed. */
+/* Waiting calls are forbidden while this thread captures, unless relaxed; in global mode to the
+ * other threads too. */
 cudaError_t emu_forbid_in_capture(bool unsafe_only);
 
 #endif

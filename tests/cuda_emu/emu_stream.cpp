@@ -137,11 +137,20 @@ cudaError_t emu_enqueue(cudaStream_t stream, const char *what, std::function<cud
     return emu_enqueue_work(s, std::move(work), {});
 }
 
-/* Waiting calls are forbidden while this thread captures, unless relaxed. */
+/* Does a call that waits (or, if `unsafe`, one that may) spoil this capture? What waits for a whole
+ * device spoils those on it; else it is the capture's mode that says whom it minds. */
+static bool spoils(const struct capture *c, bool unsafe)
+{
+    if (!unsafe && c->origin->device == emu_current_device)
+        return true;
+    return c->mode == cudaStreamCaptureModeGlobal ||
+           (c->mode == cudaStreamCaptureModeThreadLocal && c->thread == std::this_thread::get_id());
+}
+
 cudaError_t emu_forbid_in_capture(bool unsafe_only)
 {
     for (auto &c : emu_captures)
-        if (!unsafe_only || c->mode != cudaStreamCaptureModeRelaxed) {
+        if (spoils(c.get(), unsafe_only)) {
             c->invalid = true;
             return cudaErrorStreamCaptureUnsupported;
         }

@@ -1,4 +1,5 @@
 /* Streams, events, graphs by capture and replay, synchronisation with the host, errors. */
+#include <thread>
 #include "test_emu.h"
 
 static __global__ void nothing(void)
@@ -312,6 +313,48 @@ START_TEST(last_errors)
 }
 END_TEST
 
+/* What another thread does spoils a capture in global mode, not in thread-local mode. */
+START_TEST(captures_and_other_threads)
+{
+    fresh();
+    const struct {
+        enum cudaStreamCaptureMode mode;
+        cudaError_t call, end;
+    } t[] = {{cudaStreamCaptureModeThreadLocal, cudaSuccess, cudaSuccess},
+             {cudaStreamCaptureModeRelaxed, cudaSuccess, cudaSuccess},
+             {cudaStreamCaptureModeGlobal, cudaErrorStreamCaptureUnsupported,
+              cudaErrorStreamCaptureInvalidated}};
+    float *x = device_array<float>(32);
+    cudaStream_t s;
+    cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
+    cudaDeviceSynchronize();
+    for (auto &c : t) {
+        cudaGraph_t graph = nullptr;
+        cudaError_t waited = cudaSuccess, allocated = cudaSuccess;
+        ck_assert_int_eq(cudaStreamBeginCapture(s, c.mode), cudaSuccess);
+        std::thread other([&] {
+            void *p = nullptr;
+            cudaSetDevice(1);
+            waited = cudaDeviceSynchronize();
+            cudaSetDevice(0);
+            allocated = cudaMalloc(&p, 64);
+            cudaFree(p);
+        });
+        other.join();
+        IMF_LAUNCH(add_one, 1, 32, 0, s, x, 1.0f);
+        ck_assert_int_eq(waited, c.call);
+        ck_assert_int_eq(allocated, c.call);
+        ck_assert_int_eq(cudaStreamEndCapture(s, &graph), c.end);
+        if (graph)
+            cudaGraphDestroy(graph);
+        cudaGetLastError();
+    }
+    cudaStreamDestroy(s);
+    cudaFree(x);
+    expect(0);
+}
+END_TEST
+
 TCase *stream_tests(void)
 {
     TCase *t = tcase_create("streams");
@@ -324,5 +367,6 @@ TCase *stream_tests(void)
     tcase_add_test(t, polling_and_host_functions);
     tcase_add_test(t, graphs_gone_wrong);
     tcase_add_test(t, last_errors);
+    tcase_add_test(t, captures_and_other_threads);
     return t;
 }

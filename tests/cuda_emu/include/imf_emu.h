@@ -83,8 +83,8 @@ int imf_emu_counters_write(const char *path);
 
 /* The n-th next cudaMalloc (1 = the next) fails; 0 = none. Also IMF_EMU_FAIL_MALLOC. */
 void imf_emu_fail_malloc(int n);
-/* The n-th next kernel launch, matmul or replayed node of a graph fails with `error` (a cudaError_t), sticky; 0 = none.
- * Also IMF_EMU_FAIL_LAUNCH=n. */
+/* The n-th next kernel launch, matmul or replayed node of a graph fails with `error` (a
+ * cudaError_t), sticky; 0 = none. Also IMF_EMU_FAIL_LAUNCH=n. */
 void imf_emu_fail_launch(int n, int error);
 /* Every call on this device fails with an ECC error from now on. */
 void imf_emu_sick_device(int device);
