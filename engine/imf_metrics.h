@@ -24,12 +24,14 @@ extern "C" {
 
 struct imf_inception; /* opaque; borrowed engine, owned weights */
 
-/* torch-fidelity's weights-inception-2015-12-05-6726825d.pth, or any checkpoint with its names.
- * BatchNorm is folded here. Pictures are taken `batch` at a time (0: the device's choice). The
- * engine should be a float32 one: bfloat16 features would move FID by more than its last digit. */
+/* torch-fidelity's weights-inception-2015-12-05-6726825d.pth, or any checkpoint with its names;
+ * `imfd synth inception --config narrow=N` writes ones of N times fewer channels. BatchNorm is
+ * folded here. Pictures are taken `batch` at a time (0: the device's choice). The engine should be
+ * a float32 one: bfloat16 features would move FID by more than its last digit. */
 IMF_MUST_CHECK imf_status imf_inception_load(struct imf_inception **out, struct imf_engine *e,
                                              const char *path, int batch, struct imf_error *err);
 int imf_inception_batch(const struct imf_inception *net);
+int imf_inception_narrow(const struct imf_inception *net);   /* 1: the published network */
 double imf_inception_flops(const struct imf_inception *net); /* of one picture */
 const char *imf_inception_fingerprint(const struct imf_inception *net);
 /* features (n, 2048) and logits (n, 1008; without the bias; may be NULL) of rgb (n, height, width,

@@ -61,7 +61,16 @@ IMF_MUST_CHECK imf_status imf__vae_shape_read(struct imf__vae_shape *out,
                                               struct imf_error *err);
 IMF_MUST_CHECK imf_status imf__vae_names(struct imf__names *out, const struct imf__vae_shape *s);
 IMF_MUST_CHECK imf_status imf__taesd_names(struct imf__names *out);
-IMF_MUST_CHECK imf_status imf__inception_names(struct imf__names *out);
+/* InceptionV3 for FID, its channels `narrow` (1, 2, 4, 8 or 16) times fewer than published;
+ * features and logits keep their size. */
+IMF_MUST_CHECK imf_status imf__inception_names(struct imf__names *out, int narrow);
+static inline bool imf__inception_narrow_valid(int64_t narrow)
+{
+    return narrow >= 1 && narrow <= 16 && (narrow & (narrow - 1)) == 0;
+}
+/* How narrow a checkpoint's network is. IMF_EMODEL when it holds none. */
+IMF_MUST_CHECK imf_status imf__inception_narrow(int *out, const struct imf__checkpoint *c,
+                                                struct imf_error *err);
 
 /* ---- Checkpoints against lists --------------------------------------------------------------- */
 

@@ -1,8 +1,14 @@
-/* InceptionV3 as torch-fidelity's weights file names it, in its order. */
+/* InceptionV3 as torch-fidelity's weights file names it, in its order, and narrower copies of it:
+ * all channels are `narrow` times fewer, but for the picture's and for what Mixed_7c puts out, so
+ * that features and logits have the published size. Tests live on those, at narrow^2 less work. */
 #include "model_names_list.h"
 
+#include "error.h"
+
+#include <string.h>
+
 /* Convolutions without bias, each followed by a BatchNorm: name, output and input channels, kernel
- * height and width. */
+ * height and width. All channels but the picture's are multiples of 16. */
 static const struct {
     const char *name;
     int out, in, height, width;
@@ -103,13 +109,29 @@ static const struct {
     {"Mixed_7c.branch_pool", 192, 2048, 1, 1},
 };
 
-imf_status imf__inception_names(struct imf__names *out)
+/* The outputs are part of the 2048 features. */
+static bool makes_features(const char *name)
+{
+    static const char *const last[] = {"branch1x1",       "branch3x3_2a",    "branch3x3_2b",
+                                       "branch3x3dbl_3a", "branch3x3dbl_3b", "branch_pool"};
+    static const char block[] = "Mixed_7c.";
+    if (strncmp(name, block, sizeof(block) - 1) != 0)
+        return false;
+    for (size_t i = 0; i < sizeof(last) / sizeof(last[0]); i++)
+        if (strcmp(name + sizeof(block) - 1, last[i]) == 0)
+            return true;
+    return false;
+}
+
+imf_status imf__inception_names(struct imf__names *out, int narrow)
 {
     static const char *const parts[] = {"weight", "bias", "running_mean", "running_var"};
     struct list l = {.names = out};
     *out = (struct imf__names){0};
     for (size_t i = 0; i < sizeof(convs) / sizeof(convs[0]); i++) {
-        const int64_t shape[4] = {convs[i].out, convs[i].in, convs[i].height, convs[i].width};
+        const int64_t shape[4] = {
+            makes_features(convs[i].name) ? convs[i].out : convs[i].out / narrow,
+            convs[i].in == 3 ? 3 : convs[i].in / narrow, convs[i].height, convs[i].width};
         imf__list_add(&l, 4, shape, "%s.conv.weight", convs[i].name);
         for (int k = 0; k < 4; k++)
             imf__list_add(&l, 1, shape, "%s.bn.%s", convs[i].name, parts[k]);
@@ -119,4 +141,24 @@ imf_status imf__inception_names(struct imf__names *out)
     l.unneeded = true; /* the logits are "unbiased" */
     imf__list_add(&l, 1, (const int64_t[4]){1008}, "fc.bias");
     return imf__list_end(&l);
+}
+
+imf_status imf__inception_narrow(int *out, const struct imf__checkpoint *c, struct imf_error *err)
+{
+    const struct imf__tensor *t = imf__checkpoint_find(c, "Conv2d_1a_3x3.conv.weight");
+    const char *path = imf__checkpoint_path(c);
+    if (!t)
+        return imf__fail(err, IMF_EMODEL,
+                         "%.200s: tensor Conv2d_1a_3x3.conv.weight is missing: not InceptionV3's "
+                         "weights for FID; pass weights-inception-2015-12-05-6726825d.pth of "
+                         "torch-fidelity",
+                         path);
+    int64_t channels = t->ndim == 4 ? t->shape[0] : 0;
+    if (!imf__inception_narrow_valid(channels > 0 && 32 % channels == 0 ? 32 / channels : 0))
+        return imf__fail(err, IMF_EMODEL,
+                         "%.200s: Conv2d_1a_3x3.conv.weight has %lld outputs, not InceptionV3's 32 "
+                         "or 2, 4, 8, 16 times fewer",
+                         path, (long long)channels);
+    *out = (int)(32 / channels);
+    return IMF_OK;
 }

@@ -22,6 +22,7 @@ struct report {
     size_t *missing, *mismatched, *extra;
     size_t missing_count, mismatched_count, extra_count, skipped_count;
     char shape_error[504]; /* why sizes could not be read off, or "" */
+    int narrow;            /* of InceptionV3; 0 otherwise */
     char fingerprint[33];  /* with --values */
 };
 
@@ -49,7 +50,9 @@ static bool find_names(struct report *r)
         status = imf__taesd_names(&r->names);
         break;
     case IMF__MODEL_INCEPTION:
-        status = imf__inception_names(&r->names);
+        status = imf__inception_narrow(&r->narrow, r->c, &err);
+        if (status == IMF_OK)
+            status = imf__inception_names(&r->names, r->narrow);
         break;
     case IMF__MODEL_UNKNOWN:
         break;
@@ -66,6 +69,9 @@ static void name_model(struct report *r)
         snprintf(r->model, sizeof(r->model), "%s", published);
     else if (r->names.count && r->kind == IMF__MODEL_MIT)
         snprintf(r->model, sizeof(r->model), "MiT_d%d_h%d", r->mit.depth, r->mit.hidden);
+    else if (r->narrow > 1)
+        snprintf(r->model, sizeof(r->model), "%s, %d times fewer channels",
+                 imf__model_kind_name(r->kind), r->narrow);
     else
         snprintf(r->model, sizeof(r->model), "%s", imf__model_kind_name(r->kind));
 }

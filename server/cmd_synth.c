@@ -17,7 +17,7 @@ struct job {
     uint64_t seed;
     bool quiet;
     /* What --config says; -1 where it does not. */
-    long depth, shared, hidden, mlp, classes, channels, patch, input_size, groups;
+    long depth, shared, hidden, mlp, classes, channels, patch, input_size, groups, narrow;
     long blocks[IMF__VAE_MAX_BLOCKS];
     int block_count;
     struct imfd_usage usage;
@@ -63,6 +63,7 @@ static int parse_pair(struct job *job, const char *pair)
         {"hidden", &job->hidden},         {"mlp", &job->mlp},
         {"classes", &job->classes},       {"patch", &job->patch},
         {"input_size", &job->input_size}, {"groups", &job->groups},
+        {"narrow", &job->narrow},
     };
     const char *equals = strchr(pair, '='), *end = "";
     if (!equals)
@@ -88,8 +89,9 @@ static int parse_pair(struct job *job, const char *pair)
 
 static int parse_config(struct job *job)
 {
-    long *const all[] = {&job->depth,    &job->shared, &job->hidden,     &job->mlp,   &job->classes,
-                         &job->channels, &job->patch,  &job->input_size, &job->groups};
+    long *const all[] = {&job->depth,   &job->shared,   &job->hidden, &job->mlp,
+                         &job->classes, &job->channels, &job->patch,  &job->input_size,
+                         &job->groups,  &job->narrow};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         *all[i] = -1;
     char *copy = strdup(job->config ? job->config : ""), *rest = copy;
@@ -171,10 +173,22 @@ static int vae_names(struct job *job, struct imf__names *names)
     return imf__vae_names(names, &s) == IMF_OK ? 0 : IMFD_EXIT_FAILURE;
 }
 
+static int inception_names(struct job *job, struct imf__names *names)
+{
+    int narrow = given(job->narrow, 1);
+    if (!imf__inception_narrow_valid(narrow))
+        return imfd_usage_error(&job->usage, "--config: narrow is %d, must be 1, 2, 4, 8 or 16",
+                                narrow);
+    return imf__inception_names(names, narrow) == IMF_OK ? 0 : IMFD_EXIT_FAILURE;
+}
+
 static int find_names(struct job *job, struct imf__names *names)
 {
     bool vae = strcmp(job->model, "sd-vae") == 0, taesd = strcmp(job->model, "taesd") == 0;
-    if (!vae && !taesd && strcmp(job->model, "inception") != 0)
+    bool inception = strcmp(job->model, "inception") == 0;
+    if (!inception && job->narrow >= 0)
+        return imfd_usage_error(&job->usage, "--config: narrow is inception's");
+    if (!vae && !taesd && !inception)
         return mit_names(job, names);
     if (job->depth >= 0 || job->hidden >= 0 || job->classes >= 0 || job->shared >= 0 ||
         job->mlp >= 0 || job->patch >= 0 || job->input_size >= 0 ||
@@ -182,8 +196,9 @@ static int find_names(struct job *job, struct imf__names *names)
         return imfd_usage_error(&job->usage, "--config: %s has no such size", job->model);
     if (vae)
         return vae_names(job, names);
-    imf_status status = taesd ? imf__taesd_names(names) : imf__inception_names(names);
-    return status == IMF_OK ? 0 : IMFD_EXIT_FAILURE;
+    if (inception)
+        return inception_names(job, names);
+    return imf__taesd_names(names) == IMF_OK ? 0 : IMFD_EXIT_FAILURE;
 }
 
 /* ---- Files ---- */
@@ -280,7 +295,8 @@ int imfd_cmd_synth(int argc, char **argv)
          "seed of the weights (default 0)"},
         {"config", NULL, IMFD_OPTION_STRING, &job.config, NULL, "KEY=N,...", 0, 0,
          "another size: depth, shared, hidden, mlp, classes, channels, patch, input_size; for "
-         "sd-vae channels=32:32:64:64 (block_out_channels) and groups"},
+         "sd-vae channels=32:32:64:64 (block_out_channels) and groups; for inception narrow=N, N "
+         "times fewer channels"},
         {"dtype", NULL, IMFD_OPTION_STRING, &job.dtype, NULL, "TYPE", 0, 0,
          "f32, f16 or bf16 (default f32)"},
         {"quiet", "q", IMFD_OPTION_FLAG, &job.quiet, NULL, NULL, 0, 0, "print nothing but errors"},

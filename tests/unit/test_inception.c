@@ -1,5 +1,6 @@
 /* InceptionV3 against torch-fidelity's features and logits, on the CPU device. The weights are the
- * synthetic ones (seed 0), written by `imfd synth inception` into INCEPTION_WEIGHTS by the build. */
+ * synthetic ones (seed 0), written by `imfd synth inception` into INCEPTION_WEIGHTS by the build.
+ */
 #include "imf_metrics.h"
 
 #include "npz.h"
@@ -106,6 +107,34 @@ START_TEST(test_flops)
 }
 END_TEST
 
+/* A network of fewer channels: its size, its work, and that features depend on the picture alone.
+ */
+START_TEST(test_narrow)
+{
+    struct imf_error err = {0};
+    struct imf_inception *narrow = NULL;
+    float both[2 * IMF_FEATURES], logits[2 * IMF_LOGITS], second[IMF_FEATURES];
+    ck_assert_msg(imf_inception_load(&narrow, engine, INCEPTION_NARROW, 1, &err) == IMF_OK, "%s",
+                  err.message);
+    ck_assert_int_eq(imf_inception_run(narrow, pictures, 2, SIDE, SIDE, both, logits), IMF_OK);
+    ck_assert_int_eq(
+        imf_inception_run(narrow, pictures + SIDE * SIDE * 3, 1, SIDE, SIDE, second, NULL), IMF_OK);
+    ck_assert_mem_eq(second, both + IMF_FEATURES, sizeof(second));
+    ck_assert_mem_ne(second, both, sizeof(second));
+    int zeros = 0;
+    for (int i = 0; i < IMF_FEATURES; i++) {
+        ck_assert(isfinite(second[i]) && second[i] >= 0); /* means of ReLUs */
+        zeros += second[i] == 0;
+    }
+    ck_assert_int_lt(zeros, IMF_FEATURES / 2);
+    for (int i = 0; i < IMF_LOGITS; i++)
+        ck_assert(isfinite(logits[i]));
+    ck_assert(imf_inception_flops(narrow) < imf_inception_flops(net) / 100);
+    ck_assert_str_ne(imf_inception_fingerprint(narrow), imf_inception_fingerprint(net));
+    imf_inception_destroy(narrow);
+}
+END_TEST
+
 START_TEST(test_wrong_files)
 {
     struct imf_error err = {0};
@@ -126,6 +155,7 @@ int main(void)
     tcase_add_test(tc, test_golden);
     tcase_add_test(tc, test_any_batch);
     tcase_add_test(tc, test_flops);
+    tcase_add_test(tc, test_narrow);
     tcase_add_test(tc, test_wrong_files);
     suite_add_tcase(s, tc);
     SRunner *r = srunner_create(s);

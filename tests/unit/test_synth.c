@@ -69,7 +69,7 @@ START_TEST(test_keys)
     ck_assert_int_eq(imf__taesd_names(&names), IMF_OK);
     check_keys(&names, TESTS_DIR "/golden/taesd/keys.json");
     imf__names_free(&names);
-    ck_assert_int_eq(imf__inception_names(&names), IMF_OK);
+    ck_assert_int_eq(imf__inception_names(&names, 1), IMF_OK);
     check_keys(&names, TESTS_DIR "/golden/inception/keys.json");
     imf__names_free(&names);
 }
