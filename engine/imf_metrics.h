@@ -105,7 +105,7 @@ void imf_reference_free(struct imf_reference *r);
 /* ---- Numbers -------------------------------------------------------------------------------- */
 
 /* |mu1 - mu2|^2 + tr sigma1 + tr sigma2 - 2 tr sqrt(sigma1 sigma2), rank-deficient sigmas
- * included. sigma (dim, dim) symmetric; not changed. */
+ * included. sigma (dim, dim) symmetric; not changed. Two threads, for a factor of each sigma. */
 IMF_MUST_CHECK imf_status imf_fid(double *out, const double *mu1, const double *sigma1,
                                   const double *mu2, const double *sigma2, int dim,
                                   struct imf_error *err);

@@ -4,16 +4,16 @@
  * With several ranks every step that can fail ends in a vote (imfd_ranks_all), so that no rank
  * waits for one that gave up. */
 #include "commands.h"
-#include "evaluate.h"
-#include "evaluate_setup.h"
+#include "error.h"
+#include "evaluate/evaluate_setup.h"
+#include "evaluate/evaluate_report.h"
 #include "options.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <time.h>
 
 enum { EXIT_STOPPED = 130 };
 
@@ -76,42 +76,61 @@ static int64_t *share(const struct imfd_ranks *ranks, const uint8_t *done, int64
     return mine;
 }
 
-static int64_t images_in(const struct eval_job *job, const int64_t *blocks, int64_t n)
+/* What the main thread shows and tells while the work goes on. */
+struct view {
+    const struct imfd_ranks *ranks;
+    struct imfd_progress bar;
+    int64_t before, mine, others; /* pictures of earlier runs; made by this rank, by the others */
+    int ended;                    /* ranks, but for this one */
+};
+
+static void show(void *user, int64_t made)
 {
-    int64_t images = 0;
-    for (int64_t i = 0; i < n; i++)
-        images += eval_block_images(job, blocks[i]);
-    return images;
+    struct view *v = user;
+    v->mine = made;
+    if (v->ranks->mpi.rank != 0) {
+        v->ranks->mpi.tell(made, false);
+        return;
+    }
+    if (v->ended < v->ranks->mpi.size - 1)
+        v->others = v->ranks->mpi.heard(&v->ended);
+    imfd_progress_update(&v->bar, (double)(v->before + made + v->others));
 }
 
-/* Runs this rank's share with a progress bar on rank 0. */
+/* This rank's share is done, or given up: rank 0 goes on showing what the others do. */
+static void show_others(struct view *v)
+{
+    const struct timespec nap = {.tv_nsec = 100000000};
+    if (v->ranks->mpi.rank != 0)
+        v->ranks->mpi.tell(v->mine, true);
+    while (v->ranks->mpi.rank == 0 && v->ended < v->ranks->mpi.size - 1) {
+        nanosleep(&nap, NULL);
+        show(v, v->mine);
+    }
+}
+
+/* Runs this rank's share with a progress bar, on rank 0, for all ranks. */
 static imf_status work(const struct eval_job *job, struct eval_setup *setup,
                        struct eval_state *state, const struct imfd_ranks *ranks,
                        const uint8_t *done, struct eval_times *times, struct imf_error *err)
 {
-    int64_t n = 0, *mine = share(ranks, done, job->blocks, &n);
-    if (!mine) {
-        err->status = IMF_ENOMEM;
-        snprintf(err->message, sizeof(err->message), "out of memory");
-        return IMF_ENOMEM;
-    }
-    int64_t images = images_in(job, mine, n), before = 0;
-    char label[48] = "evaluating";
-    if (ranks->mpi.size > 1) /* the others' progress is not known here */
-        snprintf(label, sizeof(label), "evaluating, rank 0 of %d", ranks->mpi.size);
-    else
-        before = job->images - images;
-    struct imfd_progress bar;
-    imfd_progress_start(&bar, label, "images", (double)(before + images),
-                        job->options.quiet || ranks->mpi.rank != 0);
-    bar.first = (double)before;
-    if (before > 0 && !job->options.quiet)
-        fprintf(stderr, "imfd evaluate: going on after %lld of %lld images\n", (long long)before,
+    struct view v = {.ranks = ranks};
+    const struct eval_watcher watcher = {&stop_requested, show, &v};
+    bool quiet = job->options.quiet || ranks->mpi.rank != 0;
+    for (int64_t b = 0; b < job->blocks; b++)
+        v.before += done[b] ? eval_block_images(job, b) : 0;
+    imfd_progress_start(&v.bar, "evaluating", "images", (double)job->images, quiet);
+    v.bar.first = (double)v.before;
+    if (v.before > 0 && !quiet)
+        fprintf(stderr, "imfd evaluate: going on after %lld of %lld images\n", (long long)v.before,
                 (long long)job->images);
-    imf_status status = eval_run(job, setup->devices, setup->n_devices, mine, n, state,
-                                 &stop_requested, &bar, before, times, err);
+    int64_t n = 0, *mine = share(ranks, done, job->blocks, &n);
+    imf_status status = mine ? eval_work(job, setup->devices, setup->n_devices, mine, n, state,
+                                         &watcher, times, err)
+                             : imf__fail(err, IMF_ENOMEM, "out of memory");
+    show_others(&v);
     if (status == IMF_OK && !atomic_load(&stop_requested))
-        imfd_progress_end(&bar);
+        imfd_progress_end(&v.bar);
     free(mine);
     return status;
 }
@@ -136,6 +155,7 @@ static imf_status conclude(const struct eval_job *job, const struct eval_setup *
         .scores = &scores,
         .times = times,
         .model = setup->devices[0].model ? imf_model_get_info(setup->devices[0].model) : NULL,
+        .inception_narrow = imf_inception_narrow(setup->devices[0].lanes[0].net),
         .inception_fingerprint = imf_inception_fingerprint(setup->devices[0].lanes[0].net),
         .device = setup->description,
         .ranks = ranks->mpi.size,
@@ -204,6 +224,7 @@ static int measure(struct eval_job *job, struct eval_setup *setup, struct imfd_r
     struct eval_state *state = NULL;
     struct eval_times times = {0};
     int code = IMFD_EXIT_FAILURE;
+    catch_signals(); /* before the ranks first meet: whoever goes on knows that all catch them */
     uint8_t *done = calloc((size_t)job->blocks, 1);
     imf_status status = done ? eval_state_open(&state, job, ranks, &err) : IMF_ENOMEM;
     if (!agreed(ranks, status, &err))
@@ -211,7 +232,6 @@ static int measure(struct eval_job *job, struct eval_setup *setup, struct imfd_r
     status = eval_state_done(state, ranks, done, &err);
     if (!agreed(ranks, status, &err))
         goto out;
-    catch_signals();
     status = work(job, setup, state, ranks, done, &times, &err);
     if (!agreed(ranks, status, &err))
         goto out;
@@ -245,26 +265,60 @@ static int begin(struct eval_job *job, struct eval_setup *setup, struct imfd_ran
     return measure(job, setup, ranks);
 }
 
+/* One evaluation from loading to reports. */
+static int evaluate(const struct eval_options *options, struct imfd_ranks *ranks)
+{
+    struct eval_job job = {.options = *options};
+    struct imf_error err = {0};
+    struct eval_setup setup = {0};
+    int code;
+    imf_status status = eval_setup_load(&setup, &job, ranks, &err);
+    if (!agreed(ranks, status, &err))
+        code = status == IMF_EINVAL ? IMFD_EXIT_USAGE : IMFD_EXIT_FAILURE;
+    else
+        code = begin(&job, &setup, ranks);
+    eval_setup_free(&setup, &job);
+    return code;
+}
+
+/* Every row of the release's table whose checkpoint is there, each in a workdir of its own; then
+ * the table. */
+static int evaluate_table(const struct eval_options *options, struct imfd_ranks *ranks)
+{
+    struct eval_table table;
+    struct imf_error err = {0};
+    imf_status status = eval_table_plan(&table, options, &err);
+    if (!agreed(ranks, status, &err))
+        return status == IMF_EINVAL ? IMFD_EXIT_USAGE : IMFD_EXIT_FAILURE;
+    for (int i = 0; i < EVAL_PUBLISHED; i++) {
+        if (!table.rows[i].checkpoint[0])
+            continue;
+        if (ranks->mpi.rank == 0 && !options->quiet)
+            fprintf(stderr, "imfd evaluate: %s, %d step%s\n", table.rows[i].options.checkpoint,
+                    table.rows[i].options.steps, table.rows[i].options.steps == 1 ? "" : "s");
+        int code = evaluate(&table.rows[i].options, ranks);
+        if (code != IMFD_EXIT_OK)
+            return code;
+    }
+    if (ranks->mpi.rank == 0)
+        status = eval_table_write(&table, options, &err);
+    return agreed(ranks, status, &err) ? IMFD_EXIT_OK : IMFD_EXIT_FAILURE;
+}
+
 int imfd_cmd_evaluate(int argc, char **argv)
 {
-    struct eval_job job;
+    struct eval_options options;
     struct imfd_ranks ranks;
     struct imf_error err = {0};
-    int code;
-    enum imfd_parsed parsed = eval_options_parse(&job.options, argc, argv);
+    enum imfd_parsed parsed = eval_options_parse(&options, argc, argv);
     if (parsed != IMFD_PARSED_RUN)
         return parsed == IMFD_PARSED_HELP ? IMFD_EXIT_OK : IMFD_EXIT_USAGE;
     if (imfd_ranks_init(&ranks, &err) != IMF_OK) {
         fprintf(stderr, "imfd evaluate: %s\n", err.message);
         return IMFD_EXIT_FAILURE;
     }
-    struct eval_setup setup = {0};
-    imf_status status = eval_setup_load(&setup, &job, &ranks, &err);
-    if (!agreed(&ranks, status, &err))
-        code = status == IMF_EINVAL ? IMFD_EXIT_USAGE : IMFD_EXIT_FAILURE;
-    else
-        code = begin(&job, &setup, &ranks);
-    eval_setup_free(&setup, &job);
+    int code =
+        options.release_table ? evaluate_table(&options, &ranks) : evaluate(&options, &ranks);
     imfd_ranks_finish(&ranks);
     return code;
 }

@@ -89,6 +89,8 @@ imf_status imf_fid(double *out, const double *mu1, const double *sigma1, const d
     size_t n = (size_t)dim;
     double *b1 = malloc(n * n * sizeof(double)), *b2 = malloc(n * n * sizeof(double));
     int r1 = 0, r2 = 0;
+    struct imf_error err2 = {0};
+    imf_status status2 = IMF_OK;
     double cross = 0, distance = 0, traces = 0;
     imf_status status;
     if (openblas_set_num_threads)
@@ -97,9 +99,19 @@ imf_status imf_fid(double *out, const double *mu1, const double *sigma1, const d
         status = imf__fail(err, IMF_ENOMEM, "out of memory");
         goto out;
     }
-    status = factor(b1, &r1, sigma1, dim, "sigma1", err);
-    if (status == IMF_OK)
-        status = factor(b2, &r2, sigma2, dim, "sigma2", err);
+    status = IMF_OK;
+#pragma omp parallel sections num_threads(2)
+    {
+#pragma omp section
+        status = factor(b1, &r1, sigma1, dim, "sigma1", err);
+#pragma omp section
+        status2 = factor(b2, &r2, sigma2, dim, "sigma2", &err2);
+    }
+    if (status == IMF_OK && status2 != IMF_OK) {
+        status = status2;
+        if (err)
+            *err = err2;
+    }
     if (status == IMF_OK)
         status = singular_sum(&cross, b1, r1, b2, r2, dim, err);
     if (status != IMF_OK)

@@ -1,5 +1,6 @@
-"""imfd evaluate end to end on a small model with synthetic InceptionV3: one, two and four ranks, killed,
-stopped and resumed, and scored again from its own PNGs, all give the same numbers, to the last bit."""
+"""imfd evaluate end to end on small synthetic networks: one, two and four ranks, killed, stopped and resumed,
+and scored again from its own PNGs, all give the same numbers, to the last bit. IMAGES says how many pictures;
+INCEPTION is a narrow InceptionV3, INCEPTION_FULL (may be missing) the published size."""
 import array
 import json
 import os
@@ -16,10 +17,11 @@ import zlib
 
 IMFD = os.environ["IMFD"]
 INCEPTION = os.environ["INCEPTION"]
+INCEPTION_FULL = os.environ.get("INCEPTION_FULL")
 MPIRUN = os.environ.get("MPIRUN")
 GOLDEN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden")
-MODEL = os.path.join(GOLDEN, "mit_tiny", "mit_tiny.pth")
-IMAGES, CLASSES, DIM = 140, 10, 2048
+MIT_TINY = os.path.join(GOLDEN, "mit_tiny", "mit_tiny.pth")
+IMAGES, CLASSES, DIM, SIDE = int(os.environ["IMAGES"]), 10, 2048, 64
 NUMBERS = ("fid", "inception_score", "kid", "precision", "recall")
 
 
@@ -77,11 +79,15 @@ class Evaluate(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.root = tempfile.mkdtemp(prefix="imfd-evaluate-")
-        cls.vae = os.path.join(cls.root, "vae")
+        cls.model, cls.vae = os.path.join(cls.root, "mit.safetensors"), os.path.join(cls.root, "vae")
         os.mkdir(cls.vae)
-        subprocess.run([IMFD, "synth", "sd-vae", "--config", "channels=32:32:64:64,groups=16", "--seed", "5", "-o",
-                        cls.vae, "--quiet"], check=True)
+        cls.synth("MiT", "depth=2,hidden=64,classes=10,input_size=8", 3, cls.model)
+        cls.synth("sd-vae", "channels=16:16:32:32,groups=8", 5, cls.vae)
         cls.reference = write_reference(os.path.join(cls.root, "reference.npz"))
+
+    @staticmethod
+    def synth(name, config, seed, path):
+        subprocess.run([IMFD, "synth", name, "--config", config, "--seed", str(seed), "-o", path, "--quiet"], check=True)
 
     @classmethod
     def tearDownClass(cls):
@@ -90,10 +96,10 @@ class Evaluate(unittest.TestCase):
     def path(self, name):
         return os.path.join(self.root, name)
 
-    def command(self, workdir, *more, ranks=0, source=None):
-        source = source or ["--ckpt-path", MODEL, "--decoder", self.vae, "--num-images", str(IMAGES)]
+    def command(self, workdir, *more, ranks=0, source=None, inception=INCEPTION):
+        source = source or ["--ckpt-path", self.model, "--decoder", self.vae, "--num-images", str(IMAGES)]
         mpi = [MPIRUN, "--allow-run-as-root", "--oversubscribe", "-n", str(ranks)] if ranks else []
-        return mpi + [IMFD, "evaluate", *source, "--inception", INCEPTION, "--device", "cpu", "--workdir",
+        return mpi + [IMFD, "evaluate", *source, "--inception", inception, "--device", "cpu", "--workdir",
                       self.path(workdir), *more]
 
     def scored(self, workdir):
@@ -101,20 +107,25 @@ class Evaluate(unittest.TestCase):
         return ("--fid-ref", self.reference, "--kid", "--kid-subsets", "5", "--kid-subset-size", "50",
                 "--precision-recall", "--make-ref", self.path(workdir + ".npz"), "--keep-features")
 
-    def environment(self):
+    def environment(self, command):
         # Open MPI leaks by design; what imfd leaks shows in the runs without it.
         options = os.environ.get("ASAN_OPTIONS", "")
-        return dict(os.environ, ASAN_OPTIONS=options + ":detect_leaks=0")
+        return dict(os.environ, ASAN_OPTIONS=options + ":detect_leaks=0") if command[0] == MPIRUN else os.environ
 
     def run_ok(self, command, status=0):
-        p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment(), timeout=500)
+        p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment(command),
+                           timeout=500)
         self.assertEqual(p.returncode, status, p.stderr.decode() + p.stdout.decode())
         return p.stdout.decode(), p.stderr.decode()
 
     def refused(self, words, command, status=None):
-        p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment(), timeout=500)
+        p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment(command),
+                           timeout=500)
         self.assertIn(p.returncode, (1, 2) if status is None else (status,), p.stderr.decode())
         self.assertIn(words, p.stderr.decode())
+
+    def start(self, command, **more):
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=self.environment(command), **more)
 
     def results(self, workdir):
         with open(os.path.join(self.path(workdir), "results.json")) as f:
@@ -128,9 +139,10 @@ class Evaluate(unittest.TestCase):
             for name in ("mu.npy", "sigma.npy", "features.npy"):
                 self.assertTrue(a.read(name) == b.read(name), f"{name} of {workdir}")
 
-    def wait_for(self, process, path, seconds=300):
-        end = time.monotonic() + seconds
-        while not os.path.exists(path):
+    def wait_for(self, process, path, size=0):
+        """Until the file is there and has that many bytes."""
+        end = time.monotonic() + 300
+        while not os.path.exists(path) or os.path.getsize(path) < size:
             self.assertIsNone(process.poll(), "it ended before anything was saved")
             self.assertLess(time.monotonic(), end, f"no {path}")
             time.sleep(0.02)
@@ -154,13 +166,12 @@ class Evaluate(unittest.TestCase):
         with open(self.path("one/report.html")) as f:
             self.assertIn("grid.png", f.read())
         with open(self.path("one/grid.png"), "rb") as f:
-            self.assertEqual(struct.unpack(">II", f.read(24)[16:]), (8 * 256, 8 * 256))
+            self.assertEqual(struct.unpack(">II", f.read(24)[16:]), (8 * SIDE, 8 * SIDE))
 
     def test_2_ranks(self):
         if not MPIRUN:
             self.skipTest("no Open MPI")
-        # Two ranks with features in their own threads, as on GPUs; four with other batches (and a rank idle).
-        for ranks, more in (2, ("--overlap",)), (4, ("--gen-bsz", "5", "--threads", "1")):
+        for ranks, more in (2, ("--threads", "1")), (4, ("--gen-bsz", "5", "--threads", "2")):
             name = f"ranks{ranks}"
             self.run_ok(self.command(name, *self.scored(name), *more, ranks=ranks))
             self.assert_same(name)
@@ -170,7 +181,7 @@ class Evaluate(unittest.TestCase):
         """Killed outright; then, on two ranks where there is MPI, told to stop; then finished alone on two devices."""
         flags = (*self.scored("killed"), "--checkpoint-seconds", "1")
         state = self.path("killed/rank-0000.state")
-        p = subprocess.Popen(self.command("killed", *flags), stderr=subprocess.DEVNULL, env=self.environment())
+        p = self.start(self.command("killed", *flags), stderr=subprocess.DEVNULL)
         self.wait_for(p, state)
         p.kill()
         p.wait()
@@ -183,15 +194,16 @@ class Evaluate(unittest.TestCase):
             f.write(bytes([byte ^ 1]))
         self.refused("rank-0000.state: damaged", self.command("damaged", *flags), 1)
         ranks = 2 if MPIRUN else 0
-        p = subprocess.Popen(self.command("killed", *flags, ranks=ranks), stderr=subprocess.PIPE,
-                             env=self.environment())
-        if MPIRUN:
-            self.wait_for(p, self.path("killed/rank-0001.state"))
-            p.send_signal(signal.SIGUSR1)
-        else:
-            time.sleep(2)
-            p.send_signal(signal.SIGINT)
-        _, err = p.communicate(timeout=300)
+        p = self.start(self.command("killed", *flags, ranks=ranks), stderr=subprocess.PIPE)
+        err = b""
+        while b"going on after" not in err:
+            line = p.stderr.readline()
+            self.assertTrue(line, err.decode())
+            err += line
+        if MPIRUN and IMAGES >= 1000:  # long enough for the second rank to have done, and to leave, something
+            self.wait_for(p, self.path("killed/rank-0001.logits"), 1)
+        p.send_signal(signal.SIGUSR1 if MPIRUN else signal.SIGINT)
+        err += p.communicate(timeout=300)[1]
         self.assertIn("stopped and saved after", err.decode())
         self.assertNotEqual(p.returncode, 0)
         self.assertFalse(os.path.exists(self.path("killed/results.json")))
@@ -204,8 +216,7 @@ class Evaluate(unittest.TestCase):
         """The PNGs that were kept score the same; Ctrl-C saves here too."""
         source = ["--images", self.path("one/samples")]
         flags = (*self.scored("pictures"), "--checkpoint-seconds", "1")
-        p = subprocess.Popen(self.command("pictures", *flags, source=source), stderr=subprocess.PIPE,
-                             env=self.environment())
+        p = self.start(self.command("pictures", *flags, source=source), stderr=subprocess.PIPE)
         self.wait_for(p, self.path("pictures/rank-0000.state"))
         p.send_signal(signal.SIGINT)
         _, err = p.communicate(timeout=300)
@@ -215,8 +226,8 @@ class Evaluate(unittest.TestCase):
 
     def test_5_labels_and_seeds(self):
         """Image k of N has label k / (N / classes) and seed k XOR 42."""
-        k = 137
-        self.run_ok([IMFD, "sample", "--ckpt-path", MODEL, "--decoder", self.vae, "--device", "cpu", "--classes",
+        k = IMAGES - 3
+        self.run_ok([IMFD, "sample", "--ckpt-path", self.model, "--decoder", self.vae, "--device", "cpu", "--classes",
                      str(k // (IMAGES // CLASSES)), "--seeds", str(k ^ 42), "-o", self.path("k.png")])
         width, height, rows = read_png(self.path("k.png"))
         kept = read_png(self.path(f"one/samples/{k:05d}.png"))
@@ -242,10 +253,10 @@ class Evaluate(unittest.TestCase):
         source = ["--images", images]
         bad = self.path("bad.npz")
         self.refused("not a multiple of the model's 10 classes", self.command("bad", source=[
-            "--ckpt-path", MODEL, "--decoder", self.vae, "--num-images", "203"]), 2)
+            "--ckpt-path", self.model, "--decoder", self.vae, "--num-images", "203"]), 2)
         self.refused("not --model MiT_L_2", self.command("bad", "--model", "MiT_L_2"), 2)
         command = self.command("bad", source=source)
-        command[command.index(INCEPTION)] = MODEL
+        command[command.index(INCEPTION)] = self.model
         self.refused("Conv2d_1a_3x3.conv.weight is missing", command, 1)
         write_reference(bad, leave_out="sigma")
         self.refused('"sigma" is missing', self.command("bad", "--fid-ref", bad, source=source), 1)
@@ -256,9 +267,9 @@ class Evaluate(unittest.TestCase):
         write_reference(bad, leave_out="features")
         self.refused("holds no features", self.command("bad", "--fid-ref", bad, "--kid", source=source), 2)
         self.refused("either --ckpt-path", [IMFD, "evaluate", "--inception", INCEPTION, "--workdir", bad], 2)
-        os.makedirs(self.path("full"))
-        os.symlink("/dev/full", self.path("full/rank-0000.logits"))
-        self.refused("free some space", self.command("full", source=source), 1)
+        os.makedirs(self.path("no_room"))
+        os.symlink("/dev/full", self.path("no_room/rank-0000.logits"))
+        self.refused("free some space", self.command("no_room", source=source), 1)
         with open(os.path.join(images, "00005.png"), "r+b") as f:
             f.truncate(2000)
         self.refused("00005.png: damaged PNG", self.command("bad", source=source), 1)
@@ -266,6 +277,51 @@ class Evaluate(unittest.TestCase):
             f.write(b"GIF89a")
         self.refused("00005.png: cannot be read as a PNG", self.command("bad", source=source), 1)
         self.refused("statistics need at least 2", self.command("bad", source=["--images", self.path("vae")]), 2)
+
+    def test_8_release_table(self):
+        """All rows whose checkpoints are there, by one command: here small networks under the published names, said
+        not to compare."""
+        folder, rows = self.path("checkpoints"), [("MiT_L_2", 1), ("MiT_XL_2", 1), ("MiT_XL_2", 2)]
+        os.mkdir(folder)
+        for seed, name in enumerate(("L", "XL")):
+            self.synth("MiT", "depth=2,hidden=64,classes=10,input_size=8", seed, f"{folder}/MiT_{name}_2.pth")
+        source = ["--release-table", "--ckpt-path", folder, "--decoder", self.vae, "--num-images", "20"]
+        command = self.command("table", "--fid-ref", self.reference, source=source)
+        out, _ = self.run_ok(command)
+        table = out[out.index("The release's table (FID-50k, guidance and steps as released), and what"):]
+        self.assertEqual(table.count("(not comparable)"), 3)
+        self.assertEqual(table.count("   -\n"), 2)  # B and M
+        for name, steps in rows:
+            r = self.results(f"table/{name}_{steps}nfe")
+            self.assertEqual(r["settings"]["steps"], steps)
+            self.assertIn(f"{r['fid']:.2f} / {r['inception_score']['mean']:.1f}", table)
+        self.assertEqual([self.results(f"table/{n}_{s}nfe")["settings"][key] for n, s in rows
+                          for key in ("omega", "t_min", "t_max")],
+                         [10.5, 0.4, 0.6, 8, 0.42, 0.62, 4, 0.36, 0.64])
+        with open(self.path("table/table.txt")) as f:
+            self.assertEqual(f.read(), table)
+        self.assertTrue(os.path.exists(self.path("table/table.html")))
+        self.refused("sets models, guidance and steps itself", command + ["--omega", "2"], 2)
+        self.refused("is no folder that holds MiT_B_2.pth", self.command("bad", "--fid-ref", self.reference, source=[
+            "--release-table", "--ckpt-path", self.vae, "--decoder", self.vae]), 2)
+
+    def test_9_published_sizes(self):
+        """The golden MiT in torch's format, 256 x 256 pictures and InceptionV3 of the published size."""
+        if not INCEPTION_FULL:
+            self.skipTest("only narrow networks in this build")
+        vae = self.path("vae_tiny")
+        os.mkdir(vae)
+        self.synth("sd-vae", "channels=32:32:64:64,groups=16", 5, vae)
+        source = ["--ckpt-path", MIT_TINY, "--decoder", vae, "--num-images", "70"]
+        flags = ("--fid-ref", self.reference)
+        self.run_ok(self.command("full", *flags, source=source, inception=INCEPTION_FULL))
+        self.run_ok(self.command("full2", *flags, "--threads", "1", source=source, inception=INCEPTION_FULL,
+                                 ranks=2 if MPIRUN else 0))
+        one, two = self.results("full"), self.results("full2")
+        self.assertEqual(one["inception"]["narrow"], 1)
+        self.assertGreater(one["inception"]["gflop_per_picture"], 11)
+        for name in ("fid", "inception_score"):
+            self.assertEqual(one[name], two[name])
 
 
 if __name__ == "__main__":

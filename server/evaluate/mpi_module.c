@@ -4,9 +4,11 @@
 
 #include <mpi.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* A message's count is an int: larger blocks go in pieces. */
-enum { PIECE = 1 << 30, TAG = 1 };
+enum { PIECE = 1 << 30, TAG = 1, TAG_PROGRESS = 2 };
 
 static void gather_all(void *all, const void *mine, int bytes)
 {
@@ -33,8 +35,58 @@ static void receive_bytes(int from, void *data, size_t bytes)
     }
 }
 
+/* ---- Progress: a number and whether it is the last --------------------------------------------
+ */
+
+static int64_t told[2]; /* on its way while `telling` is active */
+static MPI_Request telling = MPI_REQUEST_NULL;
+static int64_t *known; /* rank 0: of each rank */
+static int ranks, ended_ranks;
+
+static void tell(int64_t value, bool last)
+{
+    int arrived = 0;
+    if (last)
+        MPI_Wait(&telling, MPI_STATUS_IGNORE);
+    else
+        MPI_Test(&telling, &arrived, MPI_STATUS_IGNORE);
+    if (!last && !arrived)
+        return; /* rank 0 is busy: it hears the next one */
+    told[0] = value;
+    told[1] = last;
+    MPI_Isend(told, 2, MPI_INT64_T, 0, TAG_PROGRESS, MPI_COMM_WORLD, &telling);
+    if (last)
+        MPI_Wait(&telling, MPI_STATUS_IGNORE);
+}
+
+static int64_t heard(int *ended)
+{
+    int64_t message[2], sum = 0;
+    for (int there = 1; there;) {
+        MPI_Status status;
+        MPI_Iprobe(MPI_ANY_SOURCE, TAG_PROGRESS, MPI_COMM_WORLD, &there, &status);
+        if (!there)
+            break;
+        MPI_Recv(message, 2, MPI_INT64_T, status.MPI_SOURCE, TAG_PROGRESS, MPI_COMM_WORLD,
+                 MPI_STATUS_IGNORE);
+        known[status.MPI_SOURCE] = message[0];
+        ended_ranks += message[1] != 0;
+    }
+    for (int r = 1; r < ranks; r++)
+        sum += known[r];
+    *ended = ended_ranks;
+    if (ended_ranks == ranks - 1) { /* what comes from now on belongs to the next evaluation */
+        memset(known, 0, (size_t)ranks * sizeof(*known));
+        ended_ranks = 0;
+    }
+    return sum;
+}
+
+/* ---- Begin and end --------------------------------------------------------------------------- */
+
 static void finish(void)
 {
+    free(known);
     MPI_Finalize();
 }
 
@@ -60,9 +112,15 @@ int imfd_mpi_open(struct imfd_mpi *out, int abi)
     MPI_Comm_rank(local, &out->local_rank);
     MPI_Comm_size(local, &out->local_size);
     MPI_Comm_free(&local);
+    ranks = out->size;
+    known = calloc((size_t)ranks, sizeof(*known));
+    if (!known)
+        return -1;
     out->gather_all = gather_all;
     out->send = send_bytes;
     out->receive = receive_bytes;
+    out->tell = tell;
+    out->heard = heard;
     out->finish = finish;
     out->give_up = give_up;
     return 0;

@@ -1,15 +1,22 @@
 /* Inside `imfd evaluate`: what its files share.
  *
- *   cmd_evaluate.c      the order of things
- *   evaluate_options.c  flags
- *   evaluate_setup.c    loading; what a workdir already holds
- *   evaluate_run.c      threads: pictures -> features -> PNGs -> statistics
- *   evaluate_state.c    what is kept on disk while the work goes on
- *   evaluate_collect.c  bringing it from all ranks to rank 0
- *   evaluate_images.c   folders of PNGs, sample grid
- *   evaluate_score.c    the numbers, once all pictures are done
- *   evaluate_report.c   JSON, plain text and HTML
- *   ranks.c             several machines
+ *   ../cmd_evaluate.c     the order of things
+ *   evaluate_options.c    flags
+ *   evaluate_devices.c    devices and what is loaded on them
+ *   evaluate_setup.c      settings, references: all that is checked before the work
+ *   evaluate_workdir.c    what a workdir already holds
+ *   evaluate_run.c        the pipeline of threads; its stages:
+ *     evaluate_generate.c   step and decode
+ *     evaluate_features.c   InceptionV3
+ *     evaluate_pictures.c   PNGs read and written
+ *     evaluate_block.c      what travels between them
+ *   evaluate_state.c      what is kept on disk while the work goes on
+ *   evaluate_collect.c    bringing it from all ranks to rank 0
+ *   evaluate_images.c     folders of PNGs, sample grid
+ *   evaluate_score.c      the numbers, once all pictures are done
+ *   evaluate_report.c     results.json and report.txt
+ *   evaluate_html.c       report.html
+ *   ranks.c               several machines, through mpi_module.c
  *
  * Pictures are cut in blocks of EVAL_BLOCK. A block is the unit of everything: which rank and
  * device does it, what is saved, how statistics are added up. Its number alone decides its
@@ -44,7 +51,7 @@ struct eval_options {
     float omega, t_min, t_max;
     uint64_t sample_seed;
     bool num_images_given, steps_given, omega_given, t_min_given, t_max_given;
-    bool save_samples, kid, precision_recall, keep_features, overlap, restart, quiet;
+    bool save_samples, kid, precision_recall, keep_features, restart, quiet, release_table;
 };
 
 /* One device of this process, with everything loaded on it. */
@@ -58,8 +65,6 @@ struct eval_device {
     } lanes[EVAL_MAX_LANES]; /* features; on the CPU several, with a picture each: one picture on
                               * many threads would wait for the slowest 94 times */
     int n_lanes, threads;    /* threads: of the CPU device, over all lanes */
-    bool overlap; /* features run in a thread of their own: only where they do not compete for the
-                   * same processors */
 };
 
 /* What is to be done; read-only while the threads run. */
@@ -73,7 +78,9 @@ struct eval_job {
     char *settings;             /* canonical JSON text: what must agree to resume */
 };
 
-/* Seconds spent, over all devices of a process, and counts of this run (not of earlier ones). */
+/* Seconds spent, added up over the devices of a process, and counts of this run (not of earlier
+ * ones). Stages overlap. features: divided by a device's lanes; processor time where a lane is one
+ * thread of the CPU. generator_waits: for features to catch up. */
 struct eval_times {
     double step, decode, features, generator_waits, save, statistics;
     int64_t images;
@@ -113,13 +120,20 @@ void eval_state_remove_own(const struct eval_job *job, int rank);
 
 /* ---- evaluate_run.c ---- */
 
+/* The main thread's view of the work: when to stop, and whom to tell how many pictures of this
+ * call are made. `progress` is called several times a second. */
+struct eval_watcher {
+    const atomic_bool *stop;
+    void (*progress)(void *user, int64_t made);
+    void *user;
+};
+
 /* Does the blocks listed, on all devices, until done, *stop, or a failure; saves now and then.
  * Called by the main thread. IMF_OK also when stopped: the caller looks at eval_state. */
-IMF_MUST_CHECK imf_status eval_run(const struct eval_job *job, struct eval_device *devices,
-                                   int n_devices, const int64_t *blocks, int64_t n_blocks,
-                                   struct eval_state *state, const atomic_bool *stop,
-                                   struct imfd_progress *bar, int64_t images_before,
-                                   struct eval_times *times, struct imf_error *err);
+IMF_MUST_CHECK imf_status eval_work(const struct eval_job *job, struct eval_device *devices,
+                                    int n_devices, const int64_t *blocks, int64_t n_blocks,
+                                    struct eval_state *state, const struct eval_watcher *watcher,
+                                    struct eval_times *times, struct imf_error *err);
 static inline int eval_block_images(const struct eval_job *job, int64_t block)
 {
     int64_t left = job->images - block * EVAL_BLOCK;
@@ -170,6 +184,7 @@ struct eval_report {
     const struct eval_times *times;     /* of rank 0 */
     const struct imf_model_info *model; /* NULL with --images */
     const char *inception_fingerprint, *device;
+    int inception_narrow;                /* 1: the published network */
     int ranks, devices;                  /* devices of rank 0 */
     double seconds;                      /* wall clock of rank 0, earlier runs included */
     double inception_flops, matmul_rate; /* FLOP per picture; FLOP/s measured in this run */

@@ -4,13 +4,14 @@
 #include <string.h>
 
 static const char notes[] =
-    "The release's table, one row per checkpoint (the model's guidance and steps are the defaults; "
-    "for the\n"
-    "second XL row add --num-sampling-steps 2 --cfg-omega 4 --interval-min 0.36 --interval-max "
-    "0.64):\n"
-    "  imfd evaluate --ckpt-path MiT_B_2.pth --decoder sd-vae \\\n"
+    "The release's table, from a folder with its four checkpoints:\n"
+    "  imfd evaluate --release-table --ckpt-path checkpoints --decoder sd-vae \\\n"
     "    --inception weights-inception-2015-12-05-6726825d.pth --fid-ref jit_in256_stats.npz \\\n"
-    "    --num-images 50000 --gen-bsz 64 --workdir b2\n"
+    "    --num-images 50000 --gen-bsz 64 --workdir table\n"
+    "One row: --ckpt-path MiT_B_2.pth without --release-table; the model's guidance and steps are "
+    "the\n"
+    "defaults (second XL row: --num-sampling-steps 2 --cfg-omega 4 --interval-min 0.36 "
+    "--interval-max 0.64).\n"
     "On several machines: mpirun -n N imfd evaluate ... with a workdir that all of them see.\n"
     "Ctrl-C saves and stops (with mpirun: kill -USR1 its process); the same command goes on.\n"
     "exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped and saved";
@@ -35,6 +36,11 @@ static bool check(const struct imfd_usage *u, const struct eval_options *o)
         wrong = "--keep-features belongs to --make-ref";
     else if (o->save_samples && o->images)
         wrong = "--save-samples and --images exclude each other: the pictures are there already";
+    else if (o->release_table &&
+             (!o->checkpoint || !o->fid_ref || o->make_ref || o->model || o->steps_given ||
+              o->omega_given || o->t_min_given || o->t_max_given))
+        wrong = "--release-table goes with --ckpt-path and --fid-ref; it sets models, guidance and "
+                "steps itself, and makes no reference";
     if (wrong)
         (void)imfd_usage_error(u, "%s", wrong);
     return !wrong;
@@ -101,12 +107,11 @@ enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **arg
          "of the generator: auto, fp32 or bf16; InceptionV3 always runs in fp32"},
         {"threads", NULL, IMFD_OPTION_INT, &o->threads, NULL, "N", 1, 4096,
          "of each CPU device; default all processors, shared by the ranks of a machine"},
-        {"overlap", NULL, IMFD_OPTION_FLAG, &o->overlap, NULL, NULL, 0, 0,
-         "compute features in a thread of their own on the CPU too, as on GPUs; does not change "
-         "the "
-         "result"},
         {"checkpoint-seconds", NULL, IMFD_OPTION_INT, &o->checkpoint_s, NULL, "N", 1, 86400,
          "save progress this often; default 120"},
+        {"release-table", NULL, IMFD_OPTION_FLAG, &o->release_table, NULL, NULL, 0, 0,
+         "--ckpt-path is a folder: measure every row of the release's table whose checkpoint is "
+         "there, each in a folder of its own in the workdir"},
         {"restart", NULL, IMFD_OPTION_FLAG, &o->restart, NULL, NULL, 0, 0,
          "discard what the workdir holds of an earlier evaluation"},
         {"quiet", "q", IMFD_OPTION_FLAG, &o->quiet, NULL, NULL, 0, 0, "no progress"},

@@ -6,7 +6,7 @@
 
 #include "imf.h"
 
-#define IMFD_MPI_ABI 1
+#define IMFD_MPI_ABI 2
 
 /* What the module exports as `imfd_mpi_open`. Calls end the program when a rank is lost, as MPI
  * does. */
@@ -16,6 +16,10 @@ struct imfd_mpi {
     void (*gather_all)(void *all /* (size, bytes) */, const void *mine, int bytes);
     void (*send)(int to, const void *data, size_t bytes);
     void (*receive)(int from, void *data, size_t bytes);
+    /* Progress: every rank but 0 tells how far it is, at the end with `last`; rank 0 hears of it.
+     * None of them waits, but for the last `tell`. */
+    void (*tell)(int64_t value, bool last);
+    int64_t (*heard)(int *ended); /* sum of what the others told; how many of them have ended */
     void (*finish)(void);
     void (*give_up)(void); /* ends all ranks at once: after a failure that others wait for */
 };

@@ -1,0 +1,58 @@
+/* Inside `imfd evaluate`: what the writers of reports share. */
+#ifndef IMFD_EVALUATE_REPORT_H
+#define IMFD_EVALUATE_REPORT_H
+
+#include "evaluate.h"
+
+#include <stdio.h>
+
+/* ---- evaluate_table.c ---- */
+
+/* A row of the release's table: FID-50k and IS at its sampling settings. */
+struct eval_published {
+    const char *model;
+    int steps;
+    float omega, t_min, t_max;
+    double fid, is;
+};
+enum { EVAL_PUBLISHED = 5 };
+extern const struct eval_published eval_published[EVAL_PUBLISHED];
+
+/* What this machine measured for each row. */
+struct eval_measured {
+    bool there;
+    bool comparable; /* the row's very settings, network and number of images */
+    double fid, is;
+};
+/* A finished run beside the rows it belongs to. */
+void eval_measured_of(struct eval_measured rows[EVAL_PUBLISHED], const struct eval_report *r);
+void eval_table_text(FILE *f, const struct eval_measured rows[EVAL_PUBLISHED]);
+void eval_table_html(FILE *f, const struct eval_measured rows[EVAL_PUBLISHED]);
+
+/* --release-table: an evaluation for every row whose checkpoint is in the folder. */
+struct eval_table {
+    struct eval_table_row {
+        char checkpoint[4096], workdir[4096]; /* "": not there */
+        struct eval_options options;          /* borrows the two */
+    } rows[EVAL_PUBLISHED];
+};
+IMF_MUST_CHECK imf_status eval_table_plan(struct eval_table *t, const struct eval_options *o,
+                                          struct imf_error *err);
+/* From the results of all rows: to stdout, and as table.txt and table.html. */
+IMF_MUST_CHECK imf_status eval_table_write(const struct eval_table *t, const struct eval_options *o,
+                                           struct imf_error *err);
+
+/* ---- evaluate_html.c ---- */
+
+void eval_html_report(FILE *f, const struct eval_report *r);
+/* Head of a page, up to and with its <h1>. */
+void eval_html_begin(FILE *f, const char *title);
+
+/* ---- evaluate_report.c ---- */
+
+/* WORKDIR/NAME, replaced as a whole by what `body` prints of `user`. */
+IMF_MUST_CHECK imf_status eval_write_file(const char *workdir, const char *name,
+                                          void (*body)(FILE *f, const void *user), const void *user,
+                                          struct imf_error *err);
+
+#endif
