@@ -1,7 +1,14 @@
 /* Matrix products on oneDNN. One primitive per (rows, N, K, types, epilogue), made while the model
- * loads and shared by all layers of that shape; fixed shapes and packed weights keep oneDNN on its
- * brgemm kernels, whose rows do not depend on the number of rows. The scratchpad is ours: oneDNN's
- * own is not safe, and memory is planned at load. */
+ * loads and shared by all layers of that shape. The scratchpad is ours: oneDNN's own is not safe,
+ * and memory is planned at load.
+ *
+ * A row's sums must not depend on how many rows there are. Three ways, the first that the machine
+ * has for a matrix:
+ *   - matmul on brgemm kernels (AVX-512, and what comes after it);
+ *   - float32: a 1x1 convolution on oneDNN's jit_1x1 kernels, where a row is a pixel, N and K are
+ *     channels, and a pixel's sums run over K in one order. AVX2 has them for every N and K, SSE4.1
+ *     for multiples of 8. Its matmul is a general gemm, which splits K as the whole size suggests;
+ *   - that gemm on blocks of ROW_BLOCK rows: about half as fast, for what is left. */
 #include "cpu.h"
 
 #include <math.h>
@@ -12,8 +19,9 @@
 
 enum matmul_kind { MATMUL_STORE, MATMUL_SILU, MATMUL_ADD, MATMUL_SILU_MUL };
 
-/* The right-hand matrix: packed weights, or a plain activation (N, K) or (K, N). */
-enum matmul_right { RIGHT_PACKED, RIGHT_NK, RIGHT_KN };
+/* The right-hand matrix: weights packed for a matmul or for a 1x1 convolution, or a plain
+ * activation (N, K) or (K, N). */
+enum matmul_right { RIGHT_PACKED, RIGHT_CONV, RIGHT_NK, RIGHT_KN };
 
 struct matmul_key {
     int rows, N, K;
@@ -34,6 +42,7 @@ struct cpu_matmul {
 struct imf__linear {
     int N, K;
     enum imf__dtype type;
+    enum matmul_right right; /* RIGHT_PACKED or RIGHT_CONV */
     dnnl_memory_desc_t packed;
     dnnl_memory_t weights;
     void *data;
@@ -43,6 +52,11 @@ struct imf__linear {
 struct imf__swiglu {
     struct imf__linear *w1, *w3;
 };
+
+static bool is_plain(enum matmul_right right)
+{
+    return right == RIGHT_NK || right == RIGHT_KN;
+}
 
 static dnnl_data_type_t data_type(const struct cpu_device *cpu, enum imf__dtype type)
 {
@@ -69,20 +83,64 @@ static dnnl_status_t add_post_ops(dnnl_post_ops_t ops, enum matmul_kind kind,
     return status;
 }
 
-static dnnl_status_t describe(struct cpu_device *cpu, dnnl_primitive_desc_t *pd,
-                              const struct matmul_key *key, const dnnl_memory_desc_t *weights)
+union product_desc {
+    dnnl_matmul_desc_t matmul;
+    dnnl_convolution_desc_t conv;
+};
+
+static dnnl_status_t describe_matmul(union product_desc *desc, dnnl_memory_desc_t *dst,
+                                     const struct cpu_device *cpu, const struct matmul_key *key,
+                                     const dnnl_memory_desc_t *weights)
 {
-    dnnl_memory_desc_t src, dst, bias;
-    dnnl_data_type_t type = data_type(cpu, key->type), dst_type = data_type(cpu, key->dst_type);
-    dnnl_matmul_desc_t desc;
-    dnnl_post_ops_t ops = NULL;
-    dnnl_status_t s = matrix(&src, key->rows, key->K, type, dnnl_ab);
+    dnnl_memory_desc_t src, bias;
+    dnnl_status_t s = matrix(&src, key->rows, key->K, data_type(cpu, key->type), dnnl_ab);
     if (s == dnnl_success)
-        s = matrix(&dst, key->rows, key->N, dst_type, dnnl_ab);
+        s = matrix(dst, key->rows, key->N, data_type(cpu, key->dst_type), dnnl_ab);
     if (s == dnnl_success)
         s = matrix(&bias, 1, key->N, dnnl_f32, dnnl_ab);
     if (s == dnnl_success)
-        s = dnnl_matmul_desc_init(&desc, &src, weights, key->bias ? &bias : NULL, &dst);
+        s = dnnl_matmul_desc_init(&desc->matmul, &src, weights, key->bias ? &bias : NULL, dst);
+    return s;
+}
+
+/* The same product: a picture of rows x 1 pixels, K channels in and N out. */
+static dnnl_status_t describe_conv(union product_desc *desc, dnnl_memory_desc_t *dst,
+                                   const struct cpu_device *cpu, const struct matmul_key *key,
+                                   const dnnl_memory_desc_t *weights)
+{
+    dnnl_memory_desc_t src, bias;
+    dnnl_dims_t src_dims = {1, key->K, key->rows, 1}, dst_dims = {1, key->N, key->rows, 1};
+    dnnl_dims_t bias_dims = {key->N}, stride = {1, 1}, pad = {0, 0};
+    dnnl_status_t s =
+        dnnl_memory_desc_init_by_tag(&src, 4, src_dims, data_type(cpu, key->type), dnnl_nhwc);
+    if (s == dnnl_success)
+        s = dnnl_memory_desc_init_by_tag(dst, 4, dst_dims, data_type(cpu, key->dst_type),
+                                         dnnl_nhwc);
+    if (s == dnnl_success)
+        s = dnnl_memory_desc_init_by_tag(&bias, 1, bias_dims, dnnl_f32, dnnl_x);
+    if (s == dnnl_success)
+        s = dnnl_convolution_forward_desc_init(&desc->conv, dnnl_forward_inference,
+                                               dnnl_convolution_direct, &src, weights,
+                                               key->bias ? &bias : NULL, dst, stride, pad, pad);
+    return s;
+}
+
+static bool implemented_as(const_dnnl_primitive_desc_t pd, const char *prefix)
+{
+    const char *name = "";
+    dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &name);
+    return strncmp(name, prefix, strlen(prefix)) == 0;
+}
+
+/* A convolution on kernels other than jit_1x1 is declined: its rows promise nothing. */
+static dnnl_status_t describe(struct cpu_device *cpu, dnnl_primitive_desc_t *pd,
+                              const struct matmul_key *key, const dnnl_memory_desc_t *weights)
+{
+    union product_desc desc;
+    dnnl_memory_desc_t dst;
+    dnnl_post_ops_t ops = NULL;
+    bool conv = key->right == RIGHT_CONV;
+    dnnl_status_t s = (conv ? describe_conv : describe_matmul)(&desc, &dst, cpu, key, weights);
     if (s == dnnl_success)
         s = dnnl_post_ops_create(&ops);
     if (s == dnnl_success)
@@ -90,6 +148,11 @@ static dnnl_status_t describe(struct cpu_device *cpu, dnnl_primitive_desc_t *pd,
     if (s == dnnl_success)
         s = cpu_primitive_desc(cpu, pd, &desc, ops);
     dnnl_post_ops_destroy(ops);
+    if (s == dnnl_success && conv && !implemented_as(*pd, "jit_1x1")) {
+        dnnl_primitive_desc_destroy(*pd);
+        *pd = NULL;
+        s = dnnl_unimplemented;
+    }
     return s;
 }
 
@@ -137,7 +200,7 @@ static dnnl_status_t matmul_create(struct cpu_device *cpu, struct cpu_matmul *m,
         {&m->src, dnnl_query_src_md, 0, true},
         {&m->dst, dnnl_query_dst_md, 0, true},
         {&m->factor, dnnl_query_dst_md, 0, key->kind == MATMUL_SILU_MUL},
-        {&m->right, dnnl_query_weights_md, 0, key->right != RIGHT_PACKED},
+        {&m->right, dnnl_query_weights_md, 0, is_plain(key->right)},
         {&m->bias, dnnl_query_weights_md, 1, key->bias},
         {&m->scratchpad, dnnl_query_scratchpad_md, 0, true},
     };
@@ -245,17 +308,55 @@ void cpu_linear_free(struct imf__device *d, struct imf__linear *w)
  * it), so one typical number serves to ask for it. */
 #define PACKING_ROWS 276
 
-static imf_status linear_pack(struct cpu_device *cpu, struct imf__linear *w, const float *weight)
+static dnnl_status_t packed_layout(struct cpu_device *cpu, struct imf__linear *w,
+                                   const dnnl_memory_desc_t *any, const struct matmul_key *key)
 {
-    dnnl_memory_desc_t any, plain;
-    struct matmul_key key = {PACKING_ROWS, w->N,         w->K,  w->type,
-                             w->type,      MATMUL_STORE, false, RIGHT_PACKED};
-    DNNL_TRY(cpu, matrix(&any, w->K, w->N, data_type(cpu, w->type), dnnl_format_tag_any));
-    DNNL_TRY(cpu, matrix(&plain, w->K, w->N, dnnl_f32, dnnl_ba)); /* host rows are outputs */
     dnnl_primitive_desc_t pd = NULL;
-    DNNL_TRY(cpu, describe(cpu, &pd, &key, &any));
+    dnnl_status_t s = describe(cpu, &pd, key, any);
+    if (s != dnnl_success)
+        return s;
+    w->right = key->right;
     w->packed = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
     dnnl_primitive_desc_destroy(pd);
+    return s;
+}
+
+static dnnl_status_t pack_for_matmul(struct cpu_device *cpu, struct imf__linear *w,
+                                     dnnl_memory_desc_t *plain)
+{
+    dnnl_memory_desc_t any;
+    struct matmul_key key = {PACKING_ROWS, w->N,         w->K,  w->type,
+                             w->type,      MATMUL_STORE, false, RIGHT_PACKED};
+    dnnl_status_t s = matrix(&any, w->K, w->N, data_type(cpu, w->type), dnnl_format_tag_any);
+    if (s == dnnl_success)
+        s = matrix(plain, w->K, w->N, dnnl_f32, dnnl_ba); /* host rows are outputs */
+    if (s == dnnl_success)
+        s = packed_layout(cpu, w, &any, &key);
+    return s;
+}
+
+/* Asked for with the epilogue that fewest kernels have, so that all the others can follow. */
+static dnnl_status_t pack_for_conv(struct cpu_device *cpu, struct imf__linear *w,
+                                   dnnl_memory_desc_t *plain)
+{
+    dnnl_memory_desc_t any;
+    dnnl_dims_t dims = {w->N, w->K, 1, 1};
+    struct matmul_key key = {PACKING_ROWS,    w->N,  w->K,      w->type, w->type,
+                             MATMUL_SILU_MUL, false, RIGHT_CONV};
+    dnnl_status_t s = dnnl_memory_desc_init_by_tag(&any, 4, dims, dnnl_f32, dnnl_format_tag_any);
+    if (s == dnnl_success)
+        s = dnnl_memory_desc_init_by_tag(plain, 4, dims, dnnl_f32, dnnl_oihw);
+    if (s == dnnl_success)
+        s = packed_layout(cpu, w, &any, &key);
+    return s;
+}
+
+static imf_status linear_pack(struct cpu_device *cpu, struct imf__linear *w, const float *weight)
+{
+    dnnl_memory_desc_t plain;
+    bool conv_wanted = !cpu->row_invariant && !cpu_bf16(cpu);
+    if (!conv_wanted || pack_for_conv(cpu, w, &plain) != dnnl_success)
+        DNNL_TRY(cpu, pack_for_matmul(cpu, w, &plain));
     return cpu_pack(cpu, &w->weights, &w->data, &w->packed, &plain, weight);
 }
 
@@ -315,9 +416,8 @@ imf_status cpu_swiglu_load(struct imf__device *d, struct imf__swiglu **out, cons
 
 /* ---- Operations ---- */
 
-/* Without brgemm (no AVX-512) a row's sums depend on how many rows there are. There every product
- * is made of blocks of this many rows, the last one padded: slower, but the same bits at every
- * batch. */
+/* Where a row's sums depend on how many rows there are, every product is made of blocks of this
+ * many rows, the last one padded: slower, but the same bits at every batch. */
 #define ROW_BLOCK 96
 
 bool cpu_matmul_is_row_invariant(struct cpu_device *cpu)
@@ -326,12 +426,10 @@ bool cpu_matmul_is_row_invariant(struct cpu_device *cpu)
     dnnl_primitive_desc_t pd = NULL;
     struct matmul_key key = {PACKING_ROWS, 768,          768,   IMF__ACT,
                              IMF__ACT,     MATMUL_STORE, false, RIGHT_PACKED};
-    const char *name = "";
     if (matrix(&any, 768, 768, data_type(cpu, IMF__ACT), dnnl_format_tag_any) != dnnl_success ||
         describe(cpu, &pd, &key, &any) != dnnl_success)
         return false;
-    dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &name);
-    bool yes = strncmp(name, "brg", 3) == 0;
+    bool yes = implemented_as(pd, "brg");
     dnnl_primitive_desc_destroy(pd);
     return yes;
 }
@@ -386,7 +484,8 @@ static imf_status multiply(struct cpu_device *cpu, struct matmul_key key,
 {
     struct cpu_matmul *m = NULL;
     size_t rows = (size_t)key.rows;
-    if (!cpu->row_invariant) {
+    bool blocks = key.right == RIGHT_PACKED && !cpu->row_invariant;
+    if (blocks) {
         size_t width = (size_t)key.K + 2 * (size_t)key.N;
         key.rows = ROW_BLOCK;
         IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_ROWS, ROW_BLOCK * width * sizeof(float)));
@@ -394,7 +493,7 @@ static imf_status multiply(struct cpu_device *cpu, struct matmul_key key,
     IMF_TRY(matmul_get(cpu, &m, &key, weights));
     if (cpu->base.dry)
         return IMF_OK;
-    return cpu->row_invariant ? matmul_run(cpu, m, o) : run_blocks(cpu, m, o, rows);
+    return blocks ? run_blocks(cpu, m, o, rows) : matmul_run(cpu, m, o);
 }
 
 imf_status cpu_linear(struct imf__device *d, void *dst, enum imf__dtype dst_type, const void *src,
@@ -403,7 +502,7 @@ imf_status cpu_linear(struct imf__device *d, void *dst, enum imf__dtype dst_type
     static const enum matmul_kind kinds[] = {
         [IMF__STORE] = MATMUL_STORE, [IMF__SILU] = MATMUL_SILU, [IMF__ADD] = MATMUL_ADD};
     struct matmul_key key = {
-        rows, w->N, w->K, w->type, dst_type, kinds[epilogue], w->bias != NULL, RIGHT_PACKED};
+        rows, w->N, w->K, w->type, dst_type, kinds[epilogue], w->bias != NULL, w->right};
     struct operands o = with_weights(dst, src, w);
     return multiply(cpu_of(d), key, &w->packed, &o);
 }
@@ -414,7 +513,7 @@ imf_status cpu_swiglu(struct imf__device *d, void *dst, const void *src,
 {
     struct cpu_device *cpu = cpu_of(d);
     struct matmul_key up = {rows,     w->w3->N,     w->w3->K, IMF__ACT,
-                            IMF__ACT, MATMUL_STORE, false,    RIGHT_PACKED};
+                            IMF__ACT, MATMUL_STORE, false,    w->w3->right};
     struct matmul_key gate = up;
     gate.kind = MATMUL_SILU_MUL;
     IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_TENSOR,
