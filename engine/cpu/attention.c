@@ -197,35 +197,39 @@ static void attention_bf16(const struct head *h, char *work)
 }
 #endif
 
+/* Tiles of vectors of the instruction set's own width: a tile's sums and its two operands fit 32
+ * registers with AVX-512, 16 without. */
+#if NATIVE == 16
+#define TILE_R 4
+#define SCORE_V 6
+#define VALUE_V 4
+#else
+#define TILE_R 6
+#define SCORE_V 2
+#define VALUE_V 2
+#endif
+
+/* c (R, V * NATIVE) = a (R, K) b (K, V * NATIVE). */
 #define TILE_F32(name, R, V)                                                                       \
     static inline __attribute__((always_inline)) void name(                                        \
         float *c, size_t ldc, const float *a, size_t lda, const float *b, size_t ldb, size_t K)    \
     {                                                                                              \
-        vf acc[R][V];                                                                              \
-        for (int r = 0; r < R; r++)                                                                \
-            for (int v = 0; v < V; v++)                                                            \
-                acc[r][v] = splat(0);                                                              \
+        vn acc[R][V] = {0};                                                                        \
         for (size_t k = 0; k < K; k++) {                                                           \
-            vf bv[V];                                                                              \
+            vn bv[V];                                                                              \
             for (int v = 0; v < V; v++)                                                            \
-                bv[v] = load_f32(b + k * ldb + (size_t)v * LANES);                                 \
+                bv[v] = *(const vn_u *)(b + k * ldb + (size_t)v * NATIVE);                         \
             for (int r = 0; r < R; r++)                                                            \
                 for (int v = 0; v < V; v++)                                                        \
                     acc[r][v] += a[(size_t)r * lda + k] * bv[v];                                   \
         }                                                                                          \
         for (int r = 0; r < R; r++)                                                                \
             for (int v = 0; v < V; v++)                                                            \
-                store_f32(c + (size_t)r * ldc + v * LANES, acc[r][v]);                             \
+                *(vn_u *)(c + (size_t)r * ldc + (size_t)v * NATIVE) = acc[r][v];                   \
     }
-#if defined(__AVX512F__)
-TILE_F32(tile_f32_wide, 4, 6)
-#define WIDE_V 6
-#else
-TILE_F32(tile_f32_wide, 4, 1)
-#define WIDE_V 1
-#endif
-TILE_F32(tile_f32_narrow, 4, 1)
-TILE_F32(tile_f32_values, 4, 4)
+TILE_F32(tile_f32_scores, TILE_R, SCORE_V)
+TILE_F32(tile_f32_narrow, TILE_R, 1)
+TILE_F32(tile_f32_values, TILE_R, VALUE_V)
 
 static void attention_f32(const struct head *h, bool bf16, char *work)
 {
@@ -252,16 +256,17 @@ static void attention_f32(const struct head *h, bool bf16, char *work)
             norm_rope(q + i * HS, h->q + t * h->stride, bf16, h->q_norm, h->cosine + t * 32,
                       h->sine + t * 32, 0.125f);
         }
-        for (size_t i = 0; i < ROWS; i += 4) {
+        for (size_t i = 0; i < ROWS; i += TILE_R) {
             size_t j = 0;
-            for (; j + WIDE_V * LANES <= Tp; j += WIDE_V * LANES)
-                tile_f32_wide(s + i * Tp + j, Tp, q + i * HS, HS, kp + j, Tp, HS);
-            for (; j < Tp; j += LANES)
+            for (; j + SCORE_V * NATIVE <= Tp; j += SCORE_V * NATIVE)
+                tile_f32_scores(s + i * Tp + j, Tp, q + i * HS, HS, kp + j, Tp, HS);
+            for (; j < Tp; j += NATIVE)
                 tile_f32_narrow(s + i * Tp + j, Tp, q + i * HS, HS, kp + j, Tp, HS);
         }
         exponentials(s, inv, ROWS, (int)h->T, Tp);
-        for (size_t i = 0; i < ROWS; i += 4)
-            tile_f32_values(o + i * HS, HS, s + i * Tp, Tp, vp, HS, Tp);
+        for (size_t i = 0; i < ROWS; i += TILE_R)
+            for (size_t d = 0; d < HS; d += VALUE_V * NATIVE)
+                tile_f32_values(o + i * HS + d, HS, s + i * Tp, Tp, vp + d, HS, Tp);
         for (int i = 0; i < rows; i++)
             for (size_t d = 0; d < HS; d += LANES)
                 store(h->out + (t0 + (size_t)i) * h->out_stride, d,

@@ -22,6 +22,21 @@ typedef uint32_t vu __attribute__((vector_size(64)));
 typedef uint16_t vh __attribute__((vector_size(32)));
 typedef uint16_t vh_u __attribute__((vector_size(32), aligned(2)));
 
+/* What one register holds. The compiler splits sums and products of wider vectors well, but
+ * compares them lane by lane and keeps no array of them in registers: those are written with this
+ * width. */
+#if defined(__AVX512F__)
+#define NATIVE 16
+#elif defined(__AVX2__)
+#define NATIVE 8
+#else
+#define NATIVE 4
+#endif
+
+typedef float vn __attribute__((vector_size(NATIVE * 4)));
+typedef float vn_u __attribute__((vector_size(NATIVE * 4), aligned(4)));
+typedef int32_t vni __attribute__((vector_size(NATIVE * 4)));
+
 static inline vf splat(float x)
 {
     return x - (vf){0};
@@ -107,14 +122,28 @@ static inline float sum_lanes(vf x)
     return t[0];
 }
 
-static inline vf select_lanes(vi mask, vf yes, vf no)
+/* Of each lane the larger or the smaller; b's where they do not compare. */
+static inline vf extreme_lanewise(vf a, vf b, bool larger)
 {
-    return (vf)((mask & (vi)yes) | (~mask & (vi)no));
+    vn x[LANES / NATIVE], y[LANES / NATIVE];
+    memcpy(x, &a, sizeof(x));
+    memcpy(y, &b, sizeof(y));
+    for (int i = 0; i < LANES / NATIVE; i++) {
+        vni mask = larger ? x[i] > y[i] : x[i] < y[i];
+        x[i] = (vn)((mask & (vni)x[i]) | (~mask & (vni)y[i]));
+    }
+    memcpy(&a, x, sizeof(a));
+    return a;
 }
 
 static inline vf max_lanewise(vf a, vf b)
 {
-    return select_lanes(a > b, a, b);
+    return extreme_lanewise(a, b, true);
+}
+
+static inline vf min_lanewise(vf a, vf b)
+{
+    return extreme_lanewise(a, b, false);
 }
 
 static inline float max_lanes(vf x)
@@ -130,9 +159,7 @@ static inline float max_lanes(vf x)
 /* exp(x) to 2 ulp: 2^n e^r with Cephes' polynomial for e^r, |r| <= ln 2 / 2. */
 static inline vf exp_lanes(vf x)
 {
-    const vf hi = splat(88.0f), lo = splat(-87.0f);
-    x = select_lanes(x > hi, hi, x);
-    x = select_lanes(x < lo, lo, x);
+    x = max_lanewise(splat(-87.0f), min_lanewise(splat(88.0f), x));
     const vf magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
     vf n = x * 1.44269504088896341f + magic - magic;
     vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
