@@ -1,0 +1,164 @@
+/* A row's bits are the same among any number of rows, at any place, for any number of threads: the
+ * products of tests/ops at up to 1104 rows, which is four samples of 276 tokens. */
+#include "engine.h"
+
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROWS = 1104 };
+
+struct product {
+    int N, K;
+    bool swiglu, bias;
+    enum imf__epilogue epilogue;
+};
+
+/* B's matrices, ends of the network, and sizes that no vector divides. */
+static const struct product products[] = {
+    {.N = 2304, .K = 768},
+    {.N = 768, .K = 768, .epilogue = IMF__ADD},
+    {.N = 2048, .K = 768, .swiglu = true},
+    {.N = 768, .K = 2048, .epilogue = IMF__ADD},
+    {.N = 768, .K = 256, .bias = true, .epilogue = IMF__SILU},
+    {.N = 16, .K = 768, .bias = true},
+    {.N = 341, .K = 128, .swiglu = true},
+    {.N = 128, .K = 341, .epilogue = IMF__ADD},
+    {.N = 13, .K = 37, .bias = true, .epilogue = IMF__SILU},
+};
+enum { PRODUCTS = sizeof(products) / sizeof(products[0]) };
+
+static const int row_counts[] = {1, 3, 96, 276, 1103, ROWS};
+
+static float *random_floats(size_t n, uint32_t seed)
+{
+    float *x = malloc(n * sizeof(float));
+    ck_assert_ptr_nonnull(x);
+    for (size_t i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        x[i] = (float)(seed >> 8) * 0x1p-23f - 1.0f;
+    }
+    return x;
+}
+
+static void *on_device(struct imf__device *d, const float *x, size_t n)
+{
+    void *p = NULL;
+    ck_assert_int_eq(d->ops->alloc(d, &p, n * sizeof(float), false), IMF_OK);
+    ck_assert_int_eq(d->ops->upload(d, p, x, n * sizeof(float)), IMF_OK);
+    return p;
+}
+
+/* A product on its device, with inputs for ROWS rows. */
+struct bench {
+    struct imf_engine *engine;
+    struct imf__device *d;
+    const struct product *p;
+    struct imf__linear *linear;
+    struct imf__swiglu *swiglu;
+    float *src, *sum; /* on the host; sum: what IMF__ADD adds to */
+};
+
+static void bench_open(struct bench *b, const struct product *p, int threads)
+{
+    struct imf_engine_params params;
+    size_t N = (size_t)p->N, K = (size_t)p->K;
+    imf_engine_params_init(&params);
+    params.device = "cpu";
+    params.precision = IMF_PRECISION_FP32;
+    params.threads = threads;
+    *b = (struct bench){.p = p};
+    ck_assert_int_eq(imf_engine_create(&b->engine, &params, NULL), IMF_OK);
+    b->d = imf__engine_device(b->engine);
+    b->src = random_floats(ROWS * K, 1);
+    b->sum = random_floats(ROWS * N, 2);
+    float *w = random_floats(N * K, 3), *w3 = random_floats(N * K, 4), *bias = random_floats(N, 5);
+    if (p->swiglu)
+        ck_assert_int_eq(b->d->ops->swiglu_load(b->d, &b->swiglu, w, w3, p->N, p->K), IMF_OK);
+    else
+        ck_assert_int_eq(b->d->ops->linear_load(b->d, &b->linear, IMF__F32, w,
+                                                p->bias ? bias : NULL, p->N, p->K),
+                         IMF_OK);
+    free(bias);
+    free(w3);
+    free(w);
+}
+
+static void bench_close(struct bench *b)
+{
+    b->d->ops->linear_free(b->d, b->linear);
+    b->d->ops->swiglu_free(b->d, b->swiglu);
+    imf_engine_destroy(b->engine);
+    free(b->src);
+    free(b->sum);
+}
+
+static void multiply(struct bench *b, void *dst, const void *src, int rows)
+{
+    for (int dry = 1; dry >= 0; dry--) {
+        b->d->dry = dry;
+        ck_assert_int_eq(b->p->swiglu ? b->d->ops->swiglu(b->d, dst, src, b->swiglu, rows)
+                                      : b->d->ops->linear(b->d, dst, IMF__F32, src, b->linear, rows,
+                                                          b->p->epilogue),
+                         IMF_OK);
+    }
+}
+
+/* The results of `rows` rows from row `at` on, as if there were no others; malloc'ed. */
+static float *results(struct bench *b, int at, int rows)
+{
+    size_t N = (size_t)b->p->N, K = (size_t)b->p->K, n = (size_t)rows * N;
+    void *src = on_device(b->d, b->src + (size_t)at * K, (size_t)rows * K);
+    void *dst = on_device(b->d, b->sum + (size_t)at * N, n);
+    float *out = malloc(n * sizeof(float));
+    ck_assert_ptr_nonnull(out);
+    multiply(b, dst, src, rows);
+    ck_assert_int_eq(b->d->ops->download(b->d, out, dst, n * sizeof(float)), IMF_OK);
+    b->d->ops->free(b->d, src);
+    b->d->ops->free(b->d, dst);
+    return out;
+}
+
+static void check_rows(struct bench *b, const float *all, int at, int rows, int threads)
+{
+    float *got = results(b, at, rows);
+    ck_assert_msg(memcmp(got, all + (size_t)at * (size_t)b->p->N,
+                         (size_t)rows * (size_t)b->p->N * sizeof(float)) == 0,
+                  "N %d, K %d, %d threads: other bits in rows %d to %d by themselves", b->p->N,
+                  b->p->K, threads, at, at + rows - 1);
+    free(got);
+}
+
+START_TEST(test_rows)
+{
+    struct bench b;
+    float *all = NULL;
+    for (int threads = 1; threads <= 3; threads++) {
+        bench_open(&b, &products[_i], threads);
+        if (!all)
+            all = results(&b, 0, ROWS);
+        for (size_t i = 0; i < sizeof(row_counts) / sizeof(row_counts[0]); i++) {
+            int rows = row_counts[i], last = ROWS - rows;
+            check_rows(&b, all, 0, rows, threads);
+            check_rows(&b, all, last < 5 ? last : 5, rows, threads);
+            check_rows(&b, all, last, rows, threads);
+        }
+        bench_close(&b);
+    }
+    free(all);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("rows");
+    TCase *tc = tcase_create("invariance");
+    tcase_set_timeout(tc, 300);
+    tcase_add_loop_test(tc, test_rows, 0, PRODUCTS);
+    suite_add_tcase(s, tc);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_ENV);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? 1 : 0;
+}
