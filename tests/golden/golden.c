@@ -47,16 +47,33 @@ uint8_t *golden_read_bytes(const char *name, size_t count)
     return a.u8;
 }
 
-struct imf_engine *golden_engine(enum imf_precision precision)
+static imf_status open_engine(struct imf_engine **e, enum imf_precision precision,
+                              struct imf_error *err)
 {
     struct imf_engine_params p;
-    struct imf_engine *e = NULL;
-    struct imf_error err = {0};
     const char *device = getenv("IMFD_TEST_DEVICE");
     imf_engine_params_init(&p);
     p.device = device ? device : "cpu";
     p.precision = precision;
-    imf_status status = imf_engine_create(&e, &p, &err);
+    return imf_engine_create(e, &p, err);
+}
+
+bool golden_lacks(enum imf_precision precision)
+{
+    struct imf_engine *e = NULL;
+    struct imf_error err = {0};
+    bool lacks = open_engine(&e, precision, &err) == IMF_EUNSUPPORTED;
+    if (lacks)
+        printf("left out: %s\n", err.message);
+    imf_engine_destroy(e);
+    return lacks;
+}
+
+struct imf_engine *golden_engine(enum imf_precision precision)
+{
+    struct imf_engine *e = NULL;
+    struct imf_error err = {0};
+    imf_status status = open_engine(&e, precision, &err);
     ck_assert_msg(status == IMF_OK, "%s", err.message);
     return e;
 }

@@ -25,6 +25,9 @@ const char *golden_shared(const char *name); /* under ../shared/golden; NULL whe
 struct golden golden_read(const char *name); /* .npy of float32 */
 uint8_t *golden_read_bytes(const char *name, size_t count); /* .npy of uint8; malloc'ed */
 
+/* Whether the device has none of this precision, as CPUs without AVX-512 have no bfloat16: what is
+ * left out is printed. */
+bool golden_lacks(enum imf_precision precision);
 struct imf_engine *golden_engine(enum imf_precision precision);
 struct imf_model *golden_model(struct imf_engine *e, const char *checkpoint, const char *decoder);
 

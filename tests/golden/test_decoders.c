@@ -48,7 +48,8 @@ static void check_vae_tiny(const char *decoder)
     struct golden z = golden_read("vae_tiny/latents_normalized.npy");
     uint8_t *want = golden_read_bytes("vae_tiny/image_u8.npy", 2 * 256 * 256 * 3);
     check_pictures(IMF_PRECISION_FP32, decoder, z.values, z.count / 2, 2, want);
-    check_pictures(IMF_PRECISION_BF16, decoder, z.values, z.count / 2, 2, want);
+    if (!golden_lacks(IMF_PRECISION_BF16))
+        check_pictures(IMF_PRECISION_BF16, decoder, z.values, z.count / 2, 2, want);
     free(want);
     free(z.values);
 }
@@ -86,7 +87,8 @@ START_TEST(test_taesd)
     uint8_t *want = golden_read_bytes("taesd/image_u8_seed2.npy", 256 * 256 * 3);
     if (!emulated())
         check_pictures(IMF_PRECISION_FP32, path, z, 4 * 32 * 32, 1, want);
-    check_pictures(IMF_PRECISION_BF16, path, z, 4 * 32 * 32, 1, want);
+    if (!golden_lacks(IMF_PRECISION_BF16))
+        check_pictures(IMF_PRECISION_BF16, path, z, 4 * 32 * 32, 1, want);
     remove(path);
     free(path);
     free(want);

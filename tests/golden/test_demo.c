@@ -66,7 +66,8 @@ END_TEST
 
 START_TEST(test_latents_bf16)
 {
-    check_latents(IMF_PRECISION_BF16, BF16_LATENT_BOUND);
+    if (!golden_lacks(IMF_PRECISION_BF16))
+        check_latents(IMF_PRECISION_BF16, BF16_LATENT_BOUND);
 }
 END_TEST
 
@@ -99,16 +100,19 @@ static uint8_t *pictures(enum imf_precision precision)
 START_TEST(test_pictures)
 {
     uint8_t *want = golden_read_bytes("demo/pictures_one_step_u8.npy", PICTURE_BYTES);
-    uint8_t *f32 = pictures(IMF_PRECISION_FP32), *bf16 = pictures(IMF_PRECISION_BF16);
+    uint8_t *f32 = pictures(IMF_PRECISION_FP32);
     int level = golden_max_level(f32, want, PICTURE_BYTES);
-    double psnr = golden_psnr(f32, bf16, PICTURE_BYTES);
-    printf("pictures: at most %d levels from the recipe's, fp32 and bf16 agree to %.1f dB\n", level,
-           psnr);
+    printf("pictures: at most %d levels from the recipe's\n", level);
     ck_assert_msg(level <= 1, "%d levels", level);
-    ck_assert_msg(psnr >= BF16_PSNR_BOUND, "%g dB", psnr);
+    if (!golden_lacks(IMF_PRECISION_BF16)) {
+        uint8_t *bf16 = pictures(IMF_PRECISION_BF16);
+        double psnr = golden_psnr(f32, bf16, PICTURE_BYTES);
+        printf("pictures: fp32 and bf16 agree to %.1f dB\n", psnr);
+        ck_assert_msg(psnr >= BF16_PSNR_BOUND, "%g dB", psnr);
+        free(bf16);
+    }
     free(want);
     free(f32);
-    free(bf16);
 }
 END_TEST
 
