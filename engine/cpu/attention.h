@@ -1,4 +1,4 @@
-/* Attention of one head (kernels.h), one pair of functions per instruction set. */
+/* Attention (kernels.h), one set of functions per instruction set. */
 #ifndef IMF__CPU_ATTENTION_H
 #define IMF__CPU_ATTENTION_H
 
@@ -9,5 +9,6 @@ void IMF__ISA_NAME(imf__attention_head)(void *dst, const void *qkv, bool bf16, c
                                         const float *k_norm, const float *rope, int T, int NH,
                                         int head, void *work);
 size_t IMF__ISA_NAME(imf__attention_work)(int T, bool bf16);
+extern const struct imf__single_attention IMF__ISA_NAME(imf__single_attention);
 
 #endif

@@ -19,9 +19,8 @@
 
 enum matmul_kind { MATMUL_STORE, MATMUL_SILU, MATMUL_ADD, MATMUL_SILU_MUL };
 
-/* The right-hand matrix: weights packed for a matmul or for a 1x1 convolution, or a plain
- * activation (N, K) or (K, N). */
-enum matmul_right { RIGHT_PACKED, RIGHT_CONV, RIGHT_NK, RIGHT_KN };
+/* What the weights are packed for. */
+enum matmul_right { RIGHT_MATMUL, RIGHT_CONV };
 
 struct matmul_key {
     int rows, N, K;
@@ -35,14 +34,14 @@ struct cpu_matmul {
     struct cpu_matmul *next;
     struct matmul_key key;
     dnnl_primitive_t primitive;
-    dnnl_memory_t src, dst, bias, factor, right, scratchpad;
+    dnnl_memory_t src, dst, bias, factor, scratchpad;
     size_t scratchpad_bytes;
 };
 
 struct imf__linear {
     int N, K;
     enum imf__dtype type;
-    enum matmul_right right; /* RIGHT_PACKED or RIGHT_CONV */
+    enum matmul_right right; /* RIGHT_MATMUL or RIGHT_CONV */
     dnnl_memory_desc_t packed;
     dnnl_memory_t weights;
     void *data;
@@ -52,11 +51,6 @@ struct imf__linear {
 struct imf__swiglu {
     struct imf__linear *w1, *w3;
 };
-
-static bool is_plain(enum matmul_right right)
-{
-    return right == RIGHT_NK || right == RIGHT_KN;
-}
 
 static dnnl_data_type_t data_type(const struct cpu_device *cpu, enum imf__dtype type)
 {
@@ -165,7 +159,6 @@ static void matmul_free(struct cpu_matmul *m)
     dnnl_memory_destroy(m->dst);
     dnnl_memory_destroy(m->bias);
     dnnl_memory_destroy(m->factor);
-    dnnl_memory_destroy(m->right);
     dnnl_memory_destroy(m->scratchpad);
     free(m);
 }
@@ -200,7 +193,6 @@ static dnnl_status_t matmul_create(struct cpu_device *cpu, struct cpu_matmul *m,
         {&m->src, dnnl_query_src_md, 0, true},
         {&m->dst, dnnl_query_dst_md, 0, true},
         {&m->factor, dnnl_query_dst_md, 0, key->kind == MATMUL_SILU_MUL},
-        {&m->right, dnnl_query_weights_md, 0, is_plain(key->right)},
         {&m->bias, dnnl_query_weights_md, 1, key->bias},
         {&m->scratchpad, dnnl_query_scratchpad_md, 0, true},
     };
@@ -252,8 +244,8 @@ static imf_status matmul_get(struct cpu_device *cpu, struct cpu_matmul **out,
 struct operands {
     void *dst;
     const void *src;
-    dnnl_memory_t weights; /* packed, or NULL: right is plain */
-    const void *right, *factor;
+    dnnl_memory_t weights; /* packed */
+    const void *factor;
     float *bias;
 };
 
@@ -262,7 +254,7 @@ static imf_status matmul_run(struct cpu_device *cpu, const struct cpu_matmul *m,
 {
     dnnl_exec_arg_t args[6] = {
         {DNNL_ARG_SRC, m->src},
-        {DNNL_ARG_WEIGHTS, o->weights ? o->weights : m->right},
+        {DNNL_ARG_WEIGHTS, o->weights},
         {DNNL_ARG_DST, m->dst},
         {DNNL_ARG_SCRATCHPAD, m->scratchpad},
     };
@@ -270,8 +262,6 @@ static imf_status matmul_run(struct cpu_device *cpu, const struct cpu_matmul *m,
     DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->src, (void *)o->src));
     DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->dst, o->dst));
     DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->scratchpad, cpu_scratch(cpu, CPU_SCRATCH_DNNL)));
-    if (m->right)
-        DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->right, (void *)o->right));
     if (m->bias) {
         DNNL_TRY(cpu, dnnl_memory_set_data_handle(m->bias, o->bias));
         args[n++] = (dnnl_exec_arg_t){DNNL_ARG_BIAS, m->bias};
@@ -326,7 +316,7 @@ static dnnl_status_t pack_for_matmul(struct cpu_device *cpu, struct imf__linear 
 {
     dnnl_memory_desc_t any;
     struct matmul_key key = {PACKING_ROWS, w->N,         w->K,  w->type,
-                             w->type,      MATMUL_STORE, false, RIGHT_PACKED};
+                             w->type,      MATMUL_STORE, false, RIGHT_MATMUL};
     dnnl_status_t s = matrix(&any, w->K, w->N, data_type(cpu, w->type), dnnl_format_tag_any);
     if (s == dnnl_success)
         s = matrix(plain, w->K, w->N, dnnl_f32, dnnl_ba); /* host rows are outputs */
@@ -425,7 +415,7 @@ bool cpu_matmul_is_row_invariant(struct cpu_device *cpu)
     dnnl_memory_desc_t any;
     dnnl_primitive_desc_t pd = NULL;
     struct matmul_key key = {PACKING_ROWS, 768,          768,   IMF__ACT,
-                             IMF__ACT,     MATMUL_STORE, false, RIGHT_PACKED};
+                             IMF__ACT,     MATMUL_STORE, false, RIGHT_MATMUL};
     if (matrix(&any, 768, 768, data_type(cpu, IMF__ACT), dnnl_format_tag_any) != dnnl_success ||
         describe(cpu, &pd, &key, &any) != dnnl_success)
         return false;
@@ -484,7 +474,7 @@ static imf_status multiply(struct cpu_device *cpu, struct matmul_key key,
 {
     struct cpu_matmul *m = NULL;
     size_t rows = (size_t)key.rows;
-    bool blocks = key.right == RIGHT_PACKED && !cpu->row_invariant;
+    bool blocks = key.right == RIGHT_MATMUL && !cpu->row_invariant;
     if (blocks) {
         size_t width = (size_t)key.K + 2 * (size_t)key.N;
         key.rows = ROW_BLOCK;
@@ -524,45 +514,6 @@ imf_status cpu_swiglu(struct imf__device *d, void *dst, const void *src,
     o = with_weights(dst, src, w->w1);
     o.factor = product;
     return multiply(cpu, gate, &w->w1->packed, &o);
-}
-
-/* ---- One-head attention of the sd-vae's middle block ---- */
-
-/* c (M, N) = a (M, K) times a plain matrix, float32. Not dnnl_sgemm, whose sums depend on the
- * number of threads. */
-static imf_status product_prepare(struct cpu_device *cpu, struct cpu_matmul **out, int M, int N,
-                                  int K, enum matmul_right right)
-{
-    struct matmul_key key = {M, N, K, IMF__F32, IMF__F32, MATMUL_STORE, false, right};
-    dnnl_memory_desc_t md;
-    DNNL_TRY(cpu, matrix(&md, K, N, dnnl_f32, right == RIGHT_NK ? dnnl_ba : dnnl_ab));
-    return matmul_get(cpu, out, &key, &md);
-}
-
-imf_status cpu_attention_single(struct imf__device *d, float *dst, const float *q, const float *k,
-                                const float *v, int n, int T, int C)
-{
-    struct cpu_device *cpu = cpu_of(d);
-    struct cpu_matmul *scores = NULL, *values = NULL;
-    size_t row = (size_t)T;
-    IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_TENSOR, row * row * sizeof(float)));
-    IMF_TRY(product_prepare(cpu, &scores, T, T, C, RIGHT_NK));
-    IMF_TRY(product_prepare(cpu, &values, T, C, T, RIGHT_KN));
-    if (d->dry)
-        return IMF_OK;
-    float *s = cpu_scratch(cpu, CPU_SCRATCH_TENSOR); /* (T, T) */
-    float scale = 1.0f / sqrtf((float)C);
-    for (int b = 0; b < n; b++) {
-        size_t at = (size_t)b * row * (size_t)C;
-        struct operands o = {.dst = s, .src = q + at, .right = k + at};
-        IMF_TRY(matmul_run(cpu, scores, &o));
-#pragma omp parallel for schedule(static)
-        for (int i = 0; i < T; i++)
-            cpu->k->softmax(s + (size_t)i * row, T, scale);
-        o = (struct operands){.dst = dst + at, .src = s, .right = v + at};
-        IMF_TRY(matmul_run(cpu, values, &o));
-    }
-    return IMF_OK;
 }
 
 /* ---- What the machine can do ---- */

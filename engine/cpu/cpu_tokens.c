@@ -47,6 +47,34 @@ imf_status cpu_attention(struct imf__device *d, void *dst, const void *qkv, cons
     return IMF_OK;
 }
 
+imf_status cpu_attention_single(struct imf__device *d, float *dst, const float *q, const float *k,
+                                const float *v, int n, int T, int C)
+{
+    struct cpu_device *cpu = cpu_of(d);
+    const struct imf__single_attention *single = cpu->k->single;
+    struct imf__single_sizes size = single->sizes(T, C);
+    size_t piece = cpu_round_up(size.work, 4096), sample = (size_t)T * (size_t)C;
+    IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_TENSOR, size.packed));
+    IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_THREADS, piece * (size_t)cpu->threads));
+    if (d->dry)
+        return IMF_OK;
+    void *packed = cpu_scratch(cpu, CPU_SCRATCH_TENSOR);
+    char *work = cpu_scratch(cpu, CPU_SCRATCH_THREADS);
+    for (int b = 0; b < n; b++, dst += sample, q += sample, k += sample, v += sample) {
+#pragma omp parallel num_threads(cpu->threads)
+        {
+#pragma omp for schedule(static)
+            for (int i = 0; i < size.strips; i++)
+                single->pack(packed, k, v, T, C, i);
+#pragma omp for schedule(dynamic)
+            for (int i = 0; i < size.blocks; i++)
+                single->attend(dst, q, packed, T, C, i,
+                               work + piece * (size_t)omp_get_thread_num());
+        }
+    }
+    return IMF_OK;
+}
+
 imf_status cpu_scalar_embed(struct imf__device *d, float *dst, const float *values, int rows)
 {
     if (d->dry)

@@ -1,5 +1,5 @@
 /* The table of the CPU device's own loops (kernels.h), compiled once per instruction set with
- * -DIMF__ISA=avx512_bf16 and friends: norms, softmax, sums and scaling of pictures. */
+ * -DIMF__ISA=avx512_bf16 and friends: norms, sums and scaling of pictures. */
 #include "kernels.h"
 #include "attention.h"
 #include "vector.h"
@@ -25,28 +25,6 @@ static void rms_norm(void *dst, bool dst_bf16, const float *src, const float *we
     }
     for (; c < C; c++)
         store1(dst, (size_t)c, src[c] * scale * (weight ? weight[c] : 1.0f), dst_bf16);
-}
-
-static void softmax(float *x, int T, float scale)
-{
-    float m = x[0];
-    for (int i = 1; i < T; i++)
-        m = x[i] > m ? x[i] : m;
-    vf acc = splat(0);
-    int i = 0;
-    for (; i + LANES <= T; i += LANES) {
-        vf e = exp_lanes((load_f32(x + i) - m) * scale);
-        store_f32(x + i, e);
-        acc += e;
-    }
-    float sum = sum_lanes(acc);
-    for (; i < T; i++) {
-        x[i] = expf((x[i] - m) * scale);
-        sum += x[i];
-    }
-    float inv = 1.0f / sum;
-    for (i = 0; i < T; i++)
-        x[i] *= inv;
 }
 
 /* ---- Pictures ---- */
@@ -144,7 +122,7 @@ const struct imf__cpu_kernels IMF__ISA_NAME(imf__cpu_kernels) = {
     .rms_norm = rms_norm,
     .attention_head = IMF__ISA_NAME(imf__attention_head),
     .attention_work = IMF__ISA_NAME(imf__attention_work),
-    .softmax = softmax,
+    .single = &IMF__ISA_NAME(imf__single_attention),
     .channel_sums = channel_sums,
     .scale_shift = scale_shift,
     .to_bf16 = to_bf16,

@@ -12,6 +12,21 @@
 
 #define IMF__HEAD_SIZE 64
 
+/* Attention with one head of C channels over T positions, all (T, C) float32. Pack every strip of K
+ * and V, then attend to every block of rows. */
+struct imf__single_sizes {
+    size_t packed; /* bytes of K and V, packed; 64-byte aligned */
+    size_t work;   /* bytes that attend() wants for itself */
+    int strips, blocks;
+};
+
+struct imf__single_attention {
+    struct imf__single_sizes (*sizes)(int T, int C);
+    void (*pack)(void *packed, const float *k, const float *v, int T, int C, int strip);
+    /* The block's rows of dst = softmax(q k^T / sqrt(C)) v. */
+    void (*attend)(float *dst, const float *q, void *packed, int T, int C, int block, void *work);
+};
+
 struct imf__cpu_kernels {
     const char *isa;
 
@@ -24,8 +39,7 @@ struct imf__cpu_kernels {
                            const float *k_norm, const float *rope, int T, int NH, int head,
                            void *work);
     size_t (*attention_work)(int T, bool bf16);
-    /* Rows of softmax in place: x (T) = softmax(x * scale). */
-    void (*softmax)(float *x, int T, float scale);
+    const struct imf__single_attention *single;
     /* Adds each channel's sum and sum of squares over `pixels` pixels to sums (2, C); consecutive
      * pixels are `stride` elements apart. */
     void (*channel_sums)(double *sums, const void *src, bool bf16, size_t pixels, size_t stride,

@@ -1,5 +1,6 @@
 /* A row's bits are the same among any number of rows, at any place, for any number of threads: the
- * products of tests/ops at up to 1104 rows, which is four samples of 276 tokens. */
+ * products of tests/ops at up to 1104 rows, which is four samples of 276 tokens, and the attention
+ * of the sd-vae. */
 #include "engine.h"
 
 #include <check.h>
@@ -149,12 +150,56 @@ START_TEST(test_rows)
 }
 END_TEST
 
+/* The sd-vae's attention: the same bits for any number of threads, and for a sample among others.
+ */
+START_TEST(test_attention)
+{
+    static const int sizes[][2] = {{64, 32}, {49, 40}, {1024, 512}};
+    int T = sizes[_i][0], C = sizes[_i][1];
+    size_t n = (size_t)T * (size_t)C;
+    float *first = NULL, *got = calloc(2 * n, sizeof(float));
+    ck_assert_ptr_nonnull(got);
+    for (int threads = 1; threads <= 3; threads++) {
+        struct bench b;
+        bench_open(&b, &products[PRODUCTS - 1], threads);
+        float *dst = on_device(b.d, got, 2 * n), *x[3]; /* q, k, v */
+        for (uint32_t i = 0; i < 3; i++) {
+            float *host = random_floats(2 * n, i);
+            memcpy(host + n, host, n * sizeof(float)); /* the second sample is the first again */
+            x[i] = on_device(b.d, host, 2 * n);
+            free(host);
+        }
+        for (int dry = 1; dry >= 0; dry--) {
+            b.d->dry = dry;
+            ck_assert_int_eq(b.d->ops->attention_single(b.d, dst, x[0], x[1], x[2], 2, T, C),
+                             IMF_OK);
+        }
+        ck_assert_int_eq(b.d->ops->download(b.d, got, dst, 2 * n * sizeof(float)), IMF_OK);
+        ck_assert_mem_eq(got, got + n, n * sizeof(float));
+        if (!first) {
+            first = malloc(n * sizeof(float));
+            ck_assert_ptr_nonnull(first);
+            memcpy(first, got, n * sizeof(float));
+        }
+        ck_assert_msg(memcmp(got, first, n * sizeof(float)) == 0, "T %d, C %d: %d threads", T, C,
+                      threads);
+        for (int i = 0; i < 3; i++)
+            b.d->ops->free(b.d, x[i]);
+        b.d->ops->free(b.d, dst);
+        bench_close(&b);
+    }
+    free(first);
+    free(got);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("rows");
     TCase *tc = tcase_create("invariance");
     tcase_set_timeout(tc, 300);
     tcase_add_loop_test(tc, test_rows, 0, PRODUCTS);
+    tcase_add_loop_test(tc, test_attention, 0, 3);
     suite_add_tcase(s, tc);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);
