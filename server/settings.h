@@ -1,7 +1,7 @@
-/* Settings of `imfd serve`: one table (settings.c) gives each key its name, type, default, bounds
- * and help; the file, the environment, the flags, --help, --print-config and conf/imfd.json all
- * come from it. A flag wins over the environment, the environment over the file, the file over the
- * default. */
+/* Settings of `imfd serve`: one table (settings_table.c) gives each key its name, type, default,
+ * bounds and help; the file, the environment, the flags, --help, --print-config and conf/imfd.json
+ * all come from it. A flag wins over the environment, the environment over the file, the file over
+ * the default. */
 #ifndef SETTINGS_H
 #define SETTINGS_H
 

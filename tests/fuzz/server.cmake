@@ -4,8 +4,10 @@ set(server ${PROJECT_SOURCE_DIR}/server)
 set(server_flags ${flags} -I${server} ${FUZZ_SERVER_CFLAGS})
 set(server_objects)
 foreach(source ${server}/api_params.c ${server}/classes.c ${server}/http_text.c ${server}/json_write.c
-        ${server}/keys.c ${server}/proxy.c ${server}/settings.c ${engine}/status.c
-        ${CMAKE_BINARY_DIR}/server/embed_embedded_classes.c)
+        ${server}/keys.c ${server}/proxy.c
+        ${server}/settings.c ${server}/settings_file.c ${server}/settings_models.c
+        ${server}/settings_print.c ${server}/settings_table.c ${server}/settings_value.c
+        ${engine}/status.c ${CMAKE_BINARY_DIR}/server/embed_embedded_classes.c)
     cmake_path(GET source STEM name)
     set(object ${CMAKE_CURRENT_BINARY_DIR}/server_${name}.o)
     add_custom_command(OUTPUT ${object}
