@@ -1,6 +1,7 @@
 /* The fake engine: arithmetic instead of a network, with a price list instead of a device. It
  * exists so that the server can be tested and measured without weights. */
 #include "backend.h"
+#include "error.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -195,21 +196,11 @@ static bool set_option(struct fake_options *o, const char *key, const char *valu
     return false;
 }
 
-static imf_status fail(struct imf_error *err, imf_status status, const char *format,
-                       const char *detail)
-{
-    if (err != NULL) {
-        err->status = status;
-        snprintf(err->message, sizeof(err->message), format, detail);
-    }
-    return status;
-}
-
 static imf_status parse_device(struct fake_device *d, const char *text, struct imf_error *err)
 {
     char copy[256];
     if (strlen(text) >= sizeof(copy))
-        return fail(err, IMF_EINVAL, "%s", "the fake device's options are too long");
+        return imf__fail(err, IMF_EINVAL, "the fake device's options are too long");
     strcpy(copy, text);
     char *save = NULL, *options = strchr(copy, ':');
     if (options == NULL)
@@ -218,12 +209,12 @@ static imf_status parse_device(struct fake_device *d, const char *text, struct i
          item = strtok_r(NULL, ",", &save)) {
         char *equals = strchr(item, '=');
         if (equals == NULL)
-            return fail(err, IMF_EINVAL, "fake device: '%s' is not key=value", item);
+            return imf__fail(err, IMF_EINVAL, "fake device: '%s' is not key=value", item);
         *equals = '\0';
         if (strcmp(item, "name") == 0)
             d->control = find_control(equals + 1);
         else if (!set_option(&d->options, item, equals + 1))
-            return fail(err, IMF_EINVAL, "fake device: bad option '%s'", item);
+            return imf__fail(err, IMF_EINVAL, "fake device: bad option '%s'", item);
     }
     return IMF_OK;
 }
@@ -233,7 +224,7 @@ static imf_status device_open(struct backend_device **out, const struct imf_engi
 {
     struct fake_device *d = calloc(1, sizeof(*d));
     if (d == NULL)
-        return fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
+        return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
     d->options =
         (struct fake_options){.fail_label = -1, .max_batch = 8, .size = 256, .classes = 1000};
     imf_status status = parse_device(d, p->device, err);
@@ -307,11 +298,11 @@ static imf_status model_load(struct backend_model **out, struct backend_device *
         spend(o, 10000);
     }
     if (o->fail_load)
-        return fail(err, IMF_EFORMAT, "%s: told to fail",
-                    p->checkpoint != NULL ? p->checkpoint : "fake");
+        return imf__fail(err, IMF_EFORMAT, "%s: told to fail",
+                         p->checkpoint != NULL ? p->checkpoint : "fake");
     struct fake_model *m = calloc(1, sizeof(*m));
     if (m == NULL)
-        return fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
+        return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
     m->device = d;
     struct imf_model_info *info = &m->info;
     snprintf(info->name, sizeof(info->name), "fake");
@@ -333,7 +324,7 @@ static imf_status model_load(struct backend_model **out, struct backend_device *
         m->decode[i].z = calloc((size_t)info->decode_batch, sizeof(uint64_t));
         if (m->decode[i].z == NULL) {
             model_unload((struct backend_model *)m);
-            return fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
+            return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
         }
     }
     *out = (struct backend_model *)m;
@@ -377,7 +368,7 @@ static imf_status lane_start(struct backend_lane *lane, const struct backend_mod
 {
     struct fake_lane *l = (struct fake_lane *)lane;
     if (label < 0 || label > ((const struct fake_model *)model)->info.classes)
-        return fail(err, IMF_EINVAL, "%s", "label is out of range");
+        return imf__fail(err, IMF_EINVAL, "label is out of range");
     l->label = label;
     l->seed = seed;
     l->sampling = *s;

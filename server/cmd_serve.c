@@ -5,6 +5,7 @@
 #include "api.h"
 #include "commands.h"
 #include "demo.h"
+#include "error.h"
 #include "http.h"
 #include "keys.h"
 #include "log.h"
@@ -43,13 +44,6 @@ struct server {
     int n_devices;
 };
 
-static imf_status fail(struct imf_error *err, const char *format, const char *a, const char *b)
-{
-    err->status = IMF_EINVAL;
-    snprintf(err->message, sizeof(err->message), format, a, b);
-    return IMF_EINVAL;
-}
-
 /* ---- Devices and models -----------------------------------------------------------------------
  */
 
@@ -64,7 +58,7 @@ static int use_device(struct server *s, const char *name, const char *precision,
     }
     struct device_key *d = &s->devices[s->n_devices];
     if (s->n_devices == MAX_DEVICES || strlen(name) >= sizeof(d->name)) {
-        (void)fail(err, "device %.200s: too many devices%s", name, "");
+        (void)imf__fail(err, IMF_EINVAL, "device %.200s: too many devices", name);
         return -1;
     }
     struct imf_engine_params p;
@@ -72,7 +66,7 @@ static int use_device(struct server *s, const char *name, const char *precision,
     p.device = name;
     p.threads = (int)s->settings.threads;
     if (!imf_precision_parse(&p.precision, precision)) {
-        (void)fail(err, "precision \"%s\" is none of auto, fp32, bf16%s", precision, "");
+        (void)imf__fail(err, IMF_EINVAL, "precision \"%s\" is none of auto, fp32, bf16", precision);
         return -1;
     }
     int index = sched_add_device(s->scheduler, &p, err);
@@ -98,7 +92,8 @@ static int use_devices(struct server *s, const char *text, const char *precision
         size_t length = strcspn(at, ",");
         char name[64];
         if (length == 0 || length > 8 || strspn(at, "0123456789") != length) {
-            (void)fail(err, "device \"%s\": expected numbers as in cuda:0,1%s", text, "");
+            (void)imf__fail(err, IMF_EINVAL, "device \"%s\": expected numbers as in cuda:0,1",
+                            text);
             return -1;
         }
         snprintf(name, sizeof(name), "cuda:%.*s", (int)length, at);
@@ -137,8 +132,9 @@ static imf_status default_models(struct settings *settings, struct imf_error *er
     imf_status status = imfd_demo_find(&demo, err);
     if (status != IMF_OK) {
         struct imf_error cause = *err;
-        return fail(err, "no models are configured, and there is no demo model: %.400s%s",
-                    cause.message, "");
+        return imf__fail(err, IMF_EINVAL,
+                         "no models are configured, and there is no demo model: %.400s",
+                         cause.message);
     }
     return settings_add_model(settings, "demo", demo.checkpoint, demo.decoder);
 }
@@ -218,7 +214,7 @@ static imf_status prepare_scheduler(struct server *s, struct imf_error *err)
         return status;
     api_set_scheduler(s->api, s->scheduler);
     if (s->settings.models.n > SCHED_MAX_MODELS)
-        return fail(err, "too many models%s%s", "", "");
+        return imf__fail(err, IMF_EINVAL, "too many models");
     for (int i = 0; i < s->settings.models.n; i++) {
         status = add_model(s, &s->settings.models.items[i], err);
         if (status != IMF_OK)
@@ -249,7 +245,8 @@ static imf_status listen_on(struct server *s, const char *address, int tag, stru
     int n = http_listen_passed();
     imf_status status =
         n > 0 ? IMF_OK
-              : fail(err, "listen %s: systemd passed no socket (LISTEN_FDS)%s", address, "");
+              : imf__fail(err, IMF_EINVAL, "listen %s: systemd passed no socket (LISTEN_FDS)",
+                          address);
     for (int i = 0; i < n && status == IMF_OK; i++) {
         char name[24];
         snprintf(name, sizeof(name), "systemd:%d", i);

@@ -1,6 +1,7 @@
 /* The libmicrohttpd daemons (one per address) inside the libuv loop, the connections, and the clock
  * that cuts those which take too long. libmicrohttpd's own timeout restarts at every byte, so one
  * byte a second would hold a connection for ever; ours are deadlines per phase. */
+#include "error.h"
 #include "http_internal.h"
 
 #include <arpa/inet.h>
@@ -15,15 +16,6 @@
 
 /* Not larger: libmicrohttpd maps and unmaps bigger pools for every connection. */
 enum { CONNECTION_MEMORY = 32768 };
-
-static imf_status fail(struct imf_error *err, imf_status status, const char *message)
-{
-    if (err != NULL) {
-        err->status = status;
-        snprintf(err->message, sizeof(err->message), "%s", message);
-    }
-    return status;
-}
 
 /* ---- Driving libmicrohttpd ------------------------------------------------------------------- */
 
@@ -213,7 +205,7 @@ imf_status http_server_create(struct http_server **out, uv_loop_t *loop,
 {
     struct http_server *s = calloc(1, sizeof(*s));
     if (s == NULL)
-        return fail(err, IMF_ENOMEM, "out of memory");
+        return imf__fail(err, IMF_ENOMEM, "out of memory");
     s->loop = loop;
     s->limits = *limits;
     s->app = *app;
@@ -245,10 +237,10 @@ imf_status http_server_listen(struct http_server *s, const char *address, int ta
                               size_t bound_size, struct imf_error *err)
 {
     if (s->n_listeners == HTTP_MAX_LISTENERS)
-        return fail(err, IMF_EINVAL, "too many addresses to listen on");
+        return imf__fail(err, IMF_EINVAL, "too many addresses to listen on");
     struct http_listener *l = calloc(1, sizeof(*l));
     if (l == NULL)
-        return fail(err, IMF_ENOMEM, "out of memory");
+        return imf__fail(err, IMF_ENOMEM, "out of memory");
     l->server = s;
     l->tag = tag;
     int fd = http_listen_socket(address, l->unix_path, bound, bound_size, err);
@@ -260,14 +252,14 @@ imf_status http_server_listen(struct http_server *s, const char *address, int ta
     if (l->daemon == NULL) {
         close(fd);
         free(l);
-        return fail(err, IMF_EIO, "libmicrohttpd could not start");
+        return imf__fail(err, IMF_EIO, "libmicrohttpd could not start");
     }
     int epoll_fd = MHD_get_daemon_info(l->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
     l->poll.data = l->timer.data = l;
     if (uv_poll_init(s->loop, &l->poll, epoll_fd) != 0) {
         MHD_stop_daemon(l->daemon);
         free(l);
-        return fail(err, IMF_EIO, "the event loop does not take libmicrohttpd's descriptor");
+        return imf__fail(err, IMF_EIO, "the event loop does not take libmicrohttpd's descriptor");
     }
     uv_timer_init(s->loop, &l->timer);
     s->open_handles += 2;

@@ -1,5 +1,6 @@
 /* The scheduler's shell: the state machine of scheduler_core.h behind a lock, engine threads that
  * feed on it, PNG encoders in libuv's pool, and an async handle that brings news to the loop. */
+#include "error.h"
 #include "scheduler.h"
 #include "scheduler_shell.h"
 
@@ -30,15 +31,6 @@ void sched_options_init(struct sched_options *o)
 void sched_spec_init(struct sched_spec *s)
 {
     *s = (struct sched_spec){.n = 1, .want = SCHED_PNG, .priority = 5};
-}
-
-static imf_status fail(struct imf_error *err, imf_status status, const char *message)
-{
-    if (err != NULL) {
-        err->status = status;
-        snprintf(err->message, sizeof(err->message), "%s", message);
-    }
-    return status;
 }
 
 static void on_wake(uv_async_t *handle);
@@ -92,13 +84,13 @@ imf_status sched_create(struct scheduler **out, uv_loop_t *loop, const struct sc
 {
     if (o->max_queue < 1 || o->max_encoding < 1 || o->png_level < 0 || o->png_level > 9 ||
         o->return_gap_percent < 0 || o->return_gap_percent > 100)
-        return fail(err, IMF_EINVAL, "scheduler: an option is out of range");
+        return imf__fail(err, IMF_EINVAL, "scheduler: an option is out of range");
     struct scheduler *s = calloc(1, sizeof(*s));
     if (s == NULL)
-        return fail(err, IMF_ENOMEM, imf_status_sentence(IMF_ENOMEM));
+        return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
     if (core_init(&s->core, o) != IMF_OK) {
         free(s);
-        return fail(err, IMF_ENOMEM, imf_status_sentence(IMF_ENOMEM));
+        return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
     }
     if (uv_mutex_init(&s->lock) != 0)
         abort(); /* cannot fail without error checking attributes */
@@ -106,7 +98,7 @@ imf_status sched_create(struct scheduler **out, uv_loop_t *loop, const struct sc
     imf_status status = create_encoders(s);
     if (status != IMF_OK || uv_async_init(loop, &s->wake, on_wake) != 0) {
         free_scheduler(s);
-        return fail(err, IMF_ENOMEM, imf_status_sentence(IMF_ENOMEM));
+        return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
     }
     uv_timer_init(loop, &s->timer);
     s->wake.data = s->timer.data = s;
@@ -124,7 +116,7 @@ int sched_add_device(struct scheduler *s, const struct imf_engine_params *p, str
     if (t == NULL || name == NULL || uv_cond_init(&t->wake) != 0) {
         free(t);
         free(name);
-        fail(err, IMF_ENOMEM, imf_status_sentence(IMF_ENOMEM));
+        imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
         return -1;
     }
     t->scheduler = s;
@@ -136,7 +128,7 @@ int sched_add_device(struct scheduler *s, const struct imf_engine_params *p, str
         uv_cond_destroy(&t->wake);
         free(name);
         free(t);
-        fail(err, IMF_EINVAL, "too many devices");
+        imf__fail(err, IMF_EINVAL, "too many devices");
         return -1;
     }
     s->device[t->index] = t;
@@ -155,13 +147,13 @@ int sched_add_model(struct scheduler *s, const char *id, const struct imf_model_
 {
     assert(!s->started && device_count > 0);
     if (sched_model_find(s, id) >= 0) {
-        fail(err, IMF_EINVAL, "two models have the same id");
+        imf__fail(err, IMF_EINVAL, "two models have the same id");
         return -1;
     }
     bool failed = false;
     struct shell_model *m = calloc(1, sizeof(*m));
     if (m == NULL) {
-        fail(err, IMF_ENOMEM, imf_status_sentence(IMF_ENOMEM));
+        imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
         return -1;
     }
     m->params = *p;
@@ -179,7 +171,8 @@ int sched_add_model(struct scheduler *s, const char *id, const struct imf_model_
         free((char *)m->params.checkpoint);
         free((char *)m->params.decoder);
         free(m);
-        fail(err, IMF_EINVAL, failed ? imf_status_sentence(IMF_ENOMEM) : "too many models");
+        imf__fail(err, IMF_EINVAL, "%s",
+                  failed ? imf_status_sentence(IMF_ENOMEM) : "too many models");
         return -1;
     }
     s->model[index] = m;
@@ -192,7 +185,7 @@ imf_status sched_start(struct scheduler *s, struct imf_error *err)
     s->started = true;
     for (int i = 0; i < s->core.device_count; i++) {
         if (engine_thread_start(s->device[i]) != IMF_OK)
-            return fail(err, IMF_ENOMEM, "an engine thread could not be started");
+            return imf__fail(err, IMF_ENOMEM, "an engine thread could not be started");
     }
     return IMF_OK;
 }
