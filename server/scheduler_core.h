@@ -76,16 +76,8 @@ struct sched_request {
 
     struct list of_model, of_tenant;
     struct tenant *tenant;
-    int model, priority;
-    uint32_t n, next; /* pictures asked, and of these given a waiter so far */
-    struct sched_sampling_lists {
-        int32_t label;
-        uint64_t seed;
-        int32_t *labels;
-        uint64_t *seeds;
-    } samples;
-    struct imf_sampling sampling;
-    unsigned want;
+    struct sched_spec spec; /* what was asked; its lists are copies, its tenant is not kept */
+    uint32_t next;          /* of spec.n pictures: given a waiter so far */
     uint64_t arrived_at, served_at, deadline; /* deadline 0: none */
     uint64_t service, sequence;
     uint32_t window, outstanding; /* given a waiter and not yet released */
@@ -148,6 +140,8 @@ struct candidate {
 /* Recent departures, to learn how soon clients that got their answer ask again. */
 #define CORE_DEPARTURES 256
 
+#define CORE_TENANT_BUCKETS 256
+
 struct sched_core {
     struct sched_options options;
     struct core_model model[SCHED_MAX_MODELS];
@@ -157,7 +151,7 @@ struct sched_core {
 
     struct picture **bucket; /* pictures in flight */
     size_t bucket_count, picture_count;
-    struct tenant *tenant_bucket[256];
+    struct tenant *tenant_bucket[CORE_TENANT_BUCKETS];
     struct list tenants; /* active */
     size_t tenant_count; /* active or remembered */
     struct list to_encode, events;
@@ -191,7 +185,7 @@ bool core_model_ready(struct sched_core *c, int model, int device,
                       const struct imf_model_info *info);
 void core_model_failed(struct sched_core *c, int model, const char *message, uint64_t now);
 
-/* ---- Requests; scheduler_core.c ---- */
+/* ---- Requests; scheduler_requests.c ---- */
 struct sched_request *core_submit(struct sched_core *c, const struct sched_spec *spec, uint64_t now,
                                   struct sched_refusal *refusal);
 void core_release(struct sched_core *c, struct sched_request *r, uint32_t count, uint64_t now);
@@ -233,18 +227,54 @@ void core_arrived(struct sched_core *c, uint64_t now);
 uint64_t core_hold_until(const struct sched_core *c, const struct core_model *m, int n,
                          uint64_t now);
 
-/* ---- Statistics ---- */
+/* ---- Statistics; scheduler_stats.c ---- */
 void core_get_stats(const struct sched_core *c, struct sched_stats *out);
 void histogram_add(struct sched_histogram *h, const double *bounds, int count, double value);
 uint32_t core_queue_images(const struct sched_core *c);
 
-/* ---- Between the core's files ---- */
-void core__picture_drop(struct sched_core *c, struct picture *p);
-void core__picture_ready(struct sched_core *c, struct picture *p, struct blob *png,
-                         unsigned wanting, uint64_t now);
-void core__picture_fail(struct sched_core *c, struct picture *p, const char *message, uint64_t now);
-void core__lane_free(struct sched_core *c, struct picture *p);
+/* ---- Between the core's files: scheduler_requests.c ---- */
+
+/* The key of picture `index` of what is asked. */
+void core__sample_key(const struct sched_spec *s, uint32_t index, struct picture_key *key);
+/* The result's blobs are filled in; the waiter belongs to the events now. */
+void core__waiter_ready(struct sched_core *c, struct waiter *w, uint64_t now);
+/* Tells the owner that nothing more will become ready. */
 void core__request_end(struct sched_core *c, struct sched_request *r, enum sched_result result,
                        const char *message, uint64_t now);
+
+/* ---- scheduler_pictures.c ---- */
+
+/* Whether it is being made. */
+bool core__picture_known(const struct sched_core *c, const struct picture_key *key);
+/* Makes the waiter, whose result.key is set, wait for its picture: one in flight, or a new one.
+ * False when out of memory. */
+bool core__picture_join(struct sched_core *c, struct waiter *w, uint64_t now);
+/* Takes the waiter off its picture's list; the picture may be left without any. */
+void core__waiter_detach(struct waiter *w);
+/* Forgets a picture that nobody waits for and no thread holds. */
+void core__picture_drop(struct sched_core *c, struct picture *p);
+/* Hands the picture to those of its waiters that want something in `wanting` at most. */
+void core__picture_ready(struct sched_core *c, struct picture *p, struct blob *png,
+                         unsigned wanting, uint64_t now);
+/* Every request that waits for this picture ends. */
+void core__picture_fail(struct sched_core *c, struct picture *p, const char *message, uint64_t now);
+void core__lane_free(struct sched_core *c, struct picture *p);
+
+/* ---- scheduler_admission.c ---- */
+
+/* False: *out says why not. */
+bool core__admit(struct sched_core *c, const struct sched_spec *s, struct sched_refusal *out);
+/* Fills *out, counts the refusal and returns false. */
+bool core__refuse(struct sched_core *c, struct sched_refusal *out, enum sched_reject why,
+                  uint64_t retry_us, const char *message);
+
+/* ---- scheduler_tenants.c ---- */
+
+/* The tenant of that name, made when it is new. NULL when out of memory. */
+struct tenant *core__tenant_get(struct sched_core *c, const char *id);
+/* Counts the request among the tenant's; both start level with the least served. */
+void core__tenant_join(struct sched_core *c, struct tenant *t, struct sched_request *r);
+void core__tenant_leave(struct sched_request *r);
+void core__tenants_free(struct sched_core *c);
 
 #endif

@@ -27,7 +27,7 @@ static struct candidate rank(const struct sched_core *c, struct sched_request *r
     uint64_t ageing = c->options.ageing_us, waited = now - r->served_at;
     uint64_t better = ageing > 0 ? waited / ageing : 0;
     return (struct candidate){
-        .priority = better >= (uint64_t)r->priority ? 0 : r->priority - (int)better,
+        .priority = better >= (uint64_t)r->spec.priority ? 0 : r->spec.priority - (int)better,
         .tenant_service = r->tenant->service,
         .request_service = r->service,
         .sequence = r->sequence,
@@ -54,7 +54,7 @@ static bool step_first(const struct sched_core *c, const struct candidate *step,
         return step->priority < decode->priority;
     const struct sched_request *r = decode->request;
     uint64_t picture =
-        (uint64_t)r->sampling.steps * CORE_EVALUATION + c->model[r->model].decode_cost;
+        (uint64_t)r->spec.sampling.steps * CORE_EVALUATION + c->model[r->spec.model].decode_cost;
     if (step->request->tenant != r->tenant)
         return step->tenant_service + 2 * picture < decode->tenant_service;
     return step->request_service + 2 * picture < decode->request_service;
@@ -99,7 +99,7 @@ static void sift_down(struct candidate *heap, size_t n, size_t i)
 static struct picture *next_step(struct sched_core *c, int device, struct sched_request *r)
 {
     struct core_device *d = &c->device[device];
-    bool room = d->lanes[r->model] < d->lane_limit[r->model];
+    bool room = d->lanes[r->spec.model] < d->lane_limit[r->spec.model];
     struct picture *queued = NULL;
     LIST_EACH(it, &r->waiting)
     {
@@ -310,7 +310,7 @@ void core_pick(struct sched_core *c, int device, struct sched_work *work, uint64
     bool can_decode =
         c->encoding < c->options.max_encoding && best_decode(c, device, -1, now, &decode) != NULL;
     if (can_step && (!can_decode || step_first(c, &step, &decode))) {
-        int model = step.request->model;
+        int model = step.request->spec.model;
         uint64_t until = hold_step(c, device, model, now);
         if (until == 0) {
             pick_steps(c, device, model, can_decode, work, now);
@@ -322,7 +322,7 @@ void core_pick(struct sched_core *c, int device, struct sched_work *work, uint64
         }
     }
     if (can_decode)
-        pick_decodes(c, device, decode.request->model, can_step, work, now);
+        pick_decodes(c, device, decode.request->spec.model, can_step, work, now);
 }
 
 /* ---- Complete -------------------------------------------------------------------------------- */
@@ -348,7 +348,7 @@ static void decoded(struct sched_core *c, struct picture *p, uint64_t now)
     LIST_EACH(it, &p->waiters)
     {
         const struct sched_request *r = LIST_OF(it, struct waiter, of_picture)->request;
-        if (r->next == r->n && r->unfinished == 1)
+        if (r->next == r->spec.n && r->unfinished == 1)
             core_departed(c, now);
     }
     core__picture_ready(c, p, NULL, SCHED_RGB, now);

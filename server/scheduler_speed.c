@@ -56,7 +56,7 @@ static int healthy_devices(const struct core_model *m)
 
 static double remaining_us(const struct sched_core *c, const struct sched_request *r)
 {
-    return (r->n - r->done) * picture_us(&c->model[r->model], r->sampling.steps);
+    return (r->spec.n - r->done) * picture_us(&c->model[r->spec.model], r->spec.sampling.steps);
 }
 
 /* If the request were alone: its batches one after the other. */
@@ -89,14 +89,14 @@ uint64_t core_estimate(const struct sched_core *c, const struct sched_spec *s, u
         LIST_EACH(it, &t->requests)
         {
             const struct sched_request *r = LIST_OF(it, struct sched_request, of_tenant);
-            if ((c->model[r->model].devices & m->devices) == 0)
+            if ((c->model[r->spec.model].devices & m->devices) == 0)
                 continue;
             double rest = remaining_us(c, r);
-            if (r->priority < s->priority)
+            if (r->spec.priority < s->priority)
                 ahead += rest;
-            else if (r->priority == s->priority && same)
+            else if (r->spec.priority == s->priority && same)
                 ours += rest < w ? rest : w;
-            else if (r->priority == s->priority)
+            else if (r->spec.priority == s->priority)
                 theirs += rest;
         }
         ahead += theirs < w ? theirs : w;
@@ -116,7 +116,7 @@ uint64_t core_retry_us(const struct sched_core *c, int model, uint32_t n)
         LIST_EACH(it, &c->model[i].requests)
         {
             const struct sched_request *r = LIST_OF(it, struct sched_request, of_model);
-            pictures += r->n - r->done;
+            pictures += r->spec.n - r->done;
             us += remaining_us(c, r);
         }
     }

@@ -94,7 +94,7 @@ static void check_request(const struct sched_request *r)
     ENSURE_EQ(waiting, r->unfinished);
     ENSURE_LE(r->outstanding, r->window);
     ENSURE_LE(r->unfinished + r->undelivered, r->outstanding);
-    ENSURE_LE(r->next, r->n);
+    ENSURE_LE(r->next, r->spec.n);
     ENSURE_EQ(r->done + r->unfinished, r->next);
     ENSURE(!r->ended);
 }
@@ -114,7 +114,7 @@ static void check_accounts(struct sim *s)
         if (r == NULL)
             continue;
         requests++;
-        images += r->n - (r->next - r->outstanding); /* not released */
+        images += r->spec.n - (r->next - r->outstanding); /* not released */
     }
     ENSURE_EQ(requests, t->accepted);
     ENSURE_EQ(images, t->accepted_images);
@@ -146,7 +146,7 @@ void sim_check(struct sim *s)
         {
             const struct sched_request *r = LIST_OF(it, struct sched_request, of_model);
             check_request(r);
-            queued += r->n - r->next;
+            queued += r->spec.n - r->next;
         }
         for (int d = 0; d < c->device_count; d++) {
             ENSURE_EQ(lanes[d][m], c->device[d].lanes[m]);
@@ -288,7 +288,7 @@ static void deliver(struct sim *s)
         ENSURE(!q->seen[p->index]);
         q->seen[p->index] = true;
         uint64_t hash = picture_key_hash(&p->key);
-        unsigned want = e.request->want;
+        unsigned want = e.request->spec.want;
         ENSURE_EQ(p->png != NULL, (want & SCHED_PNG) != 0);
         ENSURE_EQ(p->rgb != NULL, (want & SCHED_RGB) != 0);
         if (p->png != NULL)
