@@ -99,7 +99,8 @@ static void check_request(const struct sched_request *r)
     ENSURE(!r->ended);
 }
 
-/* Every request accepted, and each of its pictures, is under way or has ended in exactly one way. */
+/* Every request accepted, and each of its pictures, is under way or has ended in exactly one way.
+ */
 static void check_accounts(struct sim *s)
 {
     const struct sched_stats *t = &s->core.stats;
