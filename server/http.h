@@ -78,7 +78,7 @@ struct http_request {
     uint64_t body_bytes; /* of the reply, sent or about to be */
     void *user;          /* the application's own; NULL at first */
 
-    /* This layer's own; see http_request.c. */
+    /* This layer's own; see http_request.c and http_reply.c. */
     struct http_server *server;
     struct MHD_Connection *mhd;
     int phase;

@@ -1,4 +1,4 @@
-/* What http.c and http_request.c share. */
+/* What the http*.c files share. */
 #ifndef HTTP_INTERNAL_H
 #define HTTP_INTERNAL_H
 
@@ -78,5 +78,16 @@ void http__on_completed(void *cls, struct MHD_Connection *mhd, void **state,
                         enum MHD_RequestTerminationCode why);
 void http__cut_waiting(struct http_request *r);
 void http__free_pools(struct http_server *s);
+/* The connection is cut unless something happens within `ms`; 0: it may wait for ever. */
+void http__set_deadline(struct http_request *r, uint64_t ms);
+/* Suspends, inside a callback of libmicrohttpd; the loop watches the socket meanwhile. */
+void http__suspend(struct http_request *r);
+void http__resume(struct http_request *r); /* nothing when it is not suspended */
+
+/* http_reply.c */
+/* Hands the reply to libmicrohttpd. */
+enum MHD_Result http__send_reply(struct http_request *r);
+/* What was pushed and is not sent. */
+void http__segments_free(struct http_request *r);
 
 #endif
