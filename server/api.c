@@ -1,4 +1,5 @@
-/* Routing, access and the common parts of replies. */
+/* What the HTTP layer calls: who may ask what, the call that answers, the line in the log; and the
+ * life of the API. */
 #include "api_internal.h"
 #include "http_text.h"
 
@@ -9,254 +10,9 @@
 #include <strings.h>
 #include <sys/random.h>
 
-enum { PING_MS = 1000, MAX_SEGMENTS = 6, METHOD_GET = 1 << HTTP_GET | 1 << HTTP_HEAD };
+enum { PING_MS = 1000 };
 
-/* ---- Errors ---------------------------------------------------------------------------------- */
-
-static const struct {
-    int status;
-    const char *type, *code;
-} errors[] = {
-#define API_ERROR_ROW(kind, status, type, code) {status, type, code},
-    API_ERROR_MAP(API_ERROR_ROW)
-#undef API_ERROR_ROW
-};
-
-void api_error_json(struct json_writer *w, const struct api_problem *p)
-{
-    json_object_begin(w);
-    json_key(w, "error");
-    json_object_begin(w);
-    json_key(w, "message");
-    json_string(w, p->message);
-    json_key(w, "type");
-    json_string(w, errors[p->kind].type);
-    json_key(w, "param");
-    json_string(w, p->param);
-    json_key(w, "code");
-    json_string(w, errors[p->kind].code);
-    json_object_end(w);
-    json_object_end(w);
-}
-
-int api_status(const struct api_problem *p)
-{
-    return errors[p->kind].status;
-}
-
-void api_fail(struct api_call *c, const struct api_problem *p)
-{
-    struct buffer body;
-    struct json_writer w;
-    int status = api_status(p);
-    buffer_init(&body, 1 << 16);
-    json_init(&w, &body);
-    api_error_json(&w, p);
-    http_clear_headers(c->http);
-    if (status == 401)
-        http_header(c->http, "WWW-Authenticate", "Bearer realm=\"imfd\"");
-    if (status == 429 || status == 503) {
-        uint64_t ms = p->retry_us > 0 ? (p->retry_us + 999) / 1000 : 1000;
-        http_headerf(c->http, "Retry-After", "%llu", (unsigned long long)((ms + 999) / 1000));
-        http_headerf(c->http, "retry-after-ms", "%llu", (unsigned long long)ms);
-    }
-    if (status == 504)
-        http_header(c->http, "x-should-retry", "false");
-    http_header(c->http, "Cache-Control", "no-store");
-    api_reply_json(c, status, &body);
-}
-
-/* ---- Common parts of replies -------------------------------------------------------------------
- */
-
-static const char *allowed_origin(const struct api *a, const char *origin)
-{
-    const struct string_list *list = &a->settings->cors_origins;
-    for (int i = 0; origin != NULL && i < list->n; i++) {
-        if (strcmp(list->items[i], "*") == 0)
-            return "*";
-        if (strcmp(list->items[i], origin) == 0)
-            return origin;
-    }
-    return NULL;
-}
-
-void api_common_headers(struct api_call *c)
-{
-    struct http_request *r = c->http;
-    http_header(r, "X-Request-Id", c->id);
-    http_header(r, "X-Content-Type-Options", "nosniff");
-    if (c->api->settings->cors_origins.n == 0)
-        return;
-    const char *origin = allowed_origin(c->api, r->headers[HTTP_ORIGIN]);
-    if (origin == NULL || strcmp(origin, "*") != 0)
-        http_header(r, "Vary", "Origin");
-    if (origin == NULL)
-        return;
-    http_header(r, "Access-Control-Allow-Origin", origin);
-    http_header(
-        r, "Access-Control-Expose-Headers",
-        "ETag, Retry-After, retry-after-ms, Server-Timing, X-Imfd-Class, X-Imfd-Fingerprint, "
-        "X-Imfd-Seed, X-Request-Id");
-}
-
-void api_reply_json(struct api_call *c, int status, struct buffer *body)
-{
-    http_header(c->http, "Content-Type", "application/json");
-    api_common_headers(c);
-    http_reply_buffer(c->http, status, body);
-}
-
-bool api_decode(char *text, size_t capacity, const char *encoded, size_t n)
-{
-    return percent_decode(text, capacity, encoded, n, false);
-}
-
-void api_base_url(const struct api_call *c, struct buffer *out)
-{
-    const struct http_request *r = c->http;
-    const char *proto = "http", *host = r->headers[HTTP_HOST], *prefix = NULL;
-    if (c->trusted) {
-        const char *forwarded = r->headers[HTTP_X_FORWARDED_PROTO];
-        if (forwarded != NULL && strcasecmp(forwarded, "https") == 0)
-            proto = "https";
-        forwarded = r->headers[HTTP_X_FORWARDED_HOST];
-        if (forwarded != NULL && host_valid(forwarded))
-            host = forwarded;
-        prefix = r->headers[HTTP_X_FORWARDED_PREFIX];
-    }
-    if (host == NULL || !host_valid(host))
-        host = "localhost";
-    buffer_printf(out, "%s://%s", proto, host);
-    if (prefix != NULL && prefix[0] == '/' && strlen(prefix) < 200 &&
-        strspn(prefix, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._~-") ==
-            strlen(prefix)) {
-        size_t n = strlen(prefix);
-        buffer_append(out, prefix, prefix[n - 1] == '/' ? n - 1 : n);
-    }
-    buffer_append_text(out, c->api->settings->root_path);
-}
-
-/* ---- Routes
- * -------------------------------------------------------------------------------------- */
-
-struct segment {
-    const char *text;
-    size_t length;
-};
-
-static bool is(const struct segment *s, const char *text)
-{
-    return s->length == strlen(text) && memcmp(s->text, text, s->length) == 0;
-}
-
-static enum route route_v1(const struct segment *s, int n)
-{
-    if (n == 2 && is(&s[1], "generate"))
-        return ROUTE_GENERATE;
-    if (n == 2 && is(&s[1], "models"))
-        return ROUTE_MODELS;
-    if (n == 2 && is(&s[1], "classes"))
-        return ROUTE_CLASSES;
-    if (n == 3 && is(&s[1], "models"))
-        return ROUTE_MODEL;
-    if (n == 3 && is(&s[1], "classes"))
-        return ROUTE_CLASS;
-    if (n == 3 && is(&s[1], "images") && is(&s[2], "generations"))
-        return ROUTE_OPENAI;
-    if (n == 5 && is(&s[1], "images"))
-        return ROUTE_IMAGE;
-    return ROUTE_UNKNOWN;
-}
-
-static enum route route_of(const struct segment *s, int n)
-{
-    static const struct {
-        const char *name;
-        enum route route;
-    } single[] = {{"livez", ROUTE_LIVEZ},
-                  {"readyz", ROUTE_READYZ},
-                  {"health", ROUTE_HEALTH},
-                  {"metrics", ROUTE_METRICS},
-                  {"version", ROUTE_VERSION},
-                  {"openapi.json", ROUTE_OPENAPI},
-                  {"", ROUTE_PAGE}};
-    if (n >= 2 && is(&s[0], "v1"))
-        return route_v1(s, n);
-    if (n >= 2 && is(&s[0], "web"))
-        return ROUTE_ASSET;
-    for (size_t i = 0; n == 1 && i < sizeof(single) / sizeof(single[0]); i++) {
-        if (is(&s[0], single[i].name))
-            return single[i].route;
-    }
-    return ROUTE_UNKNOWN;
-}
-
-/* Finds path and query in the request target, which may be absolute ("http://host/path"). */
-static void split_target(struct api_call *c, struct segment *path)
-{
-    const char *at = c->http->uri;
-    if (at[0] != '/') {
-        const char *authority = strstr(at, "://");
-        if (authority != NULL) {
-            at = authority + 3;
-            at += strcspn(at, "/?");
-        }
-    }
-    size_t length = strcspn(at, "?");
-    c->query = at[length] == '?' ? at + length + 1 : "";
-    *path = (struct segment){at, length};
-}
-
-static void find_route(struct api_call *c)
-{
-    struct segment path, s[MAX_SEGMENTS];
-    const char *root = c->api->settings->root_path;
-    size_t root_length = strlen(root);
-    int n = 0;
-    split_target(c, &path);
-    c->route = ROUTE_UNKNOWN;
-    if (path.length < root_length || memcmp(path.text, root, root_length) != 0)
-        return;
-    const char *at = path.text + root_length, *end = path.text + path.length;
-    if (at == end && root_length > 0) { /* "/images" itself */
-        c->route = ROUTE_PAGE;
-        c->bare_root = true;
-        return;
-    }
-    if (at == end || *at != '/')
-        return;
-    while (at < end && n < MAX_SEGMENTS) {
-        const char *begin = at + 1, *slash = memchr(begin, '/', (size_t)(end - begin));
-        at = slash != NULL ? slash : end;
-        s[n++] = (struct segment){begin, (size_t)(at - begin)};
-    }
-    if (at < end) /* more parts than any route has */
-        return;
-    c->route = route_of(s, n);
-    if (http_request_tag(c->http) == API_TAG_METRICS && c->route != ROUTE_METRICS &&
-        c->route != ROUTE_LIVEZ && c->route != ROUTE_READYZ && c->route != ROUTE_HEALTH)
-        c->route = ROUTE_UNKNOWN;
-    if (http_request_tag(c->http) == API_TAG_MAIN && c->route == ROUTE_METRICS &&
-        c->api->settings->metrics_listen[0] != '\0')
-        c->route = ROUTE_UNKNOWN;
-    for (int i = 0; i < 3 && i + 2 < n; i++) {
-        c->part[i].text = s[i + 2].text;
-        c->part[i].length = s[i + 2].length;
-    }
-    if (c->route == ROUTE_ASSET) { /* everything after /web/ */
-        c->part[0].text = s[1].text;
-        c->part[0].length = (size_t)(end - s[1].text);
-    }
-}
-
-static unsigned methods_of(enum route route)
-{
-    return route == ROUTE_GENERATE || route == ROUTE_OPENAI ? 1 << HTTP_POST : METHOD_GET;
-}
-
-/* ---- Access
- * ---------------------------------------------------------------------------------------- */
+/* ---- Access ---------------------------------------------------------------------------------- */
 
 static bool needs_key(enum route route)
 {
@@ -316,7 +72,7 @@ static void reply_options(struct api_call *c, const char *allow)
 {
     struct http_request *r = c->http;
     http_header(r, "Allow", allow);
-    if (allowed_origin(c->api, r->headers[HTTP_ORIGIN]) != NULL &&
+    if (api_allowed_origin(c->api, r->headers[HTTP_ORIGIN]) != NULL &&
         r->headers[HTTP_ACCESS_CONTROL_REQUEST_METHOD] != NULL) {
         http_header(r, "Access-Control-Allow-Methods", allow);
         http_header(r, "Access-Control-Allow-Headers",
@@ -333,8 +89,8 @@ static bool check_headers(struct api_call *c, struct api_problem *p)
     struct http_request *r = c->http;
     if (c->route == ROUTE_UNKNOWN)
         return api_problem_set(p, API_NOT_FOUND, NULL, "there is nothing at this address");
-    unsigned methods = methods_of(c->route);
-    const char *allow = methods == METHOD_GET ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
+    const char *allow;
+    unsigned methods = api_route_methods(c->route, &allow);
     if (r->method == HTTP_OPTIONS) {
         reply_options(c, allow);
         return true;
@@ -357,8 +113,7 @@ static bool check_headers(struct api_call *c, struct api_problem *p)
     return true;
 }
 
-/* ---- The HTTP layer's callbacks
- * ---------------------------------------------------------------------- */
+/* ---- The HTTP layer's callbacks -------------------------------------------------------------- */
 
 static struct api_call *call_new(struct api *a, struct http_request *r)
 {
@@ -373,7 +128,7 @@ static struct api_call *call_new(struct api *a, struct http_request *r)
     c->cancelled = -1;
     r->user = c;
     identify(c);
-    find_route(c);
+    api_find_route(c);
     return c;
 }
 
@@ -583,8 +338,7 @@ struct http_app api_http_app(struct api *a)
     };
 }
 
-/* ---- Life
- * ---------------------------------------------------------------------------------------------- */
+/* ---- Life ------------------------------------------------------------------------------------ */
 
 static void on_ping(uv_timer_t *timer)
 {

@@ -9,18 +9,6 @@
 /* ---- Parts that several forms share
  * ------------------------------------------------------------------ */
 
-void api_write_sampling(struct json_writer *w, const struct imf_sampling *s)
-{
-    json_key(w, "steps");
-    json_int(w, s->steps);
-    json_key(w, "omega");
-    json_float(w, s->omega);
-    json_key(w, "t_min");
-    json_float(w, s->t_min);
-    json_key(w, "t_max");
-    json_float(w, s->t_max);
-}
-
 static bool is_null_class(const struct api *a, const struct picture_params *params, int32_t label)
 {
     return label >= a->models[params->model].info->classes;

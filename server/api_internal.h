@@ -10,8 +10,7 @@
 
 #define API_MAX_SEED ((UINT64_C(1) << 53) - 1)
 
-/* ---- Errors: kind, status, type, code -----------------------------------------------------------
- */
+/* ---- api_problem.c: errors; kind, status, type, code ----------------------------------------- */
 
 #define API_ERROR_MAP(X)                                                                           \
     X(INVALID, 400, "invalid_request_error", "invalid_value")                                      \
@@ -57,9 +56,11 @@ __attribute__((format(printf, 4, 5))) bool api_problem_set(struct api_problem *p
                                                            const char *format, ...);
 /* An unknown field or query parameter, which becomes `param`. */
 bool api_problem_unknown(struct api_problem *p, const char *what, const char *name);
+int api_status(const struct api_problem *p);
+/* Error object as JSON: {"error": {...}}. */
+void api_error_json(struct json_writer *w, const struct api_problem *p);
 
-/* ---- Models
- * -------------------------------------------------------------------------------------- */
+/* ---- Models ---------------------------------------------------------------------------------- */
 
 struct api_model {
     const struct imf_model_info *info; /* &own, or NULL until ready the first time */
@@ -68,8 +69,7 @@ struct api_model {
     bool owns_classes;
 };
 
-/* ---- Calls
- * --------------------------------------------------------------------------------------- */
+/* ---- Calls ----------------------------------------------------------------------------------- */
 
 struct picture_job;
 
@@ -117,24 +117,27 @@ struct api {
     uint64_t id_prefix, id_counter;
 };
 
-/* ---- api.c
- * ---------------------------------------------------------------------------------------- */
+/* ---- api_reply.c: the common parts of replies ------------------------------------------------ */
 
-int api_status(const struct api_problem *p);
 void api_fail(struct api_call *c, const struct api_problem *p);
-/* Error object as JSON: {"error": {...}}. */
-void api_error_json(struct json_writer *w, const struct api_problem *p);
-/* Headers that every reply carries. */
+void api_common_headers(struct api_call *c); /* that every reply carries */
+void api_reply_json(struct api_call *c, int status, struct buffer *body); /* takes the bytes */
+void api_base_url(const struct api_call *c, struct buffer *out); /* "https://host/prefix" */
 /* steps, omega, t_min and t_max, into the object being written. */
 void api_write_sampling(struct json_writer *w, const struct imf_sampling *s);
-void api_common_headers(struct api_call *c);
-void api_reply_json(struct api_call *c, int status, struct buffer *body); /* takes the bytes */
-/* Decodes path[0..n) into text. */
-bool api_decode(char *text, size_t capacity, const char *encoded, size_t n);
-void api_base_url(const struct api_call *c, struct buffer *out); /* "https://host/prefix" */
+/* The origin as Access-Control-Allow-Origin is to name it; NULL when its pages may not call. */
+const char *api_allowed_origin(const struct api *a, const char *origin);
 
-/* ---- api_info.c: models, classes, health, metrics, documents
- * --------------------------------------- */
+/* ---- api_routes.c: addresses ----------------------------------------------------------------- */
+
+/* Sets the call's route, query and parts from its request's target. */
+void api_find_route(struct api_call *c);
+/* Bit set of enum http_method, OPTIONS apart, and the same as the header Allow. */
+unsigned api_route_methods(enum route route, const char **allow);
+/* Decodes encoded[0..n), a part of a path, into text. */
+bool api_decode(char *text, size_t capacity, const char *encoded, size_t n);
+
+/* ---- api_info.c: models, classes, health, metrics, documents --------------------------------- */
 
 void api_get_models(struct api_call *c);
 void api_get_model(struct api_call *c, const char *id);
@@ -144,8 +147,7 @@ void api_get_health(struct api_call *c);
 void api_get_metrics(struct api_call *c);
 void api_get_version(struct api_call *c);
 
-/* ---- api_assets.c: the page and /openapi.json
- * -------------------------------------------------------------- */
+/* ---- api_assets.c: the page and /openapi.json ------------------------------------------------ */
 
 struct assets;                                       /* opaque */
 struct assets *assets_create(const char *root_path); /* NULL when out of memory */
@@ -153,8 +155,7 @@ void assets_destroy(struct assets *a);               /* NULL is fine */
 void api_get_openapi(struct api_call *c);
 void api_get_asset(struct api_call *c, const char *name);
 
-/* ---- api_params.c: what a picture request asks for
- * --------------------------------------------------- */
+/* ---- api_params.c: what a picture request asks for ------------------------------------------- */
 
 struct picture_params {
     int model;
@@ -185,8 +186,7 @@ uint64_t picture_seed(const struct picture_params *params, uint32_t i);
 const char *api_class_name(const struct api *a, int model, int32_t label);
 const char *api_model_id(const struct api *a, int model);
 
-/* ---- api_pictures.c: the work and its reply forms
- * ------------------------------------------------------ */
+/* ---- api_pictures.c: the work and its reply forms -------------------------------------------- */
 
 void api_generate(struct api_call *c);
 void api_openai(struct api_call *c);

@@ -1,34 +1,13 @@
 /* From JSON, or a URL, to what is to be drawn. Every field is checked here; the scheduler asserts.
  */
-#include "api_internal.h"
+#include "api_fields.h"
 #include "http_text.h"
 
-#include <cjson/cJSON.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-
-bool api_problem_set(struct api_problem *p, enum api_error kind, const char *param,
-                     const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    p->kind = kind;
-    p->param = param;
-    p->retry_us = 0;
-    vsnprintf(p->message, sizeof(p->message), format, args);
-    va_end(args);
-    return false;
-}
-
-bool api_problem_unknown(struct api_problem *p, const char *what, const char *name)
-{
-    snprintf(p->field, sizeof(p->field), "%s", name);
-    return api_problem_set(p, API_UNKNOWN_FIELD, p->field, "unknown %s \"%s\"", what, p->field);
-}
 
 void picture_params_free(struct picture_params *params)
 {
@@ -154,171 +133,7 @@ static bool class_from_json(struct api *a, int model, const cJSON *value, const 
     return true;
 }
 
-/* ---- JSON fields --------------------------------------------------------------------------------
- */
-
-static bool get_integer(const cJSON *value, const char *name, uint64_t low, uint64_t high,
-                        uint64_t *out, struct api_problem *p)
-{
-    double v = cJSON_IsNumber(value) ? value->valuedouble : NAN;
-    if (!(v == floor(v)))
-        return api_problem_set(p, API_INVALID, name, "%s: a whole number is expected", name);
-    if (v < (double)low || v > (double)high)
-        return api_problem_set(p, API_INVALID, name, "%s: %.17g is outside %llu to %llu", name, v,
-                               (unsigned long long)low, (unsigned long long)high);
-    *out = (uint64_t)v;
-    return true;
-}
-
-static bool check_float(double v, const char *name, double low, double high, float *out,
-                        struct api_problem *p)
-{
-    if (!isfinite(v) || v < low || v > high) {
-        if (high < 2)
-            return api_problem_set(p, API_INVALID, name, "%s: %g is outside %g to %g", name, v, low,
-                                   high);
-        return api_problem_set(p, API_INVALID, name, "%s: %g is not a number of at least %g", name,
-                               v, low);
-    }
-    *out = (float)(v + 0.0); /* -0 becomes 0: equal parameters have equal bits */
-    return true;
-}
-
-/* What --omega and its like may be: any float32 from 1. */
-#define MAX_OMEGA 3.0e38
-
-static bool check_interval(const struct imf_sampling *s, struct api_problem *p)
-{
-    char low[32], high[32];
-    if (s->t_min <= s->t_max)
-        return true;
-    format_float(low, s->t_min);
-    format_float(high, s->t_max);
-    return api_problem_set(p, API_INVALID, "t_min", "t_min: %s is above t_max, which is %s", low,
-                           high);
-}
-
-/* Reads one sampling field by name. Returns 1 when it was one, 0 when not, -1 on a problem. `given`
- * remembers which were set, so that an alias beside its name is noticed. */
-enum { GIVEN_STEPS = 1, GIVEN_OMEGA = 2, GIVEN_T_MIN = 4, GIVEN_T_MAX = 8 };
-
-static int sampling_field(const struct api *a, const char *name, double v, bool is_number,
-                          struct imf_sampling *s, unsigned *given, struct api_problem *p)
-{
-    static const struct {
-        const char *name;
-        unsigned bit;
-    } names[] = {{"steps", GIVEN_STEPS},          {"omega", GIVEN_OMEGA},
-                 {"guidance_scale", GIVEN_OMEGA}, {"cfg_scale", GIVEN_OMEGA},
-                 {"t_min", GIVEN_T_MIN},          {"t_max", GIVEN_T_MAX}};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (strcmp(names[i].name, name) != 0)
-            continue;
-        const char *field = names[i].name;
-        bool good = true;
-        if (*given & names[i].bit) {
-            api_problem_set(p, API_INVALID, field, "%s: given twice, or beside its alias", field);
-            return -1;
-        }
-        *given |= names[i].bit;
-        if (!is_number) {
-            api_problem_set(p, API_INVALID, field, "%s: a number is expected", field);
-            return -1;
-        }
-        switch (names[i].bit) {
-        case GIVEN_STEPS:
-            if (v != floor(v) || v < 1 || v > (double)a->settings->max_steps)
-                good = api_problem_set(p, API_INVALID, field,
-                                       "%s: %g is not a whole number from 1 to %d", field, v,
-                                       (int)a->settings->max_steps);
-            else
-                s->steps = (int)v;
-            break;
-        case GIVEN_OMEGA:
-            good = check_float(v, field, 1, MAX_OMEGA, &s->omega, p);
-            break;
-        case GIVEN_T_MIN:
-            good = check_float(v, field, 0, 1, &s->t_min, p);
-            break;
-        default:
-            good = check_float(v, field, 0, 1, &s->t_max, p);
-            break;
-        }
-        return good ? 1 : -1;
-    }
-    return 0;
-}
-
-/* The root object of a body, or NULL. */
-static cJSON *parse_body(const char *body, size_t length, struct api_problem *p)
-{
-    const char *end = NULL;
-    cJSON *root = NULL;
-    if (length == 0)
-        body = ""; /* an empty buffer has no memory */
-    if (utf8_valid_prefix(body, length) != length || memchr(body, '\0', length) != NULL) {
-        api_problem_set(p, API_BAD_JSON, NULL, "the body is not valid UTF-8");
-        return NULL;
-    }
-    if (length > 0)
-        root = cJSON_ParseWithLengthOpts(body, length, &end, false);
-    while (root != NULL && end < body + length && strchr(" \t\r\n", *end) != NULL)
-        end++;
-    if (root == NULL || end != body + length) {
-        api_problem_set(p, API_BAD_JSON, NULL, "the body is not valid JSON (near byte %zu)",
-                        end != NULL ? (size_t)(end - body) : 0);
-    } else if (!cJSON_IsObject(root)) {
-        api_problem_set(p, API_BAD_JSON, NULL, "the body is not a JSON object");
-    } else {
-        return root;
-    }
-    cJSON_Delete(root);
-    return NULL;
-}
-
-/* Names each key may have; the index is what a parser switches on. */
-static int field_index(const char *const *names, const char *name)
-{
-    for (int i = 0; names[i] != NULL; i++) {
-        if (strcmp(names[i], name) == 0)
-            return i;
-    }
-    return -1;
-}
-
-/* Finds known fields into slots[]; null ones count as absent. Sampling fields go to out. */
-static bool collect_fields(const struct api *a, const cJSON *root, const char *const *names,
-                           const cJSON **slots, struct imf_sampling *sampling, unsigned *given,
-                           struct api_problem *p)
-{
-    uint64_t seen = 0;
-    for (const cJSON *field = root->child; field != NULL; field = field->next) {
-        int i = field_index(names, field->string);
-        if (i >= 0) {
-            if (seen & UINT64_C(1) << i)
-                return api_problem_set(p, API_INVALID, names[i], "%s: given twice", names[i]);
-            seen |= UINT64_C(1) << i;
-            if (!cJSON_IsNull(field))
-                slots[i] = field;
-            continue;
-        }
-        /* null means "not given", which still must be a name we know. */
-        struct imf_sampling ignored = *sampling;
-        bool null = cJSON_IsNull(field);
-        unsigned none = 0;
-        int found = sampling_field(a, field->string, null ? 1 : field->valuedouble,
-                                   null || cJSON_IsNumber(field), null ? &ignored : sampling,
-                                   null ? &none : given, p);
-        if (found < 0)
-            return false;
-        if (found == 0)
-            return api_problem_unknown(p, "field", field->string);
-    }
-    return true;
-}
-
-/* ---- Seeds and classes
- * ---------------------------------------------------------------------------- */
+/* ---- Seeds and classes ----------------------------------------------------------------------- */
 
 static bool set_classes(struct api *a, const cJSON *one, const cJSON *list,
                         struct picture_params *out, struct api_problem *p)
@@ -346,14 +161,14 @@ static bool set_seeds(const cJSON *one, const cJSON *list, struct picture_params
     if (list == NULL) {
         out->seed = random_below(API_MAX_SEED - out->n);
         return one == NULL ||
-               get_integer(one, "seed", 0, API_MAX_SEED - (out->n - 1), &out->seed, p);
+               api_field_integer(one, "seed", 0, API_MAX_SEED - (out->n - 1), &out->seed, p);
     }
     out->seeds = calloc(out->n, sizeof(*out->seeds));
     if (out->seeds == NULL)
         return api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
     const cJSON *item = list->child;
     for (uint32_t i = 0; i < out->n; i++, item = item->next) {
-        if (!get_integer(item, "seeds", 0, API_MAX_SEED, &out->seeds[i], p))
+        if (!api_field_integer(item, "seeds", 0, API_MAX_SEED, &out->seeds[i], p))
             return false;
     }
     return true;
@@ -369,7 +184,7 @@ static bool set_count(const struct api *a, const cJSON *n, const cJSON *classes,
     } lists[] = {{classes, "classes"}, {seeds, "seeds"}};
     uint64_t most = (uint64_t)a->settings->max_n, count = 1;
     bool fixed = n != NULL;
-    if (n != NULL && !get_integer(n, "n", 1, most, &count, p))
+    if (n != NULL && !api_field_integer(n, "n", 1, most, &count, p))
         return false;
     for (size_t i = 0; i < 2; i++) {
         if (lists[i].list == NULL)
@@ -401,29 +216,7 @@ static void params_init(const struct api *a, struct picture_params *out)
     out->embed = true;
 }
 
-static bool text_field(const cJSON *value, const char *name, const char **out,
-                       struct api_problem *p)
-{
-    if (value == NULL)
-        return true;
-    if (!cJSON_IsString(value))
-        return api_problem_set(p, API_INVALID, name, "%s: a string is expected", name);
-    *out = value->valuestring;
-    return true;
-}
-
-static bool bool_field(const cJSON *value, const char *name, bool *out, struct api_problem *p)
-{
-    if (value == NULL)
-        return true;
-    if (!cJSON_IsBool(value))
-        return api_problem_set(p, API_INVALID, name, "%s: true or false is expected", name);
-    *out = cJSON_IsTrue(value);
-    return true;
-}
-
-/* ---- The native call
- * ------------------------------------------------------------------------------- */
+/* ---- The native call ------------------------------------------------------------------------- */
 
 enum {
     F_MODEL,
@@ -450,8 +243,8 @@ static bool start_params(struct api *a, const cJSON *root, const char *const *na
     struct imf_sampling sampling = {0};
     unsigned given = 0;
     const char *model = NULL;
-    if (!collect_fields(a, root, names, slots, &sampling, &given, p) ||
-        !text_field(slots[model_slot], "model", &model, p) || !find_model(a, model, out, p))
+    if (!api_collect_fields(a, root, names, slots, &sampling, &given, p) ||
+        !api_field_text(slots[model_slot], "model", &model, p) || !find_model(a, model, out, p))
         return false;
     if (given & GIVEN_STEPS)
         out->sampling.steps = sampling.steps;
@@ -461,13 +254,13 @@ static bool start_params(struct api *a, const cJSON *root, const char *const *na
         out->sampling.t_min = sampling.t_min;
     if (given & GIVEN_T_MAX)
         out->sampling.t_max = sampling.t_max;
-    return check_interval(&out->sampling, p);
+    return api_check_interval(&out->sampling, p);
 }
 
 static bool png_only(const cJSON *value, struct api_problem *p)
 {
     const char *format = "png";
-    if (!text_field(value, "output_format", &format, p))
+    if (!api_field_text(value, "output_format", &format, p))
         return false;
     if (strcmp(format, "png") != 0)
         return api_problem_set(p, API_INVALID, "output_format",
@@ -480,7 +273,7 @@ static bool generate_from(struct api *a, const cJSON *root, struct picture_param
 {
     const cJSON *f[F_COUNT] = {NULL};
     if (!start_params(a, root, generate_fields, f, F_MODEL, out, p) || !png_only(f[F_FORMAT], p) ||
-        !bool_field(f[F_EMBED], "embed_metadata", &out->embed, p))
+        !api_field_bool(f[F_EMBED], "embed_metadata", &out->embed, p))
         return false;
     if (f[F_CLASS] != NULL && f[F_CLASSES] != NULL)
         return api_problem_set(p, API_INVALID, "classes", "class and classes exclude each other");
@@ -490,9 +283,9 @@ static bool generate_from(struct api *a, const cJSON *root, struct picture_param
         return api_problem_set(p, API_INVALID, "seeds", "seed and seeds exclude each other");
     uint64_t priority = 5, timeout_ms = out->timeout_ms;
     if ((f[F_PRIORITY] != NULL &&
-         !get_integer(f[F_PRIORITY], "priority", 0, SCHED_PRIORITIES - 1, &priority, p)) ||
+         !api_field_integer(f[F_PRIORITY], "priority", 0, SCHED_PRIORITIES - 1, &priority, p)) ||
         (f[F_TIMEOUT] != NULL &&
-         !get_integer(f[F_TIMEOUT], "timeout_ms", 1, 86400000, &timeout_ms, p)))
+         !api_field_integer(f[F_TIMEOUT], "timeout_ms", 1, 86400000, &timeout_ms, p)))
         return false;
     out->priority = (int)priority;
     if (timeout_ms < out->timeout_ms)
@@ -508,7 +301,7 @@ static bool parse_with(bool (*from)(struct api *, const cJSON *, struct picture_
                        struct api_problem *p)
 {
     params_init(a, out);
-    cJSON *root = parse_body(body, length, p);
+    cJSON *root = api_parse_body(body, length, p);
     bool good = root != NULL && from(a, root, out, p);
     cJSON_Delete(root);
     if (!good)
@@ -522,8 +315,7 @@ bool api_parse_generate(struct api *a, const char *body, size_t length, struct p
     return parse_with(generate_from, a, body, length, out, p);
 }
 
-/* ---- The OpenAI call
- * ------------------------------------------------------------------------------- */
+/* ---- The OpenAI call ------------------------------------------------------------------------- */
 
 enum { O_MODEL, O_PROMPT, O_N, O_SIZE, O_RESPONSE, O_STREAM, O_SEED, O_FORMAT, O_COUNT = 15 };
 static const char *const openai_fields[] = {"model", "prompt", "n", "size", "response_format",
@@ -538,7 +330,7 @@ static bool openai_size(const struct api *a, const cJSON *value, const struct pi
     const struct imf_model_info *info = a->models[out->model].info;
     const char *size = "auto";
     char own[32];
-    if (!text_field(value, "size", &size, p))
+    if (!api_field_text(value, "size", &size, p))
         return false;
     snprintf(own, sizeof(own), "%dx%d", info->image_width, info->image_height);
     if (strcmp(size, "auto") != 0 && strcmp(size, own) != 0)
@@ -553,9 +345,9 @@ static bool openai_from(struct api *a, const cJSON *root, struct picture_params 
     const cJSON *f[O_COUNT] = {NULL};
     const char *prompt = NULL, *response = "b64_json";
     if (!start_params(a, root, openai_fields, f, O_MODEL, out, p) ||
-        !text_field(f[O_PROMPT], "prompt", &prompt, p) || !openai_size(a, f[O_SIZE], out, p) ||
-        !text_field(f[O_RESPONSE], "response_format", &response, p) ||
-        !bool_field(f[O_STREAM], "stream", &out->stream, p) || !png_only(f[O_FORMAT], p))
+        !api_field_text(f[O_PROMPT], "prompt", &prompt, p) || !openai_size(a, f[O_SIZE], out, p) ||
+        !api_field_text(f[O_RESPONSE], "response_format", &response, p) ||
+        !api_field_bool(f[O_STREAM], "stream", &out->stream, p) || !png_only(f[O_FORMAT], p))
         return false;
     if (prompt == NULL)
         return api_problem_set(p, API_INVALID, "prompt", "prompt: required; it names the class");
@@ -585,8 +377,7 @@ bool api_parse_openai(struct api *a, const char *body, size_t length, struct pic
     return parse_with(openai_from, a, body, length, out, p);
 }
 
-/* ---- The resource
- * ---------------------------------------------------------------------------------- */
+/* ---- The resource ---------------------------------------------------------------------------- */
 
 static bool parse_seed(const char *file, uint64_t *seed, struct api_problem *p)
 {
@@ -616,7 +407,7 @@ static bool parse_query(const struct api *a, const char *query, struct imf_sampl
         bool plain = pair.value[strspn(pair.value, "0123456789.eE+-")] == '\0';
         double v = plain ? strtod(pair.value, &end) : NAN;
         bool number = end != pair.value && *end == '\0';
-        int found = sampling_field(a, pair.key, v, number, s, &given, p);
+        int found = api_field_sampling(a, pair.key, v, number, s, &given, p);
         if (found < 0)
             return false;
         if (found == 0)
@@ -624,7 +415,7 @@ static bool parse_query(const struct api *a, const char *query, struct imf_sampl
     }
     if (more < 0)
         return api_problem_set(p, API_BAD_REQUEST, NULL, "the query is badly encoded or too long");
-    return check_interval(s, p);
+    return api_check_interval(s, p);
 }
 
 bool api_parse_resource(struct api *a, const char *model, const char *class_name, const char *file,

@@ -3,8 +3,8 @@ pkg_check_modules(FUZZ_SERVER REQUIRED libcjson libuv)
 set(server ${PROJECT_SOURCE_DIR}/server)
 set(server_flags ${flags} -I${server} ${FUZZ_SERVER_CFLAGS})
 set(server_objects)
-foreach(source ${server}/api_params.c ${server}/classes.c ${server}/http_text.c ${server}/json_write.c
-        ${server}/keys.c ${server}/proxy.c
+foreach(source ${server}/api_fields.c ${server}/api_params.c ${server}/api_problem.c ${server}/classes.c
+        ${server}/http_text.c ${server}/json_write.c ${server}/keys.c ${server}/proxy.c
         ${server}/settings.c ${server}/settings_file.c ${server}/settings_models.c
         ${server}/settings_print.c ${server}/settings_table.c ${server}/settings_value.c
         ${engine}/status.c ${CMAKE_BINARY_DIR}/server/embed_embedded_classes.c)
