@@ -1,6 +1,7 @@
 /* The promise once more, now through the whole scheduler over the CPU engine: 1000 requests of all
  * kinds, a changing number of them at a time, give the PNG bytes that they give one by one. */
 #include "golden.h"
+#include "run_suite.h"
 #include "scheduler.h"
 
 #include <stdio.h>
@@ -123,9 +124,5 @@ int main(void)
     tcase_set_timeout(tc, 900);
     tcase_add_test(tc, test_same_bytes);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_FORK_GETENV);
 }

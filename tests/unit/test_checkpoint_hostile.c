@@ -2,6 +2,7 @@
  * directories that lie. Each must end in an error with a sentence, or in a good read;
  * AddressSanitizer and valgrind watch. */
 #include "checkpoint_files.h"
+#include "run_suite.h"
 
 #define TORCH TESTS_DIR "/golden/torch/"
 
@@ -497,9 +498,5 @@ int main(void)
     tcase_add_test(tc, test_checksum);
     tcase_set_timeout(tc, 240);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_FORK_GETENV);
 }

@@ -1,5 +1,6 @@
 /* safetensors: values of every type, lookup, metadata, shards, and files that must be refused. */
 #include "checkpoint_files.h"
+#include "run_suite.h"
 
 #include <math.h>
 #include <sys/stat.h>
@@ -299,9 +300,5 @@ int main(void)
     tcase_add_test(tc, test_shards);
     tcase_add_test(tc, test_fingerprint);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_FORK_GETENV);
 }

@@ -1,6 +1,7 @@
 /* Files written by torch.save (tests/golden/torch, made by the script there), zip and legacy:
  * values through every kind of view, nesting, refusals; and the models beside the repository. */
 #include "checkpoint_files.h"
+#include "run_suite.h"
 
 #define TORCH TESTS_DIR "/golden/torch/"
 
@@ -215,9 +216,5 @@ int main(void)
     tcase_add_test(tc, test_golden);
     tcase_set_timeout(tc, 60);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_FORK_GETENV);
 }

@@ -1,6 +1,7 @@
 /* The PNG cache: bounded in bytes, least recently used out first, references counted; random use
  * agrees with a plain model of it. */
 #include "image_cache.h"
+#include "run_suite.h"
 
 #include <check.h>
 #include <stdlib.h>
@@ -133,9 +134,5 @@ int main(void)
     tcase_add_test(tc, test_off);
     tcase_add_loop_test(tc, test_random, 0, 5);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_FORK_GETENV);
 }

@@ -1,5 +1,6 @@
 /* The engine's JSON parser: events of good texts, refusal of bad ones, bounds. */
 #include "json.h"
+#include "run_suite.h"
 
 #include <check.h>
 #include <stdlib.h>
@@ -166,9 +167,5 @@ int main(void)
     tcase_add_test(tc, test_depth);
     tcase_add_test(tc, test_mutations);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_FORK_GETENV);
 }

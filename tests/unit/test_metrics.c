@@ -3,6 +3,7 @@
 #include "imf_metrics.h"
 
 #include "npz.h"
+#include "run_suite.h"
 
 #include <cjson/cJSON.h>
 #include <check.h>
@@ -255,10 +256,5 @@ int main(void)
     tcase_add_test(tc, test_kid_precision_recall);
     tcase_add_test(tc, test_precision_recall_by_hand);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK); /* OpenMP and OpenBLAS threads do not survive a fork */
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_NOFORK); /* OpenMP and OpenBLAS threads do not survive a fork */
 }

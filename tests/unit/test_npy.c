@@ -2,6 +2,7 @@
 #include "npy.h"
 
 #include "checkpoint_files.h"
+#include "run_suite.h"
 
 static char path[96];
 
@@ -136,9 +137,5 @@ int main(void)
     tcase_add_test(tc, test_golden);
     tcase_add_test(tc, test_refused);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_FORK_GETENV);
 }

@@ -3,6 +3,7 @@
 #include "npz.h"
 
 #include "imf_metrics.h"
+#include "run_suite.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -195,12 +196,8 @@ int main(void)
     tcase_add_test(tc, test_full_disk);
     tcase_add_test(tc, test_npy_round_trip);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
+    int failed = run_suite(s, CK_NOFORK);
     unlink(path);
     rmdir(folder);
-    return failed ? 1 : 0;
+    return failed;
 }

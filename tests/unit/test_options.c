@@ -1,5 +1,6 @@
 /* The option parser: every type, bounds, aliases, lists, and what it refuses. */
 #include "options.h"
+#include "run_suite.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -135,9 +136,5 @@ int main(void)
     tcase_add_loop_test(tc, test_refused, 0, (int)(sizeof(refused) / sizeof(refused[0])));
     tcase_add_test(tc, test_help);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_FORK_GETENV);
 }

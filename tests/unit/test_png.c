@@ -2,6 +2,7 @@
  * the same picture gives the same bytes; without its text range the file is still a PNG. */
 #include "deflate_runs.h"
 #include "png_encode.h"
+#include "run_suite.h"
 
 #include <check.h>
 #include <png.h>
@@ -245,9 +246,5 @@ int main(void)
     tcase_add_test(tc, test_text);
     tcase_add_test(tc, test_refused);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_FORK_GETENV);
 }

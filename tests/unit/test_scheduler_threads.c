@@ -61,6 +61,7 @@ static void describe(void *user, const struct picture_key *key, struct png_text 
 static int describe_calls; /* atomic */
 
 #include "png_encode.h"
+#include "run_suite.h"
 
 static void describe(void *user, const struct picture_key *key, struct png_text *text)
 {
@@ -554,9 +555,5 @@ int main(void)
     tcase_add_test(tc, test_slow_reader);
     tcase_add_test(tc, test_loop_gets_its_turn);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_FORK_GETENV);
 }

@@ -5,6 +5,7 @@
 #include "keys.h"
 #include "proxy.h"
 #include "ratelimit.h"
+#include "run_suite.h"
 
 #include <check.h>
 #include <math.h>
@@ -366,9 +367,5 @@ int main(void)
     tcase_add_test(tc, test_rate);
     tcase_add_test(tc, test_counts);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_FORK_GETENV);
 }

@@ -1,5 +1,6 @@
 /* The streaming statistics: against two plain passes, in any order of arrival, bit for bit. */
 #include "imf_metrics.h"
+#include "run_suite.h"
 
 #include <check.h>
 #include <math.h>
@@ -180,10 +181,5 @@ int main(void)
     tcase_add_test(tc, test_memory);
     tcase_add_test(tc, test_refusals);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_set_fork_status(r, CK_NOFORK);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_NOFORK);
 }

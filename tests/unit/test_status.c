@@ -1,5 +1,6 @@
 /* Status codes: every one has its own name and sentence. */
 #include "imf.h"
+#include "run_suite.h"
 
 #include <check.h>
 
@@ -33,9 +34,5 @@ int main(void)
     tcase_add_test(tc, test_names);
     tcase_add_test(tc, test_precision);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_FORK_GETENV);
 }

@@ -2,6 +2,7 @@
  * values, and files written in both formats read back bit for bit. */
 #include "checkpoint_files.h"
 #include "json.h"
+#include "run_suite.h"
 #include "synth.h"
 
 #include <math.h>
@@ -343,9 +344,5 @@ int main(void)
     tcase_add_test(tc, test_full_disk);
     tcase_set_timeout(tc, 60);
     suite_add_tcase(s, tc);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(s, CK_FORK_GETENV);
 }
