@@ -6,8 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- Parts that several forms share
- * ------------------------------------------------------------------ */
+/* ---- Parts that several forms share ---------------------------------------------------------- */
 
 static bool is_null_class(const struct api *a, const struct picture_params *params, int32_t label)
 {
@@ -148,8 +147,7 @@ void form_reply_png(struct picture_job *job, struct blob *png)
     http_reply_blob(c->http, 200, png);
 }
 
-/* ---- JSON
- * ---------------------------------------------------------------------------------------------- */
+/* ---- JSON ------------------------------------------------------------------------------------ */
 
 /* "id", "created", "model" */
 static void write_head(struct picture_job *job, struct json_writer *w)
@@ -257,8 +255,7 @@ static void json_tail(struct picture_job *job, struct buffer *out)
     buffer_append(out, "}", 1);
 }
 
-/* ---- Server-sent events
- * ----------------------------------------------------------------------------------- */
+/* ---- Server-sent events ---------------------------------------------------------------------- */
 
 static void sse_item(struct picture_job *job, uint32_t index, struct buffer *out)
 {
@@ -297,8 +294,7 @@ static void sse_done(struct picture_job *job, struct buffer *out)
     buffer_append_text(out, "\n\n");
 }
 
-/* ---- multipart and npy
- * --------------------------------------------------------------------------------------- */
+/* ---- multipart and npy ----------------------------------------------------------------------- */
 
 static void part_head(struct picture_job *job, uint32_t index, size_t size, struct buffer *out)
 {
@@ -321,8 +317,7 @@ static void npy_head(struct picture_job *job, struct buffer *out)
     buffer_append(out, head, imf__npy_header(head, IMF__NPY_U8, 4, shape));
 }
 
-/* ---- The stream
- * ---------------------------------------------------------------------------------------------- */
+/* ---- The stream ------------------------------------------------------------------------------ */
 
 static void push_scratch(struct picture_job *job)
 {

@@ -9,8 +9,7 @@
 
 enum { MAX_BODY = 8 << 20 };
 
-/* ---- Models
- * ---------------------------------------------------------------------------------------- */
+/* ---- Models ---------------------------------------------------------------------------------- */
 
 /* Every reply here is an object; this writes its first member. */
 static void begin_object(struct json_writer *w, struct buffer *body, const char *key,
@@ -163,8 +162,7 @@ void api_get_model(struct api_call *c, const char *id)
     api_reply_json(c, 200, &body);
 }
 
-/* ---- Classes
- * ------------------------------------------------------------------------------------------ */
+/* ---- Classes --------------------------------------------------------------------------------- */
 
 static void write_class(struct json_writer *w, const struct classes *classes, int index)
 {
@@ -289,8 +287,7 @@ void api_get_class(struct api_call *c, const char *name)
     api_reply_json(c, 200, &body);
 }
 
-/* ---- Health, metrics, version
- * ----------------------------------------------------------------------------- */
+/* ---- Health, metrics, version ---------------------------------------------------------------- */
 
 static void write_checks(struct api *a, struct json_writer *w)
 {
@@ -389,8 +386,7 @@ void api_get_version(struct api_call *c)
     api_reply_json(c, 200, &body);
 }
 
-/* ---- PNG text chunks
- * ------------------------------------------------------------------------------------------ */
+/* ---- PNG text chunks ------------------------------------------------------------------------- */
 
 /* On a pool thread: reads only what was set before the first picture was asked for. The form of
  * "parameters" is the one that image tools read. */

@@ -48,8 +48,7 @@ static uint64_t random_below(uint64_t limit)
     return value % limit; /* the bias is below 2^-10 even for seeds */
 }
 
-/* ---- Model and class ----------------------------------------------------------------------------
- */
+/* ---- Model and class ------------------------------------------------------------------------- */
 
 /* A model by id (NULL: the default) that can be used now, or at least described. */
 static bool find_model(struct api *a, const char *id, struct picture_params *out,

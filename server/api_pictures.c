@@ -18,8 +18,7 @@
 
 enum { PING_AFTER_MS = 5000, MIN_WINDOW = 16, MAX_WINDOW = 64 };
 
-/* ---- Form by Accept
- * ------------------------------------------------------------------------------- */
+/* ---- Form by Accept -------------------------------------------------------------------------- */
 
 static const struct {
     enum form form;
@@ -56,8 +55,7 @@ bool api_generate_acceptable(const struct api_call *c)
     return choose_form(c->http->headers[HTTP_ACCEPT], 1, &form);
 }
 
-/* ---- The job
- * --------------------------------------------------------------------------------------- */
+/* ---- The job --------------------------------------------------------------------------------- */
 
 static struct picture_job *job_new(struct api_call *c, enum form form,
                                    struct picture_params *params)
@@ -120,8 +118,7 @@ static void job_free(struct picture_job *job)
     free(job);
 }
 
-/* ---- Pictures as they come
- * ---------------------------------------------------------------------------- */
+/* ---- Pictures as they come ------------------------------------------------------------------- */
 
 static void note_timings(struct sched_timings *all, const struct sched_timings *one)
 {
@@ -251,8 +248,7 @@ void pictures_ping(struct api *a)
     }
 }
 
-/* ---- Submitting
- * -------------------------------------------------------------------------------------------- */
+/* ---- Submitting ------------------------------------------------------------------------------ */
 
 static void refuse(const struct sched_refusal *refusal, struct api_problem *p)
 {
@@ -362,9 +358,7 @@ void api_generate(struct api_call *c)
     submit(c, form, &params);
 }
 
-/* ---- OpenAI
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- OpenAI ---------------------------------------------------------------------------------- */
 
 /* URLs are addresses of the resource: nothing is computed and nothing is stored. */
 static void reply_urls(struct api_call *c, const struct picture_params *params)
@@ -413,9 +407,7 @@ void api_openai(struct api_call *c)
     submit(c, params.stream ? FORM_OPENAI_SSE : FORM_OPENAI_JSON, &params);
 }
 
-/* ---- The resource
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- The resource ---------------------------------------------------------------------------- */
 
 static void copy_text(char *dst, size_t size, const char *src)
 {

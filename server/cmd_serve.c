@@ -44,8 +44,7 @@ struct server {
     int n_devices;
 };
 
-/* ---- Devices and models -----------------------------------------------------------------------
- */
+/* ---- Devices and models ---------------------------------------------------------------------- */
 
 /* Index of the device with this name and precision, added on first use; -1 with err. */
 static int use_device(struct server *s, const char *name, const char *precision,
@@ -223,8 +222,7 @@ static imf_status prepare_scheduler(struct server *s, struct imf_error *err)
     return IMF_OK;
 }
 
-/* ---- HTTP
- * ---------------------------------------------------------------------------------------- */
+/* ---- HTTP ------------------------------------------------------------------------------------ */
 
 static imf_status listen_one(struct server *s, const char *address, int tag, struct imf_error *err)
 {
@@ -289,8 +287,7 @@ static void raise_descriptor_limit(int64_t connections)
     }
 }
 
-/* ---- Signals
- * ---------------------------------------------------------------------------------------- */
+/* ---- Signals --------------------------------------------------------------------------------- */
 
 static void on_drain_timer(uv_timer_t *timer)
 {
@@ -381,8 +378,7 @@ static void close_handles(struct server *s)
     notify_close(&s->notify);
 }
 
-/* ---- The command
- * --------------------------------------------------------------------------------------- */
+/* ---- The command ----------------------------------------------------------------------------- */
 
 static imf_status start(struct server *s, struct imf_error *err)
 {

@@ -80,8 +80,7 @@ static void on_panic(void *cls, const char *file, unsigned int line, const char 
     abort();
 }
 
-/* ---- Connections ------------------------------------------------------------------------------
- */
+/* ---- Connections ----------------------------------------------------------------------------- */
 
 static void set_peer(struct http_conn *c, const struct sockaddr *a)
 {
@@ -196,8 +195,7 @@ unsigned http_server_active(const struct http_server *s)
     return s->active;
 }
 
-/* ---- Set-up and end ---------------------------------------------------------------------------
- */
+/* ---- Set-up and end -------------------------------------------------------------------------- */
 
 imf_status http_server_create(struct http_server **out, uv_loop_t *loop,
                               const struct http_limits *limits, const struct http_app *app,

@@ -109,8 +109,7 @@ void metrics_rejected(struct metrics *m, enum rejection why)
     m->rejected[why]++;
 }
 
-/* ---- Text --------------------------------------------------------------------------------------
- */
+/* ---- Text ------------------------------------------------------------------------------------ */
 
 static void head(struct buffer *b, const char *name, const char *type, const char *help)
 {

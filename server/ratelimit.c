@@ -24,8 +24,7 @@ static uint64_t hash_client(const char *client, uint64_t seed)
     return h != 0 ? h : 1; /* 0 marks an empty place */
 }
 
-/* ---- Pictures a minute -------------------------------------------------------------------------
- */
+/* ---- Pictures a minute ----------------------------------------------------------------------- */
 
 enum { SETS = 4096, WAYS = 4 };
 
@@ -103,8 +102,7 @@ void rate_limit_return(struct rate_limit *r, const char *client, uint32_t cost, 
         b->tokens = r->capacity;
 }
 
-/* ---- Requests at a time ------------------------------------------------------------------------
- */
+/* ---- Requests at a time ---------------------------------------------------------------------- */
 
 struct client_count {
     uint64_t client; /* hash; 0: empty */

@@ -6,8 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* ---- Pictures a minute: a bucket that refills evenly and holds one minute's worth -------------
- */
+/* ---- Pictures a minute: a bucket that refills evenly and holds one minute's worth ------------ */
 
 struct rate_limit;
 
@@ -20,8 +19,7 @@ bool rate_limit_take(struct rate_limit *r, const char *client, uint32_t cost, ui
 /* Gives back what was taken for work that was then refused. */
 void rate_limit_return(struct rate_limit *r, const char *client, uint32_t cost, uint64_t now_ms);
 
-/* ---- Requests at a time ------------------------------------------------------------------------
- */
+/* ---- Requests at a time ---------------------------------------------------------------------- */
 
 struct client_counts;
 

@@ -6,8 +6,7 @@
 
 #define TORCH TESTS_DIR "/golden/torch/"
 
-/* ---- Mutations of good files -------------------------------------------------------------------
- */
+/* ---- Mutations of good files ----------------------------------------------------------------- */
 
 static const char *const files[] = {"zip_f32.pth", "zip_training.pth", "zip_protocol4.pth",
                                     "legacy_f32.pth", "legacy_training.pth"};
@@ -71,8 +70,7 @@ START_TEST(test_flipped)
 }
 END_TEST
 
-/* ---- Pickles
- * ------------------------------------------------------------------------------------- */
+/* ---- Pickles --------------------------------------------------------------------------------- */
 
 /* A file being built. */
 struct image {
