@@ -39,25 +39,15 @@ static void send_all(const struct eval_state *s, const struct imfd_mpi *mpi, flo
 static imf_status receive_nodes(struct eval_state *s, const struct imfd_mpi *mpi, int from,
                                 int64_t nodes, struct imf_error *err)
 {
-    size_t mean_n = IMF_FEATURES, m2_n = (size_t)IMF_FEATURES * (IMF_FEATURES + 1) / 2;
-    double *mean = malloc(mean_n * sizeof(double)), *m2 = malloc(m2_n * sizeof(double));
-    imf_status status = mean && m2 ? IMF_OK : imf__fail(err, IMF_ENOMEM, "out of memory");
+    struct eval_node_buffer b;
+    imf_status status = eval_node_buffer_init(&b, err);
     for (int64_t i = 0; i < nodes && status == IMF_OK; i++) {
-        struct eval_node_header n;
-        mpi->receive(from, &n, sizeof(n));
-        mpi->receive(from, mean, mean_n * sizeof(double));
-        mpi->receive(from, m2, m2_n * sizeof(double));
-        struct imf_stats_node node = {.level = (int)n.level,
-                                      .index = n.index,
-                                      .n = n.n,
-                                      .mean = mean,
-                                      .m2 = m2,
-                                      .mean_n = mean_n,
-                                      .m2_n = m2_n};
-        status = imf_stats_put(s->stats, &node, err);
+        mpi->receive(from, &b.header, sizeof(b.header));
+        mpi->receive(from, b.mean, b.mean_n * sizeof(double));
+        mpi->receive(from, b.m2, b.m2_n * sizeof(double));
+        status = eval_node_buffer_put(&b, s->stats, err);
     }
-    free(mean);
-    free(m2);
+    eval_node_buffer_free(&b);
     return status;
 }
 

@@ -14,7 +14,8 @@ bool eval_is_cuda(const char *name)
     return strncmp(name, "cuda", 4) == 0;
 }
 
-/* Names of all devices of this machine that --device means. */
+/* Names of all devices of this machine that --device means: a list, in which a number alone is a
+ * GPU's, so that cuda:0,1 means here what it means to `imfd serve`. */
 static imf_status list_devices(const char *wanted, char names[EVAL_MAX_DEVICES][32], int *n,
                                struct imf_error *err)
 {
@@ -32,10 +33,10 @@ static imf_status list_devices(const char *wanted, char names[EVAL_MAX_DEVICES][
     }
     for (const char *p = wanted; *p;) {
         size_t length = strcspn(p, ",");
-        if (length == 0 || length >= 32 || *n == EVAL_MAX_DEVICES)
-            return imf__fail(err, IMF_EINVAL, "--device '%s' is no list like cuda:0,cuda:1",
-                             wanted);
-        snprintf(names[(*n)++], 32, "%.*s", (int)length, p);
+        if (length == 0 || length >= 24 || *n == EVAL_MAX_DEVICES)
+            return imf__fail(err, IMF_EINVAL, "--device '%s' is no list like cuda:0,1", wanted);
+        bool number = *n > 0 && eval_is_cuda(names[0]) && strspn(p, "0123456789") == length;
+        snprintf(names[(*n)++], 32, "%s%.*s", number ? "cuda:" : "", (int)length, p);
         p += length + (p[length] == ',');
     }
     return *n ? IMF_OK : imf__fail(err, IMF_EINVAL, "--device is empty");
@@ -85,6 +86,13 @@ static imf_status open_engine(struct imf_engine **out, const char *device,
     return imf_engine_create(out, &p, err);
 }
 
+/* Pictures a network takes at a time: at most a block's. */
+static int batch_of(const struct eval_device *d, const struct eval_options *o)
+{
+    int batch = o->batch ? o->batch : eval_is_cuda(d->name) ? EVAL_BLOCK : 8;
+    return batch < EVAL_BLOCK ? batch : EVAL_BLOCK;
+}
+
 static imf_status load_model(struct eval_device *d, const struct eval_options *o, bool show,
                              struct imf_error *err)
 {
@@ -93,9 +101,7 @@ static imf_status load_model(struct eval_device *d, const struct eval_options *o
     imf_model_params_init(&p);
     p.checkpoint = o->checkpoint;
     p.decoder = o->decoder;
-    p.max_batch = o->batch ? o->batch : eval_is_cuda(d->name) ? EVAL_BLOCK : 8;
-    if (p.max_batch > EVAL_BLOCK)
-        p.max_batch = EVAL_BLOCK; /* a block is at most that many pictures */
+    p.max_batch = batch_of(d, o);
     imfd_progress_start(&bar, "loading", NULL, 1, !show);
     p.progress = imfd_progress_fraction;
     p.progress_user = &bar;
@@ -130,7 +136,7 @@ static imf_status load_device(struct eval_device *d, const struct eval_job *job,
         status = open_engine(&lane->engine, d->name, IMF_PRECISION_FP32, threads / lanes, err);
         if (status == IMF_OK)
             status = imf_inception_load(&lane->net, lane->engine, o->inception,
-                                        eval_is_cuda(d->name) ? 0 : 2, err);
+                                        eval_is_cuda(d->name) ? batch_of(d, o) : 2, err);
     }
     return status;
 }

@@ -82,6 +82,8 @@ void eval_html_report(FILE *f, const struct eval_report *r)
         html_row(f, "Precision", "%.6f", s->pr.precision);
         html_row(f, "Recall", "%.6f", s->pr.recall);
     }
+    if (r->inception_narrow > 1)
+        html_row(f, "InceptionV3", "a test's, of %d times fewer channels", r->inception_narrow);
     html_row(f, "Images", "%lld", (long long)r->job->images);
     html_row(f, "Time", "%.1f s on %s, %d rank%s", r->seconds, r->device, r->ranks,
              r->ranks == 1 ? "" : "s");

@@ -102,7 +102,7 @@ enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **arg
         {"precision-recall", NULL, IMFD_OPTION_FLAG, &o->precision_recall, NULL, NULL, 0, 0,
          "compute precision and recall too, k = 3 (the reference must hold features)"},
         {"device", NULL, IMFD_OPTION_STRING, &o->device, NULL, "LIST", 0, 0,
-         "auto (all GPUs, or the CPU), cpu, cuda:0,cuda:1 ...; default auto"},
+         "auto (all GPUs, or the CPU), cpu, cuda:0,1 ...; default auto"},
         {"precision", NULL, IMFD_OPTION_STRING, &o->precision, NULL, "NAME", 0, 0,
          "of the generator: auto, fp32 or bf16; InceptionV3 always runs in fp32"},
         {"threads", NULL, IMFD_OPTION_INT, &o->threads, NULL, "N", 1, 4096,

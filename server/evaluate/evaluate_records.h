@@ -23,6 +23,18 @@ struct eval_node_header {
     int64_t level, index, n;
 };
 
+/* Room for one node on its way from a file or a message into the statistics. */
+struct eval_node_buffer {
+    struct eval_node_header header;
+    double *mean, *m2;
+    size_t mean_n, m2_n;
+};
+IMF_MUST_CHECK imf_status eval_node_buffer_init(struct eval_node_buffer *b, struct imf_error *err);
+/* Adds what was read into the buffer to the statistics. */
+IMF_MUST_CHECK imf_status eval_node_buffer_put(const struct eval_node_buffer *b,
+                                               struct imf_stats *stats, struct imf_error *err);
+void eval_node_buffer_free(struct eval_node_buffer *b);
+
 static inline size_t eval_record_bytes(int width)
 {
     return (size_t)EVAL_BLOCK * (size_t)width * sizeof(float);

@@ -3,6 +3,7 @@
 #include "evaluate_report.h"
 
 #include "error.h"
+#include "output_file.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -10,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { PATH_SIZE = 4096 };
 
@@ -185,21 +185,24 @@ imf_status eval_write_file(const char *workdir, const char *name,
                            void (*body)(FILE *f, const void *user), const void *user,
                            struct imf_error *err)
 {
-    char path[PATH_SIZE], temporary[PATH_SIZE + 8];
+    char path[PATH_SIZE], *text = NULL;
+    size_t size = 0;
     snprintf(path, sizeof(path), "%s/%s", workdir, name);
-    snprintf(temporary, sizeof(temporary), "%s.tmp", path);
-    FILE *f = fopen(temporary, "w");
-    if (!f)
-        return imf__fail(err, IMF_EIO, "%s: %s", path, strerror(errno));
-    body(f, user);
-    bool ok = fflush(f) == 0 && !ferror(f) && fsync(fileno(f)) == 0;
-    int cause = errno;
-    ok = fclose(f) == 0 && ok;
-    if (ok && rename(temporary, path) == 0)
-        return IMF_OK;
-    unlink(temporary);
-    return imf__fail(err, IMF_EIO, "%s: cannot be written: %s%s", path, strerror(cause),
-                     cause == ENOSPC ? "; free some space and run the same command again" : "");
+    FILE *f = open_memstream(&text, &size);
+    if (f)
+        body(f, user);
+    if (!f || fclose(f) != 0) {
+        free(text);
+        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
+    }
+    imf_status status = imf__output_save(path, &(struct iovec){text, size}, 1, err);
+    free(text);
+    if (status != IMF_OK && err && strstr(err->message, strerror(ENOSPC))) {
+        size_t n = strlen(err->message);
+        snprintf(err->message + n, sizeof(err->message) - n,
+                 "; free some space and run the same command again");
+    }
+    return status;
 }
 
 static void json_report(FILE *f, const void *user)

@@ -162,7 +162,7 @@ imf_status eval_state_save(struct eval_state *s, double seconds, struct imf_erro
 {
     char path[PATH_SIZE], temporary[PATH_SIZE];
     state_path(path, s->job, s->rank, "state");
-    state_path(temporary, s->job, s->rank, "state.tmp");
+    state_path(temporary, s->job, s->rank, "state.tmp"); /* a known name: kills leave it behind */
     s->seconds = seconds;
     if (fdatasync(s->logits) != 0 || (s->features >= 0 && fdatasync(s->features) != 0))
         return write_failed(s->job, errno, err);
@@ -200,6 +200,37 @@ imf_status eval_state_add(struct eval_state *s, int64_t block, int n, const floa
     if (status == IMF_OK)
         s->blocks[s->count++] = block;
     return status;
+}
+
+/* ---- Nodes ------------------------------------------------------------------------------------
+ */
+
+imf_status eval_node_buffer_init(struct eval_node_buffer *b, struct imf_error *err)
+{
+    b->mean_n = IMF_FEATURES;
+    b->m2_n = (size_t)IMF_FEATURES * (IMF_FEATURES + 1) / 2;
+    b->mean = malloc(b->mean_n * sizeof(double));
+    b->m2 = malloc(b->m2_n * sizeof(double));
+    return b->mean && b->m2 ? IMF_OK : imf__fail(err, IMF_ENOMEM, "out of memory");
+}
+
+imf_status eval_node_buffer_put(const struct eval_node_buffer *b, struct imf_stats *stats,
+                                struct imf_error *err)
+{
+    const struct imf_stats_node node = {.level = (int)b->header.level,
+                                        .index = b->header.index,
+                                        .n = b->header.n,
+                                        .mean = b->mean,
+                                        .m2 = b->m2,
+                                        .mean_n = b->mean_n,
+                                        .m2_n = b->m2_n};
+    return imf_stats_put(stats, &node, err);
+}
+
+void eval_node_buffer_free(struct eval_node_buffer *b)
+{
+    free(b->mean);
+    free(b->m2);
 }
 
 /* ---- Reading ------------------------------------------------------------------------------- */
@@ -299,29 +330,18 @@ static imf_status saved_open(struct saved *s, const char *path, const struct eva
 static imf_status saved_nodes(struct saved *s, const char *path, struct imf_stats *stats,
                               struct imf_error *err)
 {
-    size_t mean_n = IMF_FEATURES, m2_n = (size_t)IMF_FEATURES * (IMF_FEATURES + 1) / 2;
-    double *mean = malloc(mean_n * sizeof(double)), *m2 = malloc(m2_n * sizeof(double));
-    imf_status status = mean && m2 ? IMF_OK : imf__fail(err, IMF_ENOMEM, "out of memory");
+    struct eval_node_buffer b;
+    imf_status status = eval_node_buffer_init(&b, err);
     for (int64_t i = 0; i < s->h.nodes && status == IMF_OK; i++) {
-        struct eval_node_header n;
-        if (!take(s, &n, sizeof(n)) || !take(s, mean, mean_n * sizeof(double)) ||
-            !take(s, m2, m2_n * sizeof(double)) || n.level < 0 || n.level > 60) {
+        if (!take(s, &b.header, sizeof(b.header)) || !take(s, b.mean, b.mean_n * sizeof(double)) ||
+            !take(s, b.m2, b.m2_n * sizeof(double)) || b.header.level < 0 || b.header.level > 60)
             status = damaged(path, err);
-            break;
-        }
-        struct imf_stats_node node = {.level = (int)n.level,
-                                      .index = n.index,
-                                      .n = n.n,
-                                      .mean = mean,
-                                      .m2 = m2,
-                                      .mean_n = mean_n,
-                                      .m2_n = m2_n};
-        status = imf_stats_put(stats, &node, err);
+        else
+            status = eval_node_buffer_put(&b, stats, err);
     }
     if (status == IMF_OK && (uint32_t)s->crc != s->h.crc)
         status = damaged(path, err);
-    free(mean);
-    free(m2);
+    eval_node_buffer_free(&b);
     return status;
 }
 

@@ -2,37 +2,15 @@
 #include "evaluate_setup.h"
 
 #include "error.h"
+#include "output_file.h"
 
 #include <cjson/cJSON.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { PATH_SIZE = 4096, MAX_RESULTS = 1 << 20 };
-
-/* mkdir -p. */
-static imf_status make_folder(const char *path, struct imf_error *err)
-{
-    char part[PATH_SIZE];
-    size_t n = strlen(path);
-    if (n >= sizeof(part))
-        return imf__fail(err, IMF_EINVAL, "--workdir: path too long");
-    for (size_t i = 1; i <= n; i++) {
-        if (path[i] != '/' && path[i] != '\0')
-            continue;
-        memcpy(part, path, i);
-        part[i] = '\0';
-        if (mkdir(part, 0777) != 0 && errno != EEXIST)
-            return imf__fail(err, IMF_EIO, "%s: cannot be made: %s", part, strerror(errno));
-    }
-    struct stat st;
-    if (stat(path, &st) != 0 || !S_ISDIR(st.st_mode) || access(path, W_OK) != 0)
-        return imf__fail(err, IMF_EIO, "%s: not a folder that can be written", path);
-    return IMF_OK;
-}
 
 cJSON *eval_read_results(const char *workdir)
 {
@@ -109,14 +87,14 @@ imf_status eval_workdir_prepare(const struct eval_job *job, const struct eval_se
                                 int rank, bool *finished, struct imf_error *err)
 {
     char path[PATH_SIZE];
-    imf_status status = make_folder(job->options.workdir, err);
+    imf_status status = imf__output_folder(job->options.workdir, err);
     if (status == IMF_OK) {
         snprintf(path, sizeof(path), "%s/grid", job->options.workdir);
-        status = make_folder(path, err);
+        status = imf__output_folder(path, err);
     }
     if (status == IMF_OK && job->options.save_samples) {
         snprintf(path, sizeof(path), "%s/samples", job->options.workdir);
-        status = make_folder(path, err);
+        status = imf__output_folder(path, err);
     }
     if (status != IMF_OK)
         return status;

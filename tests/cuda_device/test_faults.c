@@ -21,14 +21,14 @@
         }                                                                                          \
     } while (0)
 
-static struct imf_engine *open_engine(const char *device)
+static struct imf_engine *open_engine(const char *device, enum imf_precision precision)
 {
     struct imf_engine_params p;
     struct imf_engine *e = NULL;
     struct imf_error err = {0};
     imf_engine_params_init(&p);
     p.device = device;
-    p.precision = IMF_PRECISION_BF16;
+    p.precision = precision;
     if (imf_engine_create(&e, &p, &err) != IMF_OK)
         fprintf(stderr, "%s\n", err.message);
     return e;
@@ -59,7 +59,7 @@ static struct imf_lane *start_lane(struct imf_model *m, uint64_t seed)
 static void check_memory(void)
 {
     struct imf_error err = {0};
-    struct imf_engine *e = open_engine("cuda");
+    struct imf_engine *e = open_engine("cuda", IMF_PRECISION_BF16);
     struct imf_model *m = NULL;
     int fits = 0;
     CHECK(e);
@@ -82,7 +82,7 @@ static void check_launch(void)
     CHECK(emulator);
     *(void **)&fail_launch = dlsym(emulator, "imf_emu_fail_launch");
     CHECK(fail_launch);
-    struct imf_engine *e = open_engine("cuda");
+    struct imf_engine *e = open_engine("cuda", IMF_PRECISION_BF16);
     struct imf_model *m = NULL;
     CHECK(e);
     CHECK(load(&m, e, 2, NULL) == IMF_OK);
@@ -106,15 +106,15 @@ static void check_old(void)
     CHECK(imf_cuda_device_count(reason, sizeof(reason)) == 0);
     printf("%s\n", reason);
     CHECK(strstr(reason, "compute capability 7"));
-    CHECK(!open_engine("cuda"));
-    struct imf_engine *e = open_engine("auto");
+    CHECK(!open_engine("cuda", IMF_PRECISION_BF16));
+    struct imf_engine *e = open_engine("auto", IMF_PRECISION_AUTO);
     CHECK(e && strcmp(imf_engine_get_info(e)->device, "cpu") == 0);
     imf_engine_destroy(e);
 }
 
 static void check_graph(void)
 {
-    struct imf_engine *e = open_engine("cuda");
+    struct imf_engine *e = open_engine("cuda", IMF_PRECISION_BF16);
     struct imf_model *m = NULL;
     float *first = NULL;
     CHECK(e);
