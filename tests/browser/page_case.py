@@ -24,12 +24,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def real_server(folder):
-    """The demo model, the same in float32, and a small one with the thousand classes of ImageNet."""
+    """The demo model as this machine likes it, the same in float32, and a small one with the thousand classes of ImageNet."""
     thousand = folder / "thousand.safetensors"
     subprocess.run([IMFD, "synth", "MiT", "--config", "depth=2,hidden=64,classes=1000,input_size=16,patch=4",
                     "-o", thousand], check=True, stdout=subprocess.DEVNULL)
     decoder = str(DEMO / "taesd_demo.safetensors")
-    models = [{"id": "demo", "checkpoint": str(DEMO / "mit_demo.safetensors"), "decoder": decoder, "precision": "bf16"},
+    models = [{"id": "demo", "checkpoint": str(DEMO / "mit_demo.safetensors"), "decoder": decoder},
               {"id": "demo-fp32", "checkpoint": str(DEMO / "mit_demo.safetensors"), "decoder": decoder, "precision": "fp32"},
               {"id": "thousand", "checkpoint": str(thousand), "decoder": decoder}]
     config = folder / "imfd.json"
