@@ -11,7 +11,6 @@
  *   - that gemm on blocks of ROW_BLOCK rows: about half as fast, for what is left. */
 #include "cpu.h"
 
-#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,14 +19,14 @@
 enum matmul_kind { MATMUL_STORE, MATMUL_SILU, MATMUL_ADD, MATMUL_SILU_MUL };
 
 /* What the weights are packed for. */
-enum matmul_right { RIGHT_MATMUL, RIGHT_CONV };
+enum matmul_packing { PACKED_MATMUL, PACKED_CONV };
 
 struct matmul_key {
     int rows, N, K;
     enum imf__dtype type, dst_type;
     enum matmul_kind kind;
     bool bias;
-    enum matmul_right right;
+    enum matmul_packing packing;
 };
 
 struct cpu_matmul {
@@ -41,7 +40,7 @@ struct cpu_matmul {
 struct imf__linear {
     int N, K;
     enum imf__dtype type;
-    enum matmul_right right; /* RIGHT_MATMUL or RIGHT_CONV */
+    enum matmul_packing packing; /* PACKED_MATMUL or PACKED_CONV */
     dnnl_memory_desc_t packed;
     dnnl_memory_t weights;
     void *data;
@@ -133,7 +132,7 @@ static dnnl_status_t describe(struct cpu_device *cpu, dnnl_primitive_desc_t *pd,
     union product_desc desc;
     dnnl_memory_desc_t dst;
     dnnl_post_ops_t ops = NULL;
-    bool conv = key->right == RIGHT_CONV;
+    bool conv = key->packing == PACKED_CONV;
     dnnl_status_t s = (conv ? describe_conv : describe_matmul)(&desc, &dst, cpu, key, weights);
     if (s == dnnl_success)
         s = dnnl_post_ops_create(&ops);
@@ -211,7 +210,7 @@ static bool same_key(const struct matmul_key *a, const struct matmul_key *b)
 {
     return a->rows == b->rows && a->N == b->N && a->K == b->K && a->type == b->type &&
            a->dst_type == b->dst_type && a->kind == b->kind && a->bias == b->bias &&
-           a->right == b->right;
+           a->packing == b->packing;
 }
 
 static imf_status matmul_get(struct cpu_device *cpu, struct cpu_matmul **out,
@@ -305,7 +304,7 @@ static dnnl_status_t packed_layout(struct cpu_device *cpu, struct imf__linear *w
     dnnl_status_t s = describe(cpu, &pd, key, any);
     if (s != dnnl_success)
         return s;
-    w->right = key->right;
+    w->packing = key->packing;
     w->packed = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
     dnnl_primitive_desc_destroy(pd);
     return s;
@@ -316,7 +315,7 @@ static dnnl_status_t pack_for_matmul(struct cpu_device *cpu, struct imf__linear 
 {
     dnnl_memory_desc_t any;
     struct matmul_key key = {PACKING_ROWS, w->N,         w->K,  w->type,
-                             w->type,      MATMUL_STORE, false, RIGHT_MATMUL};
+                             w->type,      MATMUL_STORE, false, PACKED_MATMUL};
     dnnl_status_t s = matrix(&any, w->K, w->N, data_type(cpu, w->type), dnnl_format_tag_any);
     if (s == dnnl_success)
         s = matrix(plain, w->K, w->N, dnnl_f32, dnnl_ba); /* host rows are outputs */
@@ -331,8 +330,8 @@ static dnnl_status_t pack_for_conv(struct cpu_device *cpu, struct imf__linear *w
 {
     dnnl_memory_desc_t any;
     dnnl_dims_t dims = {w->N, w->K, 1, 1};
-    struct matmul_key key = {PACKING_ROWS,    w->N,  w->K,      w->type, w->type,
-                             MATMUL_SILU_MUL, false, RIGHT_CONV};
+    struct matmul_key key = {PACKING_ROWS,    w->N,  w->K,       w->type, w->type,
+                             MATMUL_SILU_MUL, false, PACKED_CONV};
     dnnl_status_t s = dnnl_memory_desc_init_by_tag(&any, 4, dims, dnnl_f32, dnnl_format_tag_any);
     if (s == dnnl_success)
         s = dnnl_memory_desc_init_by_tag(plain, 4, dims, dnnl_f32, dnnl_oihw);
@@ -415,7 +414,7 @@ bool cpu_matmul_is_row_invariant(struct cpu_device *cpu)
     dnnl_memory_desc_t any;
     dnnl_primitive_desc_t pd = NULL;
     struct matmul_key key = {PACKING_ROWS, 768,          768,   IMF__ACT,
-                             IMF__ACT,     MATMUL_STORE, false, RIGHT_MATMUL};
+                             IMF__ACT,     MATMUL_STORE, false, PACKED_MATMUL};
     if (matrix(&any, 768, 768, data_type(cpu, IMF__ACT), dnnl_format_tag_any) != dnnl_success ||
         describe(cpu, &pd, &key, &any) != dnnl_success)
         return false;
@@ -474,7 +473,7 @@ static imf_status multiply(struct cpu_device *cpu, struct matmul_key key,
 {
     struct cpu_matmul *m = NULL;
     size_t rows = (size_t)key.rows;
-    bool blocks = key.right == RIGHT_MATMUL && !cpu->row_invariant;
+    bool blocks = key.packing == PACKED_MATMUL && !cpu->row_invariant;
     if (blocks) {
         size_t width = (size_t)key.K + 2 * (size_t)key.N;
         key.rows = ROW_BLOCK;
@@ -492,7 +491,7 @@ imf_status cpu_linear(struct imf__device *d, void *dst, enum imf__dtype dst_type
     static const enum matmul_kind kinds[] = {
         [IMF__STORE] = MATMUL_STORE, [IMF__SILU] = MATMUL_SILU, [IMF__ADD] = MATMUL_ADD};
     struct matmul_key key = {
-        rows, w->N, w->K, w->type, dst_type, kinds[epilogue], w->bias != NULL, w->right};
+        rows, w->N, w->K, w->type, dst_type, kinds[epilogue], w->bias != NULL, w->packing};
     struct operands o = with_weights(dst, src, w);
     return multiply(cpu_of(d), key, &w->packed, &o);
 }
@@ -503,7 +502,7 @@ imf_status cpu_swiglu(struct imf__device *d, void *dst, const void *src,
 {
     struct cpu_device *cpu = cpu_of(d);
     struct matmul_key up = {rows,     w->w3->N,     w->w3->K, IMF__ACT,
-                            IMF__ACT, MATMUL_STORE, false,    w->w3->right};
+                            IMF__ACT, MATMUL_STORE, false,    w->w3->packing};
     struct matmul_key gate = up;
     gate.kind = MATMUL_SILU_MUL;
     IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_TENSOR,
