@@ -5,8 +5,8 @@
  * waits for one that gave up. */
 #include "commands.h"
 #include "error.h"
-#include "evaluate/evaluate_setup.h"
 #include "evaluate/evaluate_report.h"
+#include "evaluate/evaluate_setup.h"
 #include "options.h"
 
 #include <signal.h>

@@ -89,7 +89,9 @@ void eval_html_report(FILE *f, const struct eval_report *r)
              r->ranks == 1 ? "" : "s");
     fprintf(f, "</table>\n");
     fprintf(f, "<h2>The release's table beside this run</h2>\n");
-    eval_measured_of(rows, r);
+    cJSON *results = eval_results(r);
+    (void)eval_measured_beside(rows, results);
+    cJSON_Delete(results);
     eval_table_html(f, rows);
     html_settings(f, r);
     fprintf(

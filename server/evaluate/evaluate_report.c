@@ -69,7 +69,7 @@ static void add_scores(cJSON *json, const struct eval_scores *s)
     }
 }
 
-static cJSON *to_json(const struct eval_report *r)
+cJSON *eval_results(const struct eval_report *r)
 {
     const struct eval_job *job = r->job;
     cJSON *json = cJSON_CreateObject();
@@ -163,11 +163,10 @@ static void text_report(FILE *f, const void *user)
                 r->inception_narrow);
     fprintf(f, "\nThe release's table (FID-50k, guidance and steps as released) beside this "
                "run:\n\n");
-    eval_measured_of(rows, r);
+    cJSON *results = eval_results(r);
+    bool any = eval_measured_beside(rows, results);
+    cJSON_Delete(results);
     eval_table_text(f, rows);
-    bool any = false;
-    for (int i = 0; i < EVAL_PUBLISHED; i++)
-        any = any || rows[i].there;
     if (!any)
         fprintf(f, "\n  This run is in none of these rows: another model, other settings, another "
                    "number of\n  images or another seed.\n");
@@ -207,7 +206,7 @@ imf_status eval_write_file(const char *workdir, const char *name,
 
 static void json_report(FILE *f, const void *user)
 {
-    cJSON *json = to_json(user);
+    cJSON *json = eval_results(user);
     char *text = cJSON_Print(json);
     if (text)
         fprintf(f, "%s\n", text);

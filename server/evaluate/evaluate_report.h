@@ -4,6 +4,8 @@
 
 #include "evaluate.h"
 
+#include <cjson/cJSON.h>
+
 #include <stdio.h>
 
 /* ---- evaluate_table.c ---- */
@@ -21,11 +23,13 @@ extern const struct eval_published eval_published[EVAL_PUBLISHED];
 /* What this machine measured for each row. */
 struct eval_measured {
     bool there;
-    bool comparable; /* the row's very settings, network and number of images */
+    bool comparable; /* the row's very settings, networks and number of images */
     double fid, is;
 };
-/* A finished run beside the rows it belongs to. */
-void eval_measured_of(struct eval_measured rows[EVAL_PUBLISHED], const struct eval_report *r);
+/* What results.json (or NULL) says, beside a row. */
+struct eval_measured eval_measured_of(const cJSON *results, const struct eval_published *p);
+/* One run beside the whole table: only in rows it compares with. False when it is in none. */
+bool eval_measured_beside(struct eval_measured rows[EVAL_PUBLISHED], const cJSON *results);
 void eval_table_text(FILE *f, const struct eval_measured rows[EVAL_PUBLISHED]);
 void eval_table_html(FILE *f, const struct eval_measured rows[EVAL_PUBLISHED]);
 
@@ -50,6 +54,8 @@ void eval_html_begin(FILE *f, const char *title);
 
 /* ---- evaluate_report.c ---- */
 
+/* The content of results.json; the caller's. */
+cJSON *eval_results(const struct eval_report *r);
 /* WORKDIR/NAME, replaced as a whole by what `body` prints of `user`. */
 IMF_MUST_CHECK imf_status eval_write_file(const char *workdir, const char *name,
                                           void (*body)(FILE *f, const void *user), const void *user,

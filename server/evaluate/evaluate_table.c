@@ -16,24 +16,53 @@ const struct eval_published eval_published[EVAL_PUBLISHED] = {
     {"MiT_XL_2", 2, 4.0f, 0.36f, 0.64f, 1.54, 288.9},
 };
 
-/* ---- Beside one run ------------------------------------------------------------------------ */
+/* ---- Measured ------------------------------------------------------------------------------ */
 
-/* Whether a run is the one the release reports, down to every setting. */
-static bool belongs(const struct eval_report *r, const struct eval_published *p)
+static const char *text_of(const cJSON *json, const char *name)
 {
-    const struct imf_sampling *s = &r->job->sampling;
-    return r->model && strcmp(r->model->name, p->model) == 0 && s->steps == p->steps &&
-           fabsf(s->omega - p->omega) < 1e-6f && fabsf(s->t_min - p->t_min) < 1e-6f &&
-           fabsf(s->t_max - p->t_max) < 1e-6f && r->job->images == 50000 &&
-           r->job->options.sample_seed == 42 && r->inception_narrow == 1 && r->scores->has_fid;
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
+    return cJSON_IsString(item) ? item->valuestring : "";
 }
 
-void eval_measured_of(struct eval_measured rows[EVAL_PUBLISHED], const struct eval_report *r)
+static double number_of(const cJSON *json, const char *name)
 {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
+    return cJSON_IsNumber(item) ? item->valuedouble : 0;
+}
+
+/* Settings are written with seven digits. */
+static bool near(const cJSON *json, const char *name, double value)
+{
+    return fabs(number_of(json, name) - value) < 1e-6;
+}
+
+struct eval_measured eval_measured_of(const cJSON *results, const struct eval_published *p)
+{
+    const cJSON *s = cJSON_GetObjectItemCaseSensitive(results, "settings");
+    const cJSON *is = cJSON_GetObjectItemCaseSensitive(results, "inception_score");
+    const cJSON *inception = cJSON_GetObjectItemCaseSensitive(results, "inception");
+    bool there = cJSON_HasObjectItem(results, "fid");
+    return (struct eval_measured){
+        .there = there,
+        .comparable = there && strcmp(text_of(s, "model"), p->model) == 0 &&
+                      strcmp(text_of(s, "decoder"), "sd-vae") == 0 && near(s, "steps", p->steps) &&
+                      near(s, "omega", (double)p->omega) && near(s, "t_min", (double)p->t_min) &&
+                      near(s, "t_max", (double)p->t_max) &&
+                      strcmp(text_of(s, "sample_seed"), "42") == 0 &&
+                      near(results, "images", 50000) && near(inception, "narrow", 1),
+        .fid = number_of(results, "fid"),
+        .is = number_of(is, "mean")};
+}
+
+bool eval_measured_beside(struct eval_measured rows[EVAL_PUBLISHED], const cJSON *results)
+{
+    bool any = false;
     for (int i = 0; i < EVAL_PUBLISHED; i++) {
-        bool here = belongs(r, &eval_published[i]);
-        rows[i] = (struct eval_measured){here, here, r->scores->fid, r->scores->is.mean};
+        rows[i] = eval_measured_of(results, &eval_published[i]);
+        rows[i].there = rows[i].comparable;
+        any = any || rows[i].there;
     }
+    return any;
 }
 
 /* ---- As text and HTML ---------------------------------------------------------------------- */
@@ -117,37 +146,6 @@ imf_status eval_table_plan(struct eval_table *t, const struct eval_options *o,
     return IMF_OK;
 }
 
-static const char *text_of(const cJSON *json, const char *name)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
-    return cJSON_IsString(item) ? item->valuestring : "";
-}
-
-static double number_of(const cJSON *json, const char *name)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
-    return cJSON_IsNumber(item) ? item->valuedouble : 0;
-}
-
-/* A row's settings are those of its options; what may differ is the rest. */
-static struct eval_measured read_row(const char *workdir, const char *model)
-{
-    cJSON *json = eval_read_results(workdir);
-    const cJSON *settings = cJSON_GetObjectItemCaseSensitive(json, "settings");
-    const cJSON *is = cJSON_GetObjectItemCaseSensitive(json, "inception_score");
-    const cJSON *inception = cJSON_GetObjectItemCaseSensitive(json, "inception");
-    struct eval_measured m = {.there = json != NULL,
-                              .comparable = strcmp(text_of(settings, "model"), model) == 0 &&
-                                            strcmp(text_of(settings, "sample_seed"), "42") == 0 &&
-                                            number_of(json, "images") >= 50000 &&
-                                            number_of(json, "images") <= 50000 &&
-                                            number_of(inception, "narrow") < 2,
-                              .fid = number_of(json, "fid"),
-                              .is = number_of(is, "mean")};
-    cJSON_Delete(json);
-    return m;
-}
-
 static void print_text(FILE *f, const void *user)
 {
     fprintf(f, "The release's table (FID-50k, guidance and steps as released), and what was "
@@ -166,9 +164,11 @@ imf_status eval_table_write(const struct eval_table *t, const struct eval_option
                             struct imf_error *err)
 {
     struct eval_measured rows[EVAL_PUBLISHED] = {{0}};
-    for (int i = 0; i < EVAL_PUBLISHED; i++)
-        if (t->rows[i].checkpoint[0])
-            rows[i] = read_row(t->rows[i].workdir, eval_published[i].model);
+    for (int i = 0; i < EVAL_PUBLISHED; i++) {
+        cJSON *results = t->rows[i].checkpoint[0] ? eval_read_results(t->rows[i].workdir) : NULL;
+        rows[i] = eval_measured_of(results, &eval_published[i]);
+        cJSON_Delete(results);
+    }
     imf_status status = eval_write_file(o->workdir, "table.txt", print_text, rows, err);
     if (status == IMF_OK)
         status = eval_write_file(o->workdir, "table.html", print_html, rows, err);
