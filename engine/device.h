@@ -17,7 +17,7 @@
 #ifndef IMF__DEVICE_H
 #define IMF__DEVICE_H
 
-#include "error.h"
+#include "imf.h"
 
 enum imf__dtype { IMF__F32, IMF__ACT };
 

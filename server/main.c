@@ -1,5 +1,5 @@
 /* imfd: one program, several commands. This file only finds the command and runs it. */
-#include "commands.h"
+#include "cli/commands.h"
 #include "imf.h"
 
 #include <malloc.h>
@@ -15,29 +15,15 @@ struct command {
     const char *summary;
 };
 
-/* In the order a newcomer meets them. CMake defines IMFD_HAVE_x for every server/cmd_x.c. */
+/* In the order a newcomer meets them. */
 static const struct command commands[] = {
-#ifdef IMFD_HAVE_SERVE
     {"serve", imfd_cmd_serve, "serve pictures over HTTP"},
-#endif
-#ifdef IMFD_HAVE_SAMPLE
     {"sample", imfd_cmd_sample, "draw pictures into a file"},
-#endif
-#ifdef IMFD_HAVE_EVALUATE
     {"evaluate", imfd_cmd_evaluate, "measure FID and Inception Score"},
-#endif
-#ifdef IMFD_HAVE_INSPECT
     {"inspect", imfd_cmd_inspect, "tell what a checkpoint file holds"},
-#endif
-#ifdef IMFD_HAVE_SYNTH
     {"synth", imfd_cmd_synth, "write synthetic weights"},
-#endif
-#ifdef IMFD_HAVE_BENCH
     {"bench", imfd_cmd_bench, "measure speed and memory"},
-#endif
-#ifdef IMFD_HAVE_SELFCHECK
     {"selfcheck", imfd_cmd_selfcheck, "compare this machine's results with a plain reference"},
-#endif
     {NULL, NULL, NULL},
 };
 

@@ -5,8 +5,8 @@
  * bf16: pairs along the summed axis lie side by side, as the dot product instruction wants them:
  *     kp (HS/2, Tp, 2), vp (Tp/2, HS, 2), probabilities (12, Tp).
  * f32:  kp (HS, Tp), v in place of vp (Tp, HS). */
-#include "attention.h"
-#include "attention_tiles.h"
+#include "cpu/attention.h"
+#include "cpu/attention_tiles.h"
 
 #define HS IMF__HEAD_SIZE
 

@@ -2,8 +2,8 @@
 #ifndef IMF__CPU_ATTENTION_H
 #define IMF__CPU_ATTENTION_H
 
-#include "kernels.h"
-#include "vector.h"
+#include "cpu/kernels.h"
+#include "cpu/vector.h"
 
 void IMF__ISA_NAME(imf__attention_head)(void *dst, const void *qkv, bool bf16, const float *q_norm,
                                         const float *k_norm, const float *rope, int T, int NH,

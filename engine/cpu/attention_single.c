@@ -5,8 +5,8 @@
  * Then BLOCK query rows at a time go through scores (BLOCK, Tp), softmax and values; the (T, T)
  * scores are never whole. A row's sums run in one order, whatever the number of threads: a general
  * matrix product would not promise that. */
-#include "attention.h"
-#include "attention_tiles.h"
+#include "cpu/attention.h"
+#include "cpu/attention_tiles.h"
 
 #define BLOCK 48 /* a multiple of TILE_R; so many rows share a strip while it is cached */
 #define STRIP (VALUE_V * NATIVE)

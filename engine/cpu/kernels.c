@@ -1,8 +1,8 @@
 /* The table of the CPU device's own loops (kernels.h), compiled once per instruction set with
  * -DIMF__ISA=avx512_bf16 and friends: norms, sums and scaling of pictures. */
-#include "kernels.h"
-#include "attention.h"
-#include "vector.h"
+#include "cpu/kernels.h"
+#include "cpu/attention.h"
+#include "cpu/vector.h"
 
 /* ---- Norms ---- */
 

@@ -5,7 +5,7 @@
  *
  * cuBLASLt is column-major: row-major Y (n, m) = X (n, k) W (m, k)^T is D (m, n) = A^T B with A =
  * W, B = X, D = Y, leading dimensions k, k, m; its bias runs along m, our features. */
-#include "cuda_device.h"
+#include "cuda/internal.h"
 
 #include <stdlib.h>
 

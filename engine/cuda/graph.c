@@ -2,7 +2,7 @@
  * eagerly, which loads every kernel, then all batch sizes are captured without running. What was
  * not prepared (InceptionV3's one size) runs eagerly the first time and is captured then. Eager and
  * replayed passes are the same launches on the same memory, hence the same bits. */
-#include "cuda_device.h"
+#include "cuda/internal.h"
 
 #include <stdlib.h>
 

@@ -1,6 +1,6 @@
 /* Picture operations of the CUDA device: NHWC with channels padded to a multiple of 8 by zeros, in
  * the running precision, or float32 where an image says so (the last convolution's result). */
-#include "cuda_device.h"
+#include "cuda/internal.h"
 
 #include <stdlib.h>
 

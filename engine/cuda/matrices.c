@@ -1,7 +1,7 @@
 /* Weight matrices on the CUDA device: linear layers and SwiGLU's pair. k is padded with zeros to a
  * multiple of 16 at load, which is exact; an x whose rows are not so padded is copied into padded
  * rows first. What cuBLASLt refuses (no algorithm without split-K) runs on k_linear instead. */
-#include "cuda_device.h"
+#include "cuda/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

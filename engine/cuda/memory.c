@@ -1,7 +1,7 @@
 /* Memory and copies of the CUDA device. Copies go through two pinned buffers in turn, so that the
  * host's memcpy of one piece overlaps the transfer of the other, and an upload of a few hundred
  * kilobytes (the lanes of the next batch) returns while the GPU still computes the last one. */
-#include "cuda_device.h"
+#include "cuda/internal.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
 #ifndef IMF__CUDA_PLUGIN_H
 #define IMF__CUDA_PLUGIN_H
 
-#include "../device.h"
+#include "device.h"
 
 __attribute__((visibility("default"))) imf_status
 imf__cuda_device_create(struct imf__device **out, int abi, int ordinal,

@@ -1,6 +1,6 @@
 # Host sources of the CUDA device, and kernels; shared by the real module and the emulator's.
 set(IMF_CUDA_HOST_SOURCES
-    ${PROJECT_SOURCE_DIR}/engine/cuda/cuda_device.c
+    ${PROJECT_SOURCE_DIR}/engine/cuda/device.c
     ${PROJECT_SOURCE_DIR}/engine/cuda/gemm.c
     ${PROJECT_SOURCE_DIR}/engine/cuda/graph.c
     ${PROJECT_SOURCE_DIR}/engine/cuda/images.c
@@ -8,7 +8,7 @@ set(IMF_CUDA_HOST_SOURCES
     ${PROJECT_SOURCE_DIR}/engine/cuda/memory.c
     ${PROJECT_SOURCE_DIR}/engine/cuda/tokens.c
     ${PROJECT_SOURCE_DIR}/engine/cuda/transfer.c
-    ${PROJECT_SOURCE_DIR}/engine/status.c
+    ${PROJECT_SOURCE_DIR}/engine/common/status.c
 )
 set(IMF_KERNEL_SOURCES
     ${PROJECT_SOURCE_DIR}/kernels/attention.cu

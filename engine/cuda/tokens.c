@@ -1,6 +1,6 @@
 /* Token operations of the CUDA device: each is one launch, but for attention_single, which is two
  * batched products around a softmax. */
-#include "cuda_device.h"
+#include "cuda/internal.h"
 
 #include <math.h>
 #include <stdlib.h>

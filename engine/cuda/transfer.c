@@ -4,7 +4,7 @@
  *
  *   stream   ... this batch | copy aside | next batch ...
  *   copies                    ready -> device to host -> done */
-#include "cuda_device.h"
+#include "cuda/internal.h"
 
 #include <stdlib.h>
 

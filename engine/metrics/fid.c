@@ -8,7 +8,7 @@
  * whose roots, 1e-8 each and a thousand of them, are seen in FID. */
 #include "imf_metrics.h"
 
-#include "error.h"
+#include "common/error.h"
 
 #include <cblas.h>
 #include <float.h>

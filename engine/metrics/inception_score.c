@@ -2,7 +2,7 @@
  * split's mean distribution, over splits of permuted rows. All in float64. */
 #include "imf_metrics.h"
 
-#include "error.h"
+#include "common/error.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -3,8 +3,8 @@
  * with one thread, and the drawing of rows is sequential, so the result is reproducible. */
 #include "imf_metrics.h"
 
-#include "error.h"
-#include "random_permutation.h"
+#include "common/error.h"
+#include "metrics/random_permutation.h"
 
 #include <cblas.h>
 #include <math.h>

@@ -4,7 +4,7 @@
  * |a|^2 + |b|^2 - 2 a.b in float64, so memory does not grow with the product of the sizes. */
 #include "imf_metrics.h"
 
-#include "error.h"
+#include "common/error.h"
 
 #include <cblas.h>
 #include <math.h>

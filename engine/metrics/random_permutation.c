@@ -1,5 +1,5 @@
 /* NumPy's legacy permutation: Fisher-Yates from the end, indices drawn by masking and rejection. */
-#include "random_permutation.h"
+#include "metrics/random_permutation.h"
 
 #include "imf_metrics.h"
 

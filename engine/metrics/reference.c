@@ -1,8 +1,8 @@
 /* Reference statistics: an .npz with `mu`, `sigma` and sometimes `features`. */
 #include "imf_metrics.h"
 
-#include "error.h"
-#include "npz.h"
+#include "common/error.h"
+#include "files/npz.h"
 
 #include <math.h>
 #include <stdio.h>

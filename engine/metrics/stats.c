@@ -3,7 +3,7 @@
  * no sum of squares is ever formed that a subtraction would have to rescue. */
 #include "imf_metrics.h"
 
-#include "error.h"
+#include "common/error.h"
 
 #include <math.h>
 #include <stdlib.h>

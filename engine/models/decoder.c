@@ -1,6 +1,6 @@
 /* What the decoders share: telling them apart, denormalisation, and the one without a network. */
-#include "decoder.h"
-#include "../error.h"
+#include "models/decoder.h"
+#include "common/error.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,8 +3,8 @@
 #ifndef IMF__DECODER_H
 #define IMF__DECODER_H
 
-#include "../activations.h"
-#include "../loader.h"
+#include "models/activations.h"
+#include "models/loader.h"
 
 enum imf__decoder_kind { IMF__DECODER_NONE, IMF__DECODER_SD_VAE, IMF__DECODER_TAESD };
 

@@ -14,7 +14,7 @@
 #include "imf_metrics.h"
 
 #include "device.h"
-#include "loader.h"
+#include "models/loader.h"
 
 enum {
     IMF__INCEPTION_SIDE = 299, /* pixels of the input */

@@ -1,7 +1,7 @@
 /* InceptionV3's weights: see inception.h. */
-#include "inception.h"
+#include "models/inception.h"
 
-#include "error.h"
+#include "common/error.h"
 
 #include <math.h>
 #include <stdio.h>

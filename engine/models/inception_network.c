@@ -1,8 +1,8 @@
 /* InceptionV3's network: see inception.h. Blocks are named as in the original (Szegedy 2015) and in
  * torchvision: A, B, C, D, E. */
-#include "inception.h"
+#include "models/inception.h"
 
-#include "error.h"
+#include "common/error.h"
 
 #include <stdio.h>
 

@@ -1,5 +1,6 @@
 /* MiT's forward pass; the formulas are in docs/model.md, sections 4 and 5. */
-#include "mit.h"
+#include "models/mit.h"
+#include "common/error.h"
 
 #define NORM_EPS 1e-6f
 

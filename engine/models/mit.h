@@ -3,8 +3,8 @@
 #ifndef IMF__MODELS_MIT_H
 #define IMF__MODELS_MIT_H
 
-#include "../activations.h"
-#include "../loader.h"
+#include "models/activations.h"
+#include "models/loader.h"
 
 #define IMF__MIT_PREFIX 20 /* 8 class, 4 omega, 2 t_min, 2 t_max, 4 time tokens */
 

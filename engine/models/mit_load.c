@@ -1,9 +1,9 @@
 /* MiT's weights: sizes are read off the shapes, then each tensor is read, folded and packed. The
  * folds are exact: a norm's weight goes into the columns of the matrix behind it, attn_scale and
  * mlp_scale into the rows of the matrix before them (docs/model.md, section 5). */
-#include "mit.h"
-#include "../error.h"
-#include "../model_names.h"
+#include "models/mit.h"
+#include "common/error.h"
+#include "models/model_names.h"
 
 #include <math.h>
 #include <stdarg.h>

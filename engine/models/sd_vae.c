@@ -3,9 +3,9 @@
  * one).
  *
  * A forward pass needs three images: x, the running one, and two to work in. */
-#include "decoder.h"
-#include "../error.h"
-#include "../json.h"
+#include "models/decoder.h"
+#include "common/error.h"
+#include "files/json.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* taesd: Ollin Boer Bohan's tiny decoder. The file numbers its layers as torch.nn.Sequential does:
  * 0 clamp, 1 convolution, 2 ReLU, 3-5 blocks, 6 upsampling, 7 convolution, 8-10 blocks, ... */
-#include "decoder.h"
-#include "../error.h"
+#include "models/decoder.h"
+#include "common/error.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,6 @@
 /* Judging one case: values against the plain device, bits against other batches. */
-#include "op_run.h"
+#include "reference/op_run.h"
+#include "common/error.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,5 +1,6 @@
 /* The case table, second half: operations on pictures. */
-#include "op_run.h"
+#include "reference/op_run.h"
+#include "common/error.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,5 +1,6 @@
 /* Inputs, buffers and results of one run of one case. */
-#include "op_run.h"
+#include "reference/op_run.h"
+#include "common/error.h"
 
 #include <stdlib.h>
 #include <string.h>

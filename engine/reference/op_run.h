@@ -3,7 +3,7 @@
 #ifndef IMF__OP_RUN_H
 #define IMF__OP_RUN_H
 
-#include "reference.h"
+#include "reference/reference.h"
 
 enum { OP_PARAMS = 14, OP_HELD = 16 };
 

@@ -1,6 +1,7 @@
 /* The case table, first half: operations on tokens. Sizes are those of the models, of mit_tiny and
  * of the demo model, and some that divide no block. */
-#include "op_run.h"
+#include "reference/op_run.h"
+#include "common/error.h"
 
 #include <math.h>
 

@@ -2,7 +2,7 @@
 #ifndef IMF__PLAIN_H
 #define IMF__PLAIN_H
 
-#include "reference.h"
+#include "reference/reference.h"
 
 struct imf__linear {
     enum imf__dtype type;

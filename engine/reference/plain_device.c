@@ -1,7 +1,7 @@
 /* The plain device: memory, weights and the table. Host memory is device memory here, every call is
  * finished when it returns, and a dry run has nothing to prepare. */
-#include "plain.h"
-#include "error.h"
+#include "reference/plain.h"
+#include "common/error.h"
 
 #include <stdlib.h>
 #include <string.h>

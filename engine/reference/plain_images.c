@@ -1,5 +1,5 @@
 /* The plain device's operations on pictures, kept as (n, h, w, c) in act elements. */
-#include "plain.h"
+#include "reference/plain.h"
 
 #include <math.h>
 #include <stdlib.h>

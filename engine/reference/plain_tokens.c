@@ -1,5 +1,5 @@
 /* The plain device's operations on tokens. */
-#include "plain.h"
+#include "reference/plain.h"
 
 #include <math.h>
 #include <stdlib.h>

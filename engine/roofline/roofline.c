@@ -1,7 +1,7 @@
 /* The counting device; see roofline.h. What each operation launches mirrors engine/cuda and
  * kernels/. */
-#include "roofline.h"
-#include "../error.h"
+#include "roofline/roofline.h"
+#include "common/error.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -10,7 +10,7 @@
 #ifndef IMF__ROOFLINE_H
 #define IMF__ROOFLINE_H
 
-#include "../device.h"
+#include "device.h"
 
 struct imf__gpu {
     const char *name;      /* "H100" */

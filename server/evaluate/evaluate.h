@@ -26,8 +26,8 @@
 
 #include "imf.h"
 #include "imf_metrics.h"
-#include "progress.h"
-#include "ranks.h"
+#include "base/progress.h"
+#include "evaluate/ranks.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

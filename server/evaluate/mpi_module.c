@@ -1,6 +1,6 @@
 /* libimfd_mpi.so: the only code that includes MPI. Built where Open MPI (or another MPI that
  * pkg-config or CMake finds) is installed; loaded by ranks.c when mpirun started the program. */
-#include "ranks.h"
+#include "evaluate/ranks.h"
 
 #include <mpi.h>
 #include <stdint.h>

@@ -1,7 +1,7 @@
 /* Finding and loading the MPI module; see ranks.h. */
-#include "ranks.h"
+#include "evaluate/ranks.h"
 
-#include "error.h"
+#include "common/error.h"
 
 #include <dlfcn.h>
 #include <limits.h>

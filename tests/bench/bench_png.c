@@ -2,8 +2,8 @@
  * levels 0, 1, 2 and 9.  bench_png [-n repeats] [FILE.png ...]; without files, a made-up picture of
  * the fake engine. Pictures should be photographs of 256 x 256: noise and drawings compress
  * otherwise. The time is the best of the repeats, on one thread. */
-#include "backend.h"
-#include "png_encode.h"
+#include "scheduler/backend.h"
+#include "base/png.h"
 
 #include <png.h>
 #include <stdio.h>

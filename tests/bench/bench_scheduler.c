@@ -6,8 +6,8 @@
  *   queue   time of submit and of the engine's choice with a thousand requests waiting
  *
  *   bench_scheduler [seconds per case] */
-#include "scheduler.h"
-#include "scheduler_core.h"
+#include "scheduler/scheduler.h"
+#include "scheduler/state.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -9,7 +9,7 @@
  * Bytes: `dram` are distinct 32-byte sectors per launch, what an ideal L2 fetches; `l2` are all
  * sectors that the warps ask of L2. The bounds are on dram: 1.3 x the least for element-wise and
  * norm kernels, 1.5 x for convolutions. */
-#include "cuda_loader.h"
+#include "core/cuda_loader.h"
 #include "roofline/roofline.h"
 #include "imf_emu.h"
 

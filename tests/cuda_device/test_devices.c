@@ -3,7 +3,7 @@
 #include "../golden/golden.h"
 #include "emulator.h"
 #include "pixel_model.h"
-#include "scheduler.h"
+#include "scheduler/scheduler.h"
 
 enum { PICTURES = 12 };
 

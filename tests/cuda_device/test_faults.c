@@ -6,7 +6,7 @@
  *   test_faults old        a V100 (sm_70): refused with a reason; "auto" takes the CPU
  *   test_faults graph      eager and replayed steps give the same bits, captured for every batch
  *                          size when the model loads */
-#include "engine.h"
+#include "core/engine.h"
 
 #include <dlfcn.h>
 #include <stdio.h>

@@ -189,7 +189,7 @@ class Licences(unittest.TestCase):
                         if re.search(r"\b(Apache|MIT|BSD|GPL)[ -](2\.0 )?Licen[cs]e|[Cc]opyright \(?[cC12]",
                                      f.read(20000)):
                             others.append(os.path.relpath(path, ROOT))
-        self.assertIn("server/imagenet_classes.txt", others)
+        self.assertIn("server/api/imagenet_classes.txt", others)
         for path in others:
             self.assertTrue([p for p in files if p != "*" and re.fullmatch(re.escape(p).replace(r"\*", ".*"), path)],
                             path + " is not in tools/packaging/copyright")

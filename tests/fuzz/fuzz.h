@@ -2,7 +2,7 @@
 #ifndef FUZZ_H
 #define FUZZ_H
 
-#include "checkpoint.h"
+#include "files/checkpoint.h"
 
 #include <stdio.h>
 #include <stdlib.h>

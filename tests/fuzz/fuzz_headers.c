@@ -1,9 +1,9 @@
 /* Header values and queries: Accept, If-None-Match, X-Forwarded-For, percent-encoding, class names.
  */
-#include "classes.h"
-#include "http_text.h"
-#include "json_write.h"
-#include "proxy.h"
+#include "api/classes.h"
+#include "http/text.h"
+#include "base/json_write.h"
+#include "http/proxy.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* The engine's JSON parser: ends, keeps to the text, and gives strings that are UTF-8. */
 #include "fuzz.h"
 
-#include "json.h"
+#include "files/json.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -1,7 +1,7 @@
 /* .npy files. */
 #include "fuzz.h"
 
-#include "npy.h"
+#include "files/npy.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

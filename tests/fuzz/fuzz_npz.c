@@ -1,7 +1,7 @@
 /* .npz archives: directory, headers, and every array's values. */
 #include "fuzz.h"
 
-#include "npz.h"
+#include "files/npz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -1,7 +1,7 @@
 /* The pickle machine alone, and the search for the state dict with a storage behind every key. */
 #include "fuzz.h"
 
-#include "torch_state.h"
+#include "files/torch_state.h"
 
 static imf_status find(void *user, const struct imf__pickle_storage *storage,
                        struct imf__region *out, struct imf_error *err)

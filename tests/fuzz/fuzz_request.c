@@ -1,7 +1,7 @@
 /* What a client asks for, as JSON or as a URL. Whatever is accepted must be within the bounds that
  * the scheduler asserts; whatever is refused must come with a sentence. The first byte chooses the
  * form. */
-#include "api_internal.h"
+#include "api/internal.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* The configuration file and the file of API keys. */
-#include "keys.h"
-#include "settings.h"
+#include "api/keys.h"
+#include "settings/settings.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,11 +3,11 @@ pkg_check_modules(FUZZ_SERVER REQUIRED libcjson libuv)
 set(server ${PROJECT_SOURCE_DIR}/server)
 set(server_flags ${flags} -I${server} ${FUZZ_SERVER_CFLAGS})
 set(server_objects)
-foreach(source ${server}/api_fields.c ${server}/api_params.c ${server}/api_problem.c ${server}/classes.c
-        ${server}/http_text.c ${server}/json_write.c ${server}/keys.c ${server}/proxy.c
-        ${server}/settings.c ${server}/settings_file.c ${server}/settings_models.c
-        ${server}/settings_print.c ${server}/settings_table.c ${server}/settings_value.c
-        ${engine}/status.c ${CMAKE_BINARY_DIR}/server/embed_embedded_classes.c)
+foreach(source ${server}/api/fields.c ${server}/api/params.c ${server}/api/problem.c ${server}/api/classes.c
+        ${server}/api/keys.c ${server}/http/text.c ${server}/http/proxy.c ${server}/base/json_write.c
+        ${server}/settings/file.c ${server}/settings/models.c ${server}/settings/print.c
+        ${server}/settings/settings.c ${server}/settings/table.c ${server}/settings/value.c
+        ${engine}/common/status.c ${CMAKE_BINARY_DIR}/server/api/embed_embedded_classes.c)
     cmake_path(GET source STEM name)
     set(object ${CMAKE_CURRENT_BINARY_DIR}/server_${name}.o)
     add_custom_command(OUTPUT ${object}

@@ -1,7 +1,7 @@
 /* What the golden tests share: see golden.h. */
 #include "golden.h"
-#include "npy.h"
-#include "synth.h"
+#include "files/npy.h"
+#include "models/synth.h"
 
 #include <errno.h>
 #include <math.h>

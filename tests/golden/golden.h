@@ -4,7 +4,7 @@
 #define GOLDEN_H
 
 #include "imf.h"
-#include "model_names.h"
+#include "models/model_names.h"
 
 #include <check.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 /* mit_tiny: latents of every published case in both precisions, every file format, and each stage
  * of the network. */
-#include "checkpoint.h"
+#include "files/checkpoint.h"
 #include "golden.h"
-#include "model.h"
+#include "core/model.h"
 
 #include <stdio.h>
 #include <string.h>

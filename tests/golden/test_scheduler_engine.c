@@ -2,7 +2,7 @@
  * kinds, a changing number of them at a time, give the PNG bytes that they give one by one. */
 #include "golden.h"
 #include "run_suite.h"
-#include "scheduler.h"
+#include "scheduler/scheduler.h"
 
 #include <stdio.h>
 #include <string.h>

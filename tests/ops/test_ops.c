@@ -5,9 +5,9 @@
  * DEVICE is "plain" (the oracle itself) or what imf_engine_create takes. Prints one line a failure
  * (operation, shape, seed, values) and a summary; exits with 1 when a case failed, 77 where the
  * device has not this precision. */
-#include "reference.h"
+#include "reference/reference.h"
 #ifdef IMF_HAVE_ENGINE
-#include "engine.h"
+#include "core/engine.h"
 #endif
 
 #include <stdio.h>

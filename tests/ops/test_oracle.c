@@ -1,6 +1,6 @@
 /* The oracle and its judge: the plain device agrees with itself, and devices with typical bugs are
  * caught. Without this, "every case passed" could mean that nothing was compared. */
-#include "reference.h"
+#include "reference/reference.h"
 #include "run_suite.h"
 
 #include <check.h>

@@ -1,7 +1,7 @@
 /* A row's bits are the same among any number of rows, at any place, for any number of threads: the
  * products of tests/ops at up to 1104 rows, which is four samples of 276 tokens, and the attention
  * of the sd-vae. */
-#include "engine.h"
+#include "core/engine.h"
 
 #include <check.h>
 #include <stdlib.h>

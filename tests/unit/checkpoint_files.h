@@ -2,7 +2,7 @@
 #ifndef CHECKPOINT_FILES_H
 #define CHECKPOINT_FILES_H
 
-#include "checkpoint.h"
+#include "files/checkpoint.h"
 
 #include <check.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
 #ifndef SIM_H
 #define SIM_H
 
-#include "scheduler_core.h"
+#include "scheduler/state.h"
 
 #include <check.h>
 

@@ -1,6 +1,6 @@
 /* The queues between the stages of an evaluation: pieces of one size, each picture once, whoever
  * takes them; nobody left waiting. */
-#include "evaluate/evaluate_block.h"
+#include "evaluate/block.h"
 
 #include "run_suite.h"
 

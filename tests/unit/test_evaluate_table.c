@@ -1,6 +1,6 @@
 /* Which row of the release's table a finished evaluation belongs to: the one whose every setting it
  * has. */
-#include "evaluate/evaluate_report.h"
+#include "evaluate/report.h"
 
 #include "run_suite.h"
 

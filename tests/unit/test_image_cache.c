@@ -1,6 +1,6 @@
 /* The PNG cache: bounded in bytes, least recently used out first, references counted; random use
  * agrees with a plain model of it. */
-#include "image_cache.h"
+#include "scheduler/image_cache.h"
 #include "run_suite.h"
 
 #include <check.h>

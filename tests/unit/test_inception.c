@@ -3,7 +3,7 @@
  */
 #include "imf_metrics.h"
 
-#include "npz.h"
+#include "files/npz.h"
 
 #include <check.h>
 #include <math.h>

@@ -1,5 +1,5 @@
 /* The engine's JSON parser: events of good texts, refusal of bad ones, bounds. */
-#include "json.h"
+#include "files/json.h"
 #include "run_suite.h"
 
 #include <check.h>

@@ -2,7 +2,7 @@
  * (metrics.json) and with NumPy and SciPy (metrics_cases.json, tests/scripts/metrics_cases.py). */
 #include "imf_metrics.h"
 
-#include "npz.h"
+#include "files/npz.h"
 #include "run_suite.h"
 
 #include <cjson/cJSON.h>

@@ -1,5 +1,5 @@
 /* .npy files: round trips, what NumPy wrote, and refusal of anything damaged. */
-#include "npy.h"
+#include "files/npy.h"
 
 #include "checkpoint_files.h"
 #include "run_suite.h"

@@ -1,6 +1,6 @@
 /* .npz and .npy: both kinds of entry, round trips, and every way a file can be wrong. */
-#include "npy.h"
-#include "npz.h"
+#include "files/npy.h"
+#include "files/npz.h"
 
 #include "imf_metrics.h"
 #include "run_suite.h"

@@ -1,5 +1,5 @@
 /* The option parser: every type, bounds, aliases, lists, and what it refuses. */
-#include "options.h"
+#include "base/options.h"
 #include "run_suite.h"
 
 #include <check.h>

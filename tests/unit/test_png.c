@@ -1,7 +1,7 @@
 /* PNGs: libpng reads back the pixels and texts that went in, at every level and for many shapes;
  * the same picture gives the same bytes; without its text range the file is still a PNG. */
-#include "deflate_runs.h"
-#include "png_encode.h"
+#include "base/deflate.h"
+#include "base/png.h"
 #include "run_suite.h"
 
 #include <check.h>

@@ -1,6 +1,6 @@
 /* The scheduler with its threads: real engine threads over the fake engine, libuv's pool, callbacks
  * on the loop. Run under ThreadSanitizer too. */
-#include "scheduler.h"
+#include "scheduler/scheduler.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -60,7 +60,7 @@ static void describe(void *user, const struct picture_key *key, struct png_text 
 
 static int describe_calls; /* atomic */
 
-#include "png_encode.h"
+#include "base/png.h"
 #include "run_suite.h"
 
 static void describe(void *user, const struct picture_key *key, struct png_text *text)

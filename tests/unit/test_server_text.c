@@ -1,10 +1,10 @@
 /* Classes, JSON, base64, HTTP texts, keys, proxies and limits: the server's small parts. */
-#include "classes.h"
-#include "http_text.h"
-#include "json_write.h"
-#include "keys.h"
-#include "proxy.h"
-#include "ratelimit.h"
+#include "api/classes.h"
+#include "http/text.h"
+#include "base/json_write.h"
+#include "api/keys.h"
+#include "http/proxy.h"
+#include "api/ratelimit.h"
 #include "run_suite.h"
 
 #include <check.h>

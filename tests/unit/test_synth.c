@@ -1,9 +1,10 @@
 /* Lists of tensors and synthetic weights: names and shapes of the published files, the formula's
  * values, and files written in both formats read back bit for bit. */
 #include "checkpoint_files.h"
-#include "json.h"
+#include "files/json.h"
 #include "run_suite.h"
-#include "synth.h"
+#include "models/model_names.h"
+#include "models/synth.h"
 
 #include <math.h>
 #include <signal.h>

@@ -106,7 +106,7 @@ def modules(program):
 
 def demo_files(program):
     folder = os.path.dirname(os.path.abspath(program))
-    while folder != "/":  # as server/demo.c looks for it
+    while folder != "/":  # as server/cli/demo.c looks for it
         for place in ("share/imfd/demo", "models/demo"):
             files = sorted(glob.glob(os.path.join(folder, place, "*.safetensors")))
             if files:
@@ -146,7 +146,7 @@ def spdx(program):
                      comment="libcudart_static.a, linked into the module"), "STATIC_LINK", module)
     add(part("imagenet-classes", "ImageNet class names", "timm 1.0.31, WordNet 3.0",
              "Apache-2.0 AND LicenseRef-WordNet-3.0",
-             comment="server/imagenet_classes.txt, embedded in the program"), "CONTAINS")
+             comment="server/api/imagenet_classes.txt, embedded in the program"), "CONTAINS")
     for path in demo_files(program):
         name = os.path.basename(path)
         add(part("demo-" + name, "imfd demo model: " + name, version, "Apache-2.0", checksums=checksum(path),

@@ -1,0 +1,341 @@
+/* Picture operations of the CPU device that are no convolutions.
+ *
+ * Both layouts are "planes of pixels with a run of channels each": NHWC is one plane whose run is
+ * all C channels, nChw16c is C/16 planes with runs of 16 (the last one padded with zeros). */
+#include "cpu/internal.h"
+#include "common/error.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCK 16
+
+struct layout {
+    int planes, run; /* run: channels a pixel of a plane holds */
+    size_t pixels;   /* of a plane */
+    size_t sample;   /* elements of one picture */
+    bool bf16;
+};
+
+static struct layout layout_of(const struct cpu_device *cpu, const struct imf__image *img)
+{
+    struct layout l;
+    l.run = cpu->blocked ? BLOCK : img->c;
+    l.planes = cpu->blocked ? (img->c + BLOCK - 1) / BLOCK : 1;
+    l.pixels = (size_t)img->h * (size_t)img->w;
+    l.sample = (size_t)l.planes * (size_t)l.run * l.pixels;
+    l.bf16 = cpu_bf16(cpu) && !img->f32;
+    return l;
+}
+
+static inline size_t element(const struct layout *l, int n, size_t pixel, int c)
+{
+    size_t plane = (size_t)(c / l->run);
+    return (size_t)n * l->sample + (plane * l->pixels + pixel) * (size_t)l->run +
+           (size_t)(c % l->run);
+}
+
+static inline float load1(const void *data, size_t i, bool bf16)
+{
+    if (!bf16)
+        return ((const float *)data)[i];
+    uint32_t u = (uint32_t)((const uint16_t *)data)[i] << 16;
+    float f;
+    memcpy(&f, &u, sizeof(f));
+    return f;
+}
+
+static inline void store1(void *data, size_t i, float x, bool bf16)
+{
+    if (!bf16) {
+        ((float *)data)[i] = x;
+        return;
+    }
+    uint32_t u;
+    memcpy(&u, &x, sizeof(u));
+    ((uint16_t *)data)[i] = (uint16_t)((u + 0x7FFF + ((u >> 16) & 1)) >> 16);
+}
+
+size_t cpu_image_bytes(const struct imf__device *d, const struct imf__image *img)
+{
+    struct layout l = layout_of(cpu_of((struct imf__device *)d), img);
+    return (size_t)img->n * l.sample * (l.bf16 ? 2 : 4);
+}
+
+imf_status cpu_image_from_latent(struct imf__device *d, struct imf__image *dst, const float *z,
+                                 const float *scale, const float *shift, bool clamp3)
+{
+    struct layout l = layout_of(cpu_of(d), dst);
+    if (d->dry)
+        return IMF_OK;
+    memset(dst->data, 0, cpu_image_bytes(d, dst)); /* padded channels */
+    for (int n = 0; n < dst->n; n++) {
+        for (int c = 0; c < dst->c; c++) {
+            for (size_t p = 0; p < l.pixels; p++) {
+                float x = *z++ * scale[c] + shift[c];
+                store1(dst->data, element(&l, n, p, c), clamp3 ? 3.0f * tanhf(x / 3.0f) : x,
+                       l.bf16);
+            }
+        }
+    }
+    return IMF_OK;
+}
+
+/* ---- Group norm ----
+ * Sums are taken over fixed chunks of pixels and added in order, so that the result does not depend
+ * on how many threads share the chunks. */
+
+#define CHUNK 1024
+#define MAX_RUN 2048 /* channels of an NHWC pixel */
+
+static void group_coefficients(float *a, float *b, const double *sums, size_t chunks, int C,
+                               int stored, int groups, const float *gamma, const float *beta,
+                               size_t pixels, float eps)
+{
+    int size = C / groups;
+    for (int g = 0; g < groups; g++) {
+        double s = 0, q = 0;
+        for (size_t k = 0; k < chunks; k++) {
+            const double *part = sums + k * 2 * (size_t)stored;
+            for (int c = g * size; c < (g + 1) * size; c++) {
+                s += part[c];
+                q += part[stored + c];
+            }
+        }
+        double count = (double)pixels * size, mean = s / count, var = q / count - mean * mean;
+        double r = 1.0 / sqrt((var > 0 ? var : 0) + (double)eps);
+        for (int c = g * size; c < (g + 1) * size; c++) {
+            a[c] = (float)(r * (double)gamma[c]);
+            b[c] = (float)((double)beta[c] - mean * r * (double)gamma[c]);
+        }
+    }
+}
+
+imf_status cpu_group_norm(struct imf__device *d, struct imf__image *dst,
+                          const struct imf__image *src, const float *gamma, const float *beta,
+                          int groups, float eps, bool silu)
+{
+    struct cpu_device *cpu = cpu_of(d);
+    struct layout l = layout_of(cpu, src);
+    int C = src->c, stored = l.planes * l.run;
+    if (C % groups != 0 || l.run > MAX_RUN)
+        return IMF_EUNSUPPORTED;
+    size_t chunks = (l.pixels + CHUNK - 1) / CHUNK, sums_count = chunks * 2 * (size_t)stored;
+    IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_SUMS,
+                                sums_count * sizeof(double) + 2 * (size_t)stored * sizeof(float)));
+    if (d->dry)
+        return IMF_OK;
+    double *sums = cpu_scratch(cpu, CPU_SCRATCH_SUMS);
+    float *a = (float *)(sums + sums_count), *b = a + stored; /* padded channels stay zero */
+    size_t size = l.bf16 ? 2 : 4;
+    int tasks = (int)chunks * l.planes;
+    for (int n = 0; n < src->n; n++) {
+        const char *x = (const char *)src->data + (size_t)n * l.sample * size;
+        char *y = (char *)dst->data + (size_t)n * l.sample * size;
+#pragma omp parallel for schedule(static)
+        for (int t = 0; t < tasks; t++) {
+            size_t plane = (size_t)t / chunks, k = (size_t)t % chunks, p0 = k * CHUNK;
+            size_t count = l.pixels - p0 < CHUNK ? l.pixels - p0 : CHUNK;
+            double local[2 * MAX_RUN]; /* (2, run), as channel_sums wants it */
+            double *part = sums + k * 2 * (size_t)stored + plane * (size_t)l.run;
+            memset(local, 0, 2 * (size_t)l.run * sizeof(double));
+            cpu->k->channel_sums(local, x + (plane * l.pixels + p0) * (size_t)l.run * size, l.bf16,
+                                 count, (size_t)l.run, l.run);
+            memcpy(part, local, (size_t)l.run * sizeof(double));
+            memcpy(part + stored, local + l.run, (size_t)l.run * sizeof(double));
+        }
+        memset(a, 0, 2 * (size_t)stored * sizeof(float));
+        group_coefficients(a, b, sums, chunks, C, stored, groups, gamma, beta, l.pixels, eps);
+#pragma omp parallel for schedule(static)
+        for (int t = 0; t < tasks; t++) {
+            size_t plane = (size_t)t / chunks, p0 = (size_t)t % chunks * CHUNK;
+            size_t count = l.pixels - p0 < CHUNK ? l.pixels - p0 : CHUNK;
+            size_t at = (plane * l.pixels + p0) * (size_t)l.run * size;
+            cpu->k->scale_shift(y + at, x + at, l.bf16, a + plane * (size_t)l.run,
+                                b + plane * (size_t)l.run, count, (size_t)l.run, l.run, silu);
+        }
+    }
+    return IMF_OK;
+}
+
+/* ---- InceptionV3's small operations ---- */
+
+imf_status cpu_pool2d(struct imf__device *d, struct imf__image *dst, const struct imf__image *src,
+                      enum imf__pool kind, int k, int stride, int pad)
+{
+    struct cpu_device *cpu = cpu_of(d);
+    struct layout from = layout_of(cpu, src), to = layout_of(cpu, dst);
+    if (from.run > MAX_RUN)
+        return IMF_EUNSUPPORTED;
+    if (d->dry)
+        return IMF_OK;
+#pragma omp parallel for collapse(3) schedule(static)
+    for (int n = 0; n < dst->n; n++) {
+        for (int plane = 0; plane < from.planes; plane++) {
+            for (int y = 0; y < dst->h; y++) {
+                int y0 = y * stride - pad, y1 = y0 + k < src->h ? y0 + k : src->h;
+                float acc[MAX_RUN];
+                for (int x = 0; x < dst->w; x++) {
+                    int x0 = x * stride - pad, x1 = x0 + k < src->w ? x0 + k : src->w, count = 0;
+                    for (int c = 0; c < from.run; c++)
+                        acc[c] = kind == IMF__POOL_MAX ? -INFINITY : 0.0f;
+                    for (int yy = y0 > 0 ? y0 : 0; yy < y1; yy++) {
+                        for (int xx = x0 > 0 ? x0 : 0; xx < x1; xx++, count++) {
+                            size_t i = element(&from, n, (size_t)yy * (size_t)src->w + (size_t)xx,
+                                               plane * from.run);
+                            for (int c = 0; c < from.run; c++) {
+                                float v = load1(src->data, i + (size_t)c, from.bf16);
+                                acc[c] = kind == IMF__POOL_AVG ? acc[c] + v
+                                         : v > acc[c]          ? v
+                                                               : acc[c];
+                            }
+                        }
+                    }
+                    float f = kind == IMF__POOL_AVG ? 1.0f / (float)count : 1.0f;
+                    size_t i =
+                        element(&to, n, (size_t)y * (size_t)dst->w + (size_t)x, plane * to.run);
+                    for (int c = 0; c < to.run; c++)
+                        store1(dst->data, i + (size_t)c, acc[c] * f, to.bf16);
+                }
+            }
+        }
+    }
+    return IMF_OK;
+}
+
+imf_status cpu_concat(struct imf__device *d, struct imf__image *dst, const struct imf__image *src,
+                      int c0)
+{
+    struct cpu_device *cpu = cpu_of(d);
+    struct layout from = layout_of(cpu, src), to = layout_of(cpu, dst);
+    if (d->dry)
+        return IMF_OK;
+    size_t size = from.bf16 ? 2 : 4;
+    /* Whole planes and whole pixels move as one; blocks that are shifted against each other do not.
+     */
+    bool whole = cpu->blocked && c0 % BLOCK == 0 && src->c % BLOCK == 0;
+    size_t run = cpu->blocked ? 1 : (size_t)src->c;
+    for (int n = 0; n < dst->n; n++) {
+        const char *x = (const char *)src->data;
+        char *y = (char *)dst->data;
+        if (whole) {
+            memcpy(y + element(&to, n, 0, c0) * size, x + element(&from, n, 0, 0) * size,
+                   from.sample * size);
+            continue;
+        }
+        for (size_t p = 0; p < from.pixels; p++) {
+            for (int c = 0; c < src->c; c += (int)run)
+                memcpy(y + element(&to, n, p, c0 + c) * size, x + element(&from, n, p, c) * size,
+                       run * size);
+        }
+    }
+    return IMF_OK;
+}
+
+imf_status cpu_image_to_tokens(struct imf__device *d, float *dst, const struct imf__image *src)
+{
+    struct layout l = layout_of(cpu_of(d), src);
+    if (d->dry)
+        return IMF_OK;
+    for (int n = 0; n < src->n; n++) {
+        for (size_t p = 0; p < l.pixels; p++) {
+            for (int c = 0; c < src->c; c++)
+                *dst++ = load1(src->data, element(&l, n, p, c), l.bf16);
+        }
+    }
+    return IMF_OK;
+}
+
+imf_status cpu_tokens_to_image(struct imf__device *d, struct imf__image *dst, const float *src,
+                               bool add)
+{
+    struct layout l = layout_of(cpu_of(d), dst);
+    if (d->dry)
+        return IMF_OK;
+    if (!add)
+        memset(dst->data, 0, cpu_image_bytes(d, dst)); /* padded channels */
+    for (int n = 0; n < dst->n; n++) {
+        for (size_t p = 0; p < l.pixels; p++) {
+            for (int c = 0; c < dst->c; c++) {
+                size_t i = element(&l, n, p, c);
+                float x = *src++;
+                store1(dst->data, i, add ? x + load1(dst->data, i, l.bf16) : x, l.bf16);
+            }
+        }
+    }
+    return IMF_OK;
+}
+
+imf_status cpu_global_mean(struct imf__device *d, float *dst, const struct imf__image *src)
+{
+    struct layout l = layout_of(cpu_of(d), src);
+    if (d->dry)
+        return IMF_OK;
+    for (int n = 0; n < src->n; n++) {
+        for (int c = 0; c < src->c; c++) {
+            float sum = 0;
+            for (size_t p = 0; p < l.pixels; p++)
+                sum += load1(src->data, element(&l, n, p, c), l.bf16);
+            dst[(size_t)n * (size_t)src->c + (size_t)c] = sum / (float)l.pixels;
+        }
+    }
+    return IMF_OK;
+}
+
+imf_status cpu_resize_rgb8(struct imf__device *d, struct imf__image *dst, const uint8_t *rgb, int n,
+                           int H, int W)
+{
+    struct layout l = layout_of(cpu_of(d), dst);
+    if (d->dry)
+        return IMF_OK;
+    memset(dst->data, 0, cpu_image_bytes(d, dst));
+    float sy = (float)H / (float)dst->h, sx = (float)W / (float)dst->w;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int i = 0; i < n; i++) {
+        for (int y = 0; y < dst->h; y++) {
+            float fy = (float)y * sy;
+            int y0 = (int)fy, y1 = y0 + 1 < H ? y0 + 1 : H - 1;
+            fy -= (float)y0;
+            const uint8_t *picture = rgb + (size_t)i * (size_t)H * (size_t)W * 3;
+            const uint8_t *top = picture + (size_t)y0 * (size_t)W * 3;
+            const uint8_t *bottom = picture + (size_t)y1 * (size_t)W * 3;
+            for (int x = 0; x < dst->w; x++) {
+                float fx = (float)x * sx;
+                int x0 = (int)fx, x1 = x0 + 1 < W ? x0 + 1 : W - 1;
+                fx -= (float)x0;
+                for (int c = 0; c < 3; c++) {
+                    float a = (float)top[x0 * 3 + c], b = (float)top[x1 * 3 + c];
+                    float e = (float)bottom[x0 * 3 + c], f = (float)bottom[x1 * 3 + c];
+                    float upper = a + (b - a) * fx, lower = e + (f - e) * fx;
+                    float v = upper + (lower - upper) * fy;
+                    store1(dst->data, element(&l, i, (size_t)y * (size_t)dst->w + (size_t)x, c),
+                           (v - 128.0f) / 128.0f, l.bf16);
+                }
+            }
+        }
+    }
+    return IMF_OK;
+}
+
+imf_status cpu_to_rgb8(struct imf__device *d, uint8_t *rgb, const struct imf__image *src,
+                       float scale, float shift)
+{
+    struct layout l = layout_of(cpu_of(d), src);
+    if (src->c != 3)
+        return IMF_EINVAL;
+    if (d->dry)
+        return IMF_OK;
+    for (int n = 0; n < src->n; n++) {
+#pragma omp parallel for schedule(static)
+        for (size_t p = 0; p < l.pixels; p++) {
+            uint8_t *out = rgb + ((size_t)n * l.pixels + p) * 3;
+            for (int c = 0; c < 3; c++) {
+                float v = load1(src->data, element(&l, n, p, c), l.bf16) * scale + shift;
+                v = v > 0.0f ? v : 0.0f; /* a NaN becomes black */
+                out[c] = (uint8_t)lrintf(v < 255.0f ? v : 255.0f);
+            }
+        }
+    }
+    return IMF_OK;
+}

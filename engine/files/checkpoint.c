@@ -1,0 +1,434 @@
+/* Checkpoints: opening and telling formats apart, the list of tensors, and looking names up.
+ * Reading the values is in checkpoint_read.c; one file per format parses its directory. */
+#include "files/checkpoint_parts.h"
+#include "files/json.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- Files ---------------------------------------------------------------------------------- */
+
+imf_status imf__file_open(struct imf__file *f, const char *path, struct imf_error *err)
+{
+    size_t n = strlen(path), keep = sizeof(f->label) - 4;
+    if (n <= keep)
+        snprintf(f->label, sizeof(f->label), "%s", path);
+    else
+        snprintf(f->label, sizeof(f->label), "...%s", path + n - keep);
+    /* O_NONBLOCK: opening a FIFO must not hang. */
+    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (f->fd < 0)
+        return imf__fail(err, IMF_EIO, "%s: %s", f->label, strerror(errno));
+    struct stat st;
+    if (fstat(f->fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        imf__file_close(f);
+        return imf__fail(err, IMF_EIO, "%s: not a regular file", f->label);
+    }
+    f->size = (uint64_t)st.st_size;
+    return IMF_OK;
+}
+
+void imf__file_close(struct imf__file *f)
+{
+    if (f->fd >= 0)
+        close(f->fd);
+    f->fd = -1;
+}
+
+imf_status imf__file_read(const struct imf__file *f, void *dst, size_t size, uint64_t offset,
+                          struct imf_error *err)
+{
+    uint8_t *p = dst;
+    while (size) {
+        if (offset > INT64_MAX - size)
+            return imf__fail(err, IMF_EFORMAT, "%s: offset %llu is past the end", f->label,
+                             (unsigned long long)offset);
+        ssize_t n = pread(f->fd, p, size, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return imf__fail(err, IMF_EIO, "%s: %s", f->label, strerror(errno));
+        if (n == 0)
+            return imf__fail(err, IMF_EFORMAT, "%s: truncated: ends at byte %llu, %zu more needed",
+                             f->label, (unsigned long long)offset, size);
+        p += n;
+        size -= (size_t)n;
+        offset += (uint64_t)n;
+    }
+    return IMF_OK;
+}
+
+struct imf__quoted imf__quote(const char *name)
+{
+    struct imf__quoted q;
+    size_t i = 0;
+    for (; name[i] && i < sizeof(q.text) - 4; i++)
+        q.text[i] = (unsigned char)name[i] < 0x20 || name[i] == 0x7F ? '?' : name[i];
+    if (name[i]) {
+        memcpy(q.text + i, "...", 3);
+        i += 3;
+    }
+    q.text[i] = '\0';
+    return q;
+}
+
+/* ---- Building the list ---------------------------------------------------------------------- */
+
+imf_status imf__checkpoint_add_file(struct imf__checkpoint *c, const char *path,
+                                    struct imf_error *err)
+{
+    if (c->file_count == IMF__MAX_SHARDS)
+        return imf__fail(err, IMF_EFORMAT, "%s: more than %d shards", c->path, IMF__MAX_SHARDS);
+    struct imf__file *files = realloc(c->files, (c->file_count + 1) * sizeof(*files));
+    if (!files)
+        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
+    c->files = files;
+    imf_status status = imf__file_open(&files[c->file_count], path, err);
+    if (status == IMF_OK)
+        c->file_count++;
+    return status;
+}
+
+/* Highest element index that shape, stride and start reach, plus one; false on overflow. */
+static bool elements_needed(const struct imf__entry *e, uint64_t *needed)
+{
+    uint64_t last = e->place.start;
+    for (int i = 0; i < e->tensor.ndim; i++) {
+        uint64_t span;
+        if (!imf__mul(&span, (uint64_t)(e->tensor.shape[i] - 1), (uint64_t)e->place.stride[i]) ||
+            !imf__add(&last, last, span))
+            return false;
+    }
+    return imf__add(needed, last, 1);
+}
+
+static bool is_contiguous(const struct imf__entry *e)
+{
+    uint64_t expect = 1;
+    for (int i = e->tensor.ndim - 1; i >= 0; i--) {
+        if (e->tensor.shape[i] != 1 && (uint64_t)e->place.stride[i] != expect)
+            return false;
+        expect *= (uint64_t)e->tensor.shape[i];
+    }
+    return true;
+}
+
+/* Fills in count and contiguous; checks that the values lie in the region. */
+static imf_status check_entry(struct imf__entry *e, const struct imf__file *f, const char *storage,
+                              struct imf_error *err)
+{
+    struct imf__quoted name = imf__quote(e->tensor.name);
+    uint64_t count = 1, end;
+    for (int i = 0; i < e->tensor.ndim; i++) {
+        if (e->tensor.shape[i] < 0 || e->place.stride[i] < 0)
+            return imf__fail(err, IMF_EFORMAT, "%s: tensor \"%s\": negative size or stride",
+                             f->label, name.text);
+        /* A dimension of 0 must not hide another that overflows. */
+        uint64_t d = (uint64_t)e->tensor.shape[i];
+        if (d > INT64_MAX / 16 || !imf__mul(&count, count, d) || count > INT64_MAX / 16)
+            return imf__fail(err, IMF_EFORMAT, "%s: tensor \"%s\": its shape overflows", f->label,
+                             name.text);
+    }
+    e->tensor.count = count;
+    if (!imf__add(&end, e->place.offset, e->place.bytes) || end > f->size)
+        return imf__fail(err, IMF_EFORMAT,
+                         "%s: tensor \"%s\": %s needs bytes %llu to %llu, the file has %llu "
+                         "(truncated?)",
+                         f->label, name.text, storage, (unsigned long long)e->place.offset,
+                         (unsigned long long)end, (unsigned long long)f->size);
+    if (count == 0) {
+        e->place.contiguous = true;
+        return IMF_OK;
+    }
+    uint64_t needed, bytes;
+    if (!elements_needed(e, &needed) || !imf__mul(&bytes, needed, e->place.item))
+        return imf__fail(err, IMF_EFORMAT, "%s: tensor \"%s\": its offset or strides overflow",
+                         f->label, name.text);
+    if (bytes > e->place.bytes)
+        return imf__fail(err, IMF_EFORMAT, "%s: tensor \"%s\": %s has %llu bytes, %llu needed",
+                         f->label, name.text, storage, (unsigned long long)e->place.bytes,
+                         (unsigned long long)bytes);
+    e->place.contiguous = is_contiguous(e);
+    /* Views that repeat elements (expand) could make a tiny file stand for any amount of memory. */
+    if (count > needed && count > 1u << 24)
+        return imf__fail(err, IMF_EFORMAT,
+                         "%s: tensor \"%s\": %llu elements out of a storage of %llu", f->label,
+                         name.text, (unsigned long long)count, (unsigned long long)needed);
+    return IMF_OK;
+}
+
+imf_status imf__checkpoint_add(struct imf__checkpoint *c, const struct imf__entry *entry,
+                               const char *storage, struct imf_error *err)
+{
+    const struct imf__file *f = &c->files[entry->place.file];
+    struct imf__entry e = *entry;
+    size_t n = strlen(e.tensor.name);
+    if (n > IMF__MAX_NAME)
+        return imf__fail(err, IMF_EFORMAT, "%s: tensor \"%s\": its name has %zu bytes, at most %d",
+                         f->label, imf__quote(e.tensor.name).text, n, IMF__MAX_NAME);
+    if (!imf__utf8_valid(e.tensor.name, n))
+        return imf__fail(err, IMF_EFORMAT, "%s: a tensor's name is not UTF-8", f->label);
+    imf_status status = check_entry(&e, f, storage, err);
+    if (status != IMF_OK)
+        return status;
+    if (c->count == IMF__MAX_TENSORS)
+        return imf__fail(err, IMF_EFORMAT, "%s: more than %u tensors", f->label, IMF__MAX_TENSORS);
+    if (c->count == c->capacity) {
+        size_t capacity = c->capacity ? 2 * c->capacity : 256;
+        struct imf__entry *grown = realloc(c->entries, capacity * sizeof(*grown));
+        if (!grown)
+            return imf__fail(err, IMF_ENOMEM, "%s: out of memory", f->label);
+        c->entries = grown;
+        c->capacity = capacity;
+    }
+    e.tensor.name = imf__arena_string(&c->arena, e.tensor.name, n);
+    if (!e.tensor.name)
+        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", f->label);
+    c->entries[c->count++] = e;
+    return IMF_OK;
+}
+
+imf_status imf__checkpoint_add_meta(struct imf__checkpoint *c, const char *key, const char *value,
+                                    struct imf_error *err)
+{
+    if (imf__checkpoint_metadata(c, key))
+        return IMF_OK; /* shards repeat it; the first one counts */
+    if (c->meta_count == c->meta_capacity) {
+        size_t capacity = c->meta_capacity ? 2 * c->meta_capacity : 8;
+        struct imf__meta *grown = realloc(c->meta, capacity * sizeof(*grown));
+        if (!grown)
+            return imf__fail(err, IMF_ENOMEM, "%s: out of memory", c->path);
+        c->meta = grown;
+        c->meta_capacity = capacity;
+    }
+    struct imf__meta m = {imf__arena_string(&c->arena, key, strlen(key)),
+                          imf__arena_string(&c->arena, value, strlen(value))};
+    if (!m.key || !m.value)
+        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", c->path);
+    c->meta[c->meta_count++] = m;
+    return IMF_OK;
+}
+
+static int compare_names(const void *a, const void *b, void *entries)
+{
+    const struct imf__entry *e = entries;
+    return strcmp(e[*(const uint32_t *)a].tensor.name, e[*(const uint32_t *)b].tensor.name);
+}
+
+/* Sorts the names for lookup; two of the same name are refused, since whichever was meant, the
+ * other would be dropped in silence. */
+static imf_status index_names(struct imf__checkpoint *c, struct imf_error *err)
+{
+    if (c->count == 0)
+        return imf__fail(err, IMF_EFORMAT, "%s: holds no tensors", c->files[0].label);
+    c->by_name = malloc(c->count * sizeof(*c->by_name));
+    if (!c->by_name)
+        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", c->files[0].label);
+    for (size_t i = 0; i < c->count; i++)
+        c->by_name[i] = (uint32_t)i;
+    qsort_r(c->by_name, c->count, sizeof(*c->by_name), compare_names, c->entries);
+    for (size_t i = 1; i < c->count; i++) {
+        const struct imf__entry *e = &c->entries[c->by_name[i]];
+        if (strcmp(c->entries[c->by_name[i - 1]].tensor.name, e->tensor.name) == 0)
+            return imf__fail(err, IMF_EFORMAT, "%s: tensor \"%s\" is there twice",
+                             c->files[e->place.file].label, imf__quote(e->tensor.name).text);
+    }
+    return IMF_OK;
+}
+
+/* ---- Opening -------------------------------------------------------------------------------- */
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+static imf_status open_any(struct imf__checkpoint *c, const char *path, struct imf_error *err)
+{
+    if (ends_with(path, ".index.json"))
+        return imf__safetensors_open_index(c, path, err);
+    imf_status status = imf__checkpoint_add_file(c, path, err);
+    if (status != IMF_OK)
+        return status;
+    const struct imf__file *f = &c->files[0];
+    uint8_t head[9] = {0};
+    if (f->size < sizeof(head))
+        return imf__fail(err, IMF_EFORMAT, "%s: %llu bytes are no checkpoint", f->label,
+                         (unsigned long long)f->size);
+    status = imf__file_read(f, head, sizeof(head), 0, err);
+    if (status != IMF_OK)
+        return status;
+    if (memcmp(head, "PK\3\4", 4) == 0)
+        return imf__torch_zip_open(c, err);
+    if (head[8] == '{')
+        return imf__safetensors_open(c, err);
+    if (head[0] == 0x80)
+        return imf__torch_legacy_open(c, err);
+    return imf__fail(err, IMF_EFORMAT,
+                     "%s: neither a torch zip, nor a torch legacy pickle, nor safetensors",
+                     f->label);
+}
+
+/* The weights in a folder as published: the first of these names that is there. */
+static char *weights_in(const char *folder)
+{
+    static const char *const names[] = {
+        "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json",
+        "diffusion_pytorch_model.bin",         "model.safetensors",
+        "model.safetensors.index.json",        "pytorch_model.bin"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char *path;
+        if (asprintf(&path, "%s/%s", folder, names[i]) < 0)
+            return NULL;
+        if (access(path, F_OK) == 0)
+            return path;
+        free(path);
+    }
+    return NULL;
+}
+
+imf_status imf__checkpoint_open(struct imf__checkpoint **out, const char *path,
+                                struct imf_error *err)
+{
+    struct imf__checkpoint *c = calloc(1, sizeof(*c));
+    if (!c)
+        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
+    c->nesting = "";
+    struct stat st;
+    bool folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+    c->path = folder ? weights_in(path) : strdup(path);
+    c->buffer = aligned_alloc(64, IMF__BUFFER);
+    c->hash = XXH3_createState();
+    imf_status status = IMF_OK;
+    if (folder && !c->path)
+        status =
+            imf__fail(err, IMF_EIO,
+                      "%.180s: a folder without diffusion_pytorch_model or model weights", path);
+    else if (!c->path || !c->buffer || !c->hash)
+        status = imf__fail(err, IMF_ENOMEM, "%.180s: out of memory", path);
+    if (status == IMF_OK) {
+        XXH3_128bits_reset(c->hash);
+        status = open_any(c, c->path, err);
+    }
+    if (status == IMF_OK)
+        status = index_names(c, err);
+    if (status != IMF_OK) {
+        imf__checkpoint_close(c);
+        return status;
+    }
+    *out = c;
+    return IMF_OK;
+}
+
+void imf__checkpoint_close(struct imf__checkpoint *c)
+{
+    if (!c)
+        return;
+    for (uint32_t i = 0; i < c->file_count; i++)
+        imf__file_close(&c->files[i]);
+    imf__arena_free(&c->arena);
+    XXH3_freeState(c->hash);
+    free(c->files);
+    free(c->entries);
+    free(c->by_name);
+    free(c->meta);
+    free(c->buffer);
+    free(c->path);
+    free(c);
+}
+
+/* ---- Asking --------------------------------------------------------------------------------- */
+
+const char *imf__checkpoint_path(const struct imf__checkpoint *c)
+{
+    return c->path;
+}
+
+const char *imf__checkpoint_format(const struct imf__checkpoint *c)
+{
+    return c->format;
+}
+
+const char *imf__checkpoint_nesting(const struct imf__checkpoint *c)
+{
+    return c->nesting;
+}
+
+uint64_t imf__checkpoint_bytes(const struct imf__checkpoint *c)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < c->file_count; i++)
+        bytes += c->files[i].size;
+    return bytes;
+}
+
+size_t imf__checkpoint_count(const struct imf__checkpoint *c)
+{
+    return c->count;
+}
+
+const struct imf__tensor *imf__checkpoint_at(const struct imf__checkpoint *c, size_t i)
+{
+    return &c->entries[i].tensor;
+}
+
+size_t imf__checkpoint_index(const struct imf__checkpoint *c, const struct imf__tensor *t)
+{
+    return (size_t)((const struct imf__entry *)t - c->entries);
+}
+
+static const struct imf__tensor *find_exactly(const struct imf__checkpoint *c, const char *name)
+{
+    size_t low = 0, high = c->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        const struct imf__tensor *t = &c->entries[c->by_name[middle]].tensor;
+        int order = strcmp(name, t->name);
+        if (order == 0)
+            return t;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+const struct imf__tensor *imf__checkpoint_find(const struct imf__checkpoint *c, const char *name)
+{
+    const struct imf__tensor *t = find_exactly(c, name);
+    if (t)
+        return t;
+    if (strncmp(name, "net.", 4) == 0)
+        return find_exactly(c, name + 4);
+    char with_net[IMF__MAX_NAME + 8];
+    int n = snprintf(with_net, sizeof(with_net), "net.%s", name);
+    return n > 0 && (size_t)n < sizeof(with_net) ? find_exactly(c, with_net) : NULL;
+}
+
+const char *imf__checkpoint_metadata(const struct imf__checkpoint *c, const char *key)
+{
+    for (size_t i = 0; i < c->meta_count; i++) {
+        if (strcmp(c->meta[i].key, key) == 0)
+            return c->meta[i].value;
+    }
+    return NULL;
+}
+
+size_t imf__checkpoint_metadata_count(const struct imf__checkpoint *c)
+{
+    return c->meta_count;
+}
+
+void imf__checkpoint_metadata_at(const struct imf__checkpoint *c, size_t i, const char **key,
+                                 const char **value)
+{
+    *key = c->meta[i].key;
+    *value = c->meta[i].value;
+}

@@ -1,0 +1,135 @@
+/* What the checkpoint readers share: the open files, the growing list of tensors with the places
+ * their values live in, and a bounded arena for names. A reader (safetensors.c, torch_zip.c,
+ * torch_legacy.c) adds tensors; checkpoint.c owns everything and reads the values. */
+#ifndef IMF__CHECKPOINT_PARTS_H
+#define IMF__CHECKPOINT_PARTS_H
+
+#include "files/checkpoint.h"
+#include "common/error.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+/* Bounds on what a file may ask for; real checkpoints stay far below them. */
+#define IMF__MAX_TENSORS (1u << 20)
+#define IMF__MAX_NAME 1024
+#define IMF__MAX_HEADER (100u << 20) /* safetensors header or shard index, as upstream */
+#define IMF__MAX_SHARDS 1024
+
+/* ---- Arena: memory freed all at once, with a limit ------------------------------------------ */
+
+struct imf__arena {
+    struct imf__arena_block *blocks;
+    size_t used, limit; /* bytes handed out; 0 is no limit */
+};
+
+/* Zeroed and aligned to 16; NULL when memory or the limit runs out. */
+void *imf__arena_alloc(struct imf__arena *a, size_t size);
+/* NUL-terminated copy. */
+char *imf__arena_string(struct imf__arena *a, const char *s, size_t length);
+void imf__arena_free(struct imf__arena *a);
+
+/* ---- Files ---------------------------------------------------------------------------------- */
+
+struct imf__file {
+    int fd;
+    uint64_t size;
+    char label[192]; /* the path as messages show it: its end, when it is very long */
+};
+
+/* Opens a regular file for reading. */
+IMF_MUST_CHECK imf_status imf__file_open(struct imf__file *f, const char *path,
+                                         struct imf_error *err);
+void imf__file_close(struct imf__file *f);
+/* All `size` bytes at `offset`, or an error: IMF_EFORMAT when the file ends before them. */
+IMF_MUST_CHECK imf_status imf__file_read(const struct imf__file *f, void *dst, size_t size,
+                                         uint64_t offset, struct imf_error *err);
+
+/* ---- Checkpoint ----------------------------------------------------------------------------- */
+
+/* Where a tensor's values are: elements of `item` bytes in a region of one file. */
+struct imf__place {
+    uint32_t file;
+    uint32_t item;
+    uint64_t offset, bytes;        /* of the region (a storage, or a tensor's own data) */
+    uint64_t start;                /* first element, in elements from the region's start */
+    int64_t stride[IMF__MAX_DIMS]; /* in elements, none negative */
+    bool contiguous;
+    uint32_t crc; /* CRC-32 of the region, verified when all of it is read; 0: none */
+};
+
+struct imf__entry {
+    struct imf__tensor tensor; /* first: a tensor pointer is an entry pointer */
+    struct imf__place place;
+};
+
+struct imf__meta {
+    const char *key, *value;
+};
+
+struct imf__checkpoint {
+    char *path;
+    const char *format;
+    const char *nesting; /* the key that was entered ("model"), or "" */
+    struct imf__file *files;
+    uint32_t file_count;
+    struct imf__entry *entries;
+    size_t count, capacity;
+    uint32_t *by_name; /* entry indices sorted by name */
+    struct imf__meta *meta;
+    size_t meta_count, meta_capacity;
+    struct imf__arena arena; /* names, metadata */
+    uint8_t *buffer;         /* for values that need converting, IMF__BUFFER bytes */
+    XXH3_state_t *hash;
+};
+
+#define IMF__BUFFER (256u << 10)
+
+/* Opens one more file of the checkpoint; its index is file_count - 1. */
+IMF_MUST_CHECK imf_status imf__checkpoint_add_file(struct imf__checkpoint *c, const char *path,
+                                                   struct imf_error *err);
+/* Checks an entry (name, dimensions, that every element lies in the region, region in the file)
+ * and appends it. `storage` names the region in messages ("storage 3"); the name is copied. */
+IMF_MUST_CHECK imf_status imf__checkpoint_add(struct imf__checkpoint *c,
+                                              const struct imf__entry *entry, const char *storage,
+                                              struct imf_error *err);
+IMF_MUST_CHECK imf_status imf__checkpoint_add_meta(struct imf__checkpoint *c, const char *key,
+                                                   const char *value, struct imf_error *err);
+
+IMF_MUST_CHECK imf_status imf__safetensors_open(struct imf__checkpoint *c, struct imf_error *err);
+/* `path` is that of the index; files are looked for beside it. */
+IMF_MUST_CHECK imf_status imf__safetensors_open_index(struct imf__checkpoint *c, const char *path,
+                                                      struct imf_error *err);
+IMF_MUST_CHECK imf_status imf__torch_zip_open(struct imf__checkpoint *c, struct imf_error *err);
+IMF_MUST_CHECK imf_status imf__torch_legacy_open(struct imf__checkpoint *c, struct imf_error *err);
+
+/* Whether a region's checksum proves it damaged. A stored 0 proves nothing: torch writes it when
+ * told not to compute any. Fuzz targets do without, or mutations would get no further. */
+static inline bool imf__crc_differs(uint32_t computed, uint32_t stored)
+{
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+    (void)computed;
+    (void)stored;
+    return false;
+#else
+    return stored && computed != stored;
+#endif
+}
+
+/* Shortens a name from a file and hides what a terminal could act on, for messages. */
+struct imf__quoted {
+    char text[112];
+};
+struct imf__quoted imf__quote(const char *name);
+
+/* a * b and a + b; false when they do not fit. */
+static inline bool imf__mul(uint64_t *out, uint64_t a, uint64_t b)
+{
+    return !__builtin_mul_overflow(a, b, out);
+}
+static inline bool imf__add(uint64_t *out, uint64_t a, uint64_t b)
+{
+    return !__builtin_add_overflow(a, b, out);
+}
+
+#endif

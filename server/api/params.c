@@ -1,0 +1,433 @@
+/* From JSON, or a URL, to what is to be drawn. Every field is checked here; the scheduler asserts.
+ */
+#include "api/fields.h"
+#include "http/text.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+void picture_params_free(struct picture_params *params)
+{
+    free(params->labels);
+    free(params->seeds);
+    params->labels = NULL;
+    params->seeds = NULL;
+}
+
+int32_t picture_label(const struct picture_params *params, uint32_t i)
+{
+    return params->labels != NULL ? params->labels[i] : params->label;
+}
+
+uint64_t picture_seed(const struct picture_params *params, uint32_t i)
+{
+    return params->seeds != NULL ? params->seeds[i] : params->seed + i;
+}
+
+const char *api_model_id(const struct api *a, int model)
+{
+    struct sched_model_status status;
+    sched_model_get(a->scheduler, model, &status);
+    return status.id;
+}
+
+const char *api_class_name(const struct api *a, int model, int32_t label)
+{
+    const struct classes *classes = a->models[model].classes;
+    return label < classes_count(classes) ? classes_get(classes, label)->name : "none";
+}
+
+static uint64_t random_below(uint64_t limit)
+{
+    uint64_t value = 0;
+    if (getrandom(&value, sizeof(value), 0) != (ssize_t)sizeof(value))
+        value = uv_hrtime();
+    return value % limit; /* the bias is below 2^-10 even for seeds */
+}
+
+/* ---- Model and class ------------------------------------------------------------------------- */
+
+/* A model by id (NULL: the default) that can be used now, or at least described. */
+static bool find_model(struct api *a, const char *id, struct picture_params *out,
+                       struct api_problem *p)
+{
+    out->model = id == NULL ? 0 : sched_model_find(a->scheduler, id);
+    if (out->model < 0)
+        return api_problem_set(p, API_NO_MODEL, "model",
+                               "there is no model \"%.100s\"; GET /v1/models "
+                               "lists them",
+                               id);
+    if (a->models[out->model].info == NULL) {
+        struct sched_model_status status;
+        sched_model_get(a->scheduler, out->model, &status);
+        if (status.state == SCHED_MODEL_FAILED)
+            return api_problem_set(p, API_ENGINE, NULL, "the model could not be loaded");
+        p->retry_us = 0;
+        api_problem_set(p, API_LOADING, NULL, "the model is being loaded");
+        p->retry_us = sched_retry_us(a->scheduler, out->model, 1);
+        return false;
+    }
+    out->sampling = a->models[out->model].info->defaults;
+    return true;
+}
+
+static bool class_problem(const struct classes *classes, const char *text, enum class_match match,
+                          const struct class_lookup *found, const char *param,
+                          struct api_problem *p)
+{
+    char names[400] = "";
+    size_t used = 0;
+    for (int i = 0; i < found->n_candidates && used < sizeof(names) - 1; i++) {
+        const struct class_info *info = classes_get(classes, found->candidates[i]);
+        int n = snprintf(names + used, sizeof(names) - used, "%s%d (%s%s%s)", i > 0 ? ", " : "",
+                         found->candidates[i], info->wordnet_id, info->wordnet_id[0] ? ", " : "",
+                         info->name);
+        used += n > 0 ? (size_t)n : 0;
+    }
+    if (match == CLASS_AMBIGUOUS)
+        return api_problem_set(p, API_AMBIGUOUS_CLASS, param, "\"%.80s\" names several classes: %s",
+                               text, names);
+    return api_problem_set(p, API_UNKNOWN_CLASS, param, "no class \"%.80s\"%s%s", text,
+                           found->n_candidates > 0 ? "; near: " : "", names);
+}
+
+/* A class by text. "random" draws one when `random_too`. */
+static bool class_from_text(struct api *a, int model, const char *text, const char *param,
+                            bool random_too, int32_t *label, struct api_problem *p)
+{
+    const struct classes *classes = a->models[model].classes;
+    if (strcmp(text, "none") == 0) {
+        *label = classes_count(classes);
+        return true;
+    }
+    if (random_too && strcmp(text, "random") == 0) {
+        *label = (int32_t)random_below((uint64_t)classes_count(classes));
+        return true;
+    }
+    struct class_lookup found;
+    enum class_match match = classes_find(classes, text, strlen(text), &found);
+    if (match != CLASS_FOUND)
+        return class_problem(classes, text, match, &found, param, p);
+    *label = found.index;
+    return true;
+}
+
+static bool class_from_json(struct api *a, int model, const cJSON *value, const char *param,
+                            int32_t *label, struct api_problem *p)
+{
+    int count = classes_count(a->models[model].classes);
+    if (cJSON_IsString(value))
+        return class_from_text(a, model, value->valuestring, param, true, label, p);
+    if (!cJSON_IsNumber(value))
+        return api_problem_set(p, API_INVALID, param,
+                               "%s: an index, a WordNet id or a name is expected", param);
+    double v = value->valuedouble;
+    if (v != floor(v) || v < 0 || v >= count)
+        return api_problem_set(p, API_UNKNOWN_CLASS, param, "%s: %g is no class; they are 0 to %d",
+                               param, v, count - 1);
+    *label = (int32_t)v;
+    return true;
+}
+
+/* ---- Seeds and classes ----------------------------------------------------------------------- */
+
+static bool set_classes(struct api *a, const cJSON *one, const cJSON *list,
+                        struct picture_params *out, struct api_problem *p)
+{
+    bool random_each =
+        one != NULL && cJSON_IsString(one) && strcmp(one->valuestring, "random") == 0;
+    if (list == NULL && !random_each)
+        return class_from_json(a, out->model, one, "class", &out->label, p);
+    out->labels = calloc(out->n, sizeof(*out->labels));
+    if (out->labels == NULL)
+        return api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+    const cJSON *item = list != NULL ? list->child : NULL;
+    for (uint32_t i = 0; i < out->n; i++) {
+        if (!class_from_json(a, out->model, list != NULL ? item : one,
+                             list != NULL ? "classes" : "class", &out->labels[i], p))
+            return false;
+        item = item != NULL ? item->next : NULL;
+    }
+    return true;
+}
+
+static bool set_seeds(const cJSON *one, const cJSON *list, struct picture_params *out,
+                      struct api_problem *p)
+{
+    if (list == NULL) {
+        out->seed = random_below(API_MAX_SEED - out->n);
+        return one == NULL ||
+               api_field_integer(one, "seed", 0, API_MAX_SEED - (out->n - 1), &out->seed, p);
+    }
+    out->seeds = calloc(out->n, sizeof(*out->seeds));
+    if (out->seeds == NULL)
+        return api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+    const cJSON *item = list->child;
+    for (uint32_t i = 0; i < out->n; i++, item = item->next) {
+        if (!api_field_integer(item, "seeds", 0, API_MAX_SEED, &out->seeds[i], p))
+            return false;
+    }
+    return true;
+}
+
+/* n, and the lists that imply it. */
+static bool set_count(const struct api *a, const cJSON *n, const cJSON *classes, const cJSON *seeds,
+                      struct picture_params *out, struct api_problem *p)
+{
+    const struct {
+        const cJSON *list;
+        const char *name;
+    } lists[] = {{classes, "classes"}, {seeds, "seeds"}};
+    uint64_t most = (uint64_t)a->settings->max_n, count = 1;
+    bool fixed = n != NULL;
+    if (n != NULL && !api_field_integer(n, "n", 1, most, &count, p))
+        return false;
+    for (size_t i = 0; i < 2; i++) {
+        if (lists[i].list == NULL)
+            continue;
+        const char *name = lists[i].name;
+        int length = cJSON_IsArray(lists[i].list) ? cJSON_GetArraySize(lists[i].list) : 0;
+        if (length == 0)
+            return api_problem_set(p, API_INVALID, name, "%s: a list that is not empty is expected",
+                                   name);
+        if ((uint64_t)length > most)
+            return api_problem_set(p, API_INVALID, name, "%s: %d pictures are more than %llu", name,
+                                   length, (unsigned long long)most);
+        if (fixed && (uint64_t)length != count)
+            return api_problem_set(p, API_INVALID, name, "%s: %d entries for %llu pictures", name,
+                                   length, (unsigned long long)count);
+        count = (uint64_t)length;
+        fixed = true;
+    }
+    out->n = (uint32_t)count;
+    return true;
+}
+
+static void params_init(const struct api *a, struct picture_params *out)
+{
+    memset(out, 0, sizeof(*out));
+    out->n = 1;
+    out->priority = 5;
+    out->timeout_ms = (uint64_t)a->settings->request_timeout_ms;
+    out->embed = true;
+}
+
+/* ---- The native call ------------------------------------------------------------------------- */
+
+enum {
+    F_MODEL,
+    F_CLASS,
+    F_CLASSES,
+    F_N,
+    F_SEED,
+    F_SEEDS,
+    F_TIMEOUT,
+    F_PRIORITY,
+    F_FORMAT,
+    F_EMBED,
+    F_COUNT
+};
+static const char *const generate_fields[] = {
+    "model",    "class",         "classes",        "n", "seed", "seeds", "timeout_ms",
+    "priority", "output_format", "embed_metadata", NULL};
+
+/* Model first, as defaults and class names depend on it; then what the request sets over them. */
+static bool start_params(struct api *a, const cJSON *root, const char *const *names,
+                         const cJSON **slots, int model_slot, struct picture_params *out,
+                         struct api_problem *p)
+{
+    struct imf_sampling sampling = {0};
+    unsigned given = 0;
+    const char *model = NULL;
+    if (!api_collect_fields(a, root, names, slots, &sampling, &given, p) ||
+        !api_field_text(slots[model_slot], "model", &model, p) || !find_model(a, model, out, p))
+        return false;
+    if (given & GIVEN_STEPS)
+        out->sampling.steps = sampling.steps;
+    if (given & GIVEN_OMEGA)
+        out->sampling.omega = sampling.omega;
+    if (given & GIVEN_T_MIN)
+        out->sampling.t_min = sampling.t_min;
+    if (given & GIVEN_T_MAX)
+        out->sampling.t_max = sampling.t_max;
+    return api_check_interval(&out->sampling, p);
+}
+
+static bool png_only(const cJSON *value, struct api_problem *p)
+{
+    const char *format = "png";
+    if (!api_field_text(value, "output_format", &format, p))
+        return false;
+    if (strcmp(format, "png") != 0)
+        return api_problem_set(p, API_INVALID, "output_format",
+                               "output_format: only \"png\" is supported");
+    return true;
+}
+
+static bool generate_from(struct api *a, const cJSON *root, struct picture_params *out,
+                          struct api_problem *p)
+{
+    const cJSON *f[F_COUNT] = {NULL};
+    if (!start_params(a, root, generate_fields, f, F_MODEL, out, p) || !png_only(f[F_FORMAT], p) ||
+        !api_field_bool(f[F_EMBED], "embed_metadata", &out->embed, p))
+        return false;
+    if (f[F_CLASS] != NULL && f[F_CLASSES] != NULL)
+        return api_problem_set(p, API_INVALID, "classes", "class and classes exclude each other");
+    if (f[F_CLASS] == NULL && f[F_CLASSES] == NULL)
+        return api_problem_set(p, API_INVALID, "class", "class: required");
+    if (f[F_SEED] != NULL && f[F_SEEDS] != NULL)
+        return api_problem_set(p, API_INVALID, "seeds", "seed and seeds exclude each other");
+    uint64_t priority = 5, timeout_ms = out->timeout_ms;
+    if ((f[F_PRIORITY] != NULL &&
+         !api_field_integer(f[F_PRIORITY], "priority", 0, SCHED_PRIORITIES - 1, &priority, p)) ||
+        (f[F_TIMEOUT] != NULL &&
+         !api_field_integer(f[F_TIMEOUT], "timeout_ms", 1, 86400000, &timeout_ms, p)))
+        return false;
+    out->priority = (int)priority;
+    if (timeout_ms < out->timeout_ms)
+        out->timeout_ms = timeout_ms;
+    return set_count(a, f[F_N], f[F_CLASSES], f[F_SEEDS], out, p) &&
+           set_classes(a, f[F_CLASS], f[F_CLASSES], out, p) &&
+           set_seeds(f[F_SEED], f[F_SEEDS], out, p);
+}
+
+static bool parse_with(bool (*from)(struct api *, const cJSON *, struct picture_params *,
+                                    struct api_problem *),
+                       struct api *a, const char *body, size_t length, struct picture_params *out,
+                       struct api_problem *p)
+{
+    params_init(a, out);
+    cJSON *root = api_parse_body(body, length, p);
+    bool good = root != NULL && from(a, root, out, p);
+    cJSON_Delete(root);
+    if (!good)
+        picture_params_free(out);
+    return good;
+}
+
+bool api_parse_generate(struct api *a, const char *body, size_t length, struct picture_params *out,
+                        struct api_problem *p)
+{
+    return parse_with(generate_from, a, body, length, out, p);
+}
+
+/* ---- The OpenAI call ------------------------------------------------------------------------- */
+
+enum { O_MODEL, O_PROMPT, O_N, O_SIZE, O_RESPONSE, O_STREAM, O_SEED, O_FORMAT, O_COUNT = 15 };
+static const char *const openai_fields[] = {"model", "prompt", "n", "size", "response_format",
+                                            "stream", "seed", "output_format",
+                                            /* accepted, without effect */
+                                            "quality", "style", "background", "moderation", "user",
+                                            "output_compression", "partial_images", NULL};
+
+static bool openai_size(const struct api *a, const cJSON *value, const struct picture_params *out,
+                        struct api_problem *p)
+{
+    const struct imf_model_info *info = a->models[out->model].info;
+    const char *size = "auto";
+    char own[32];
+    if (!api_field_text(value, "size", &size, p))
+        return false;
+    snprintf(own, sizeof(own), "%dx%d", info->image_width, info->image_height);
+    if (strcmp(size, "auto") != 0 && strcmp(size, own) != 0)
+        return api_problem_set(p, API_INVALID, "size",
+                               "size: only \"%s\" and \"auto\" are supported", own);
+    return true;
+}
+
+static bool openai_from(struct api *a, const cJSON *root, struct picture_params *out,
+                        struct api_problem *p)
+{
+    const cJSON *f[O_COUNT] = {NULL};
+    const char *prompt = NULL, *response = "b64_json";
+    if (!start_params(a, root, openai_fields, f, O_MODEL, out, p) ||
+        !api_field_text(f[O_PROMPT], "prompt", &prompt, p) || !openai_size(a, f[O_SIZE], out, p) ||
+        !api_field_text(f[O_RESPONSE], "response_format", &response, p) ||
+        !api_field_bool(f[O_STREAM], "stream", &out->stream, p) || !png_only(f[O_FORMAT], p))
+        return false;
+    if (prompt == NULL)
+        return api_problem_set(p, API_INVALID, "prompt", "prompt: required; it names the class");
+    if (strcmp(response, "b64_json") != 0 && strcmp(response, "url") != 0)
+        return api_problem_set(p, API_INVALID, "response_format",
+                               "response_format: \"b64_json\" or \"url\" is expected");
+    out->url = response[0] == 'u';
+    if (out->url && out->stream)
+        return api_problem_set(p, API_INVALID, "response_format",
+                               "response_format: a stream carries b64_json only");
+    if (!set_count(a, f[O_N], NULL, NULL, out, p) || !set_seeds(f[O_SEED], NULL, out, p))
+        return false;
+    if (strncmp(prompt, "class:", 6) == 0)
+        prompt += 6 + strspn(prompt + 6, " ");
+    cJSON *text = cJSON_CreateString(prompt);
+    bool good = text != NULL ? set_classes(a, text, NULL, out, p)
+                             : api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+    cJSON_Delete(text);
+    if (!good && p->param != NULL)
+        p->param = "prompt";
+    return good;
+}
+
+bool api_parse_openai(struct api *a, const char *body, size_t length, struct picture_params *out,
+                      struct api_problem *p)
+{
+    return parse_with(openai_from, a, body, length, out, p);
+}
+
+/* ---- The resource ---------------------------------------------------------------------------- */
+
+static bool parse_seed(const char *file, uint64_t *seed, struct api_problem *p)
+{
+    uint64_t value = 0;
+    size_t n = 0;
+    for (; file[n] >= '0' && file[n] <= '9' && n < 17; n++)
+        value = value * 10 + (uint64_t)(file[n] - '0');
+    if (strcmp(file + n, ".png") != 0)
+        return api_problem_set(p, n > 0 && file[n] == '.' ? API_NOT_FOUND : API_INVALID, "seed",
+                               "the path ends in {seed}.png");
+    if (n == 0 || value > API_MAX_SEED || (n > 1 && file[0] == '0'))
+        return api_problem_set(p, API_INVALID, "seed", "seed: a number from 0 to %llu is expected",
+                               (unsigned long long)API_MAX_SEED);
+    *seed = value;
+    return true;
+}
+
+static bool parse_query(const struct api *a, const char *query, struct imf_sampling *s,
+                        struct api_problem *p)
+{
+    struct query_pair pair;
+    unsigned given = 0;
+    int more;
+    while ((more = query_next(&query, &pair)) > 0) {
+        /* strtod alone would take hexadecimal, "inf" and blanks too. */
+        char *end = pair.value;
+        bool plain = pair.value[strspn(pair.value, "0123456789.eE+-")] == '\0';
+        double v = plain ? strtod(pair.value, &end) : NAN;
+        bool number = end != pair.value && *end == '\0';
+        int found = api_field_sampling(a, pair.key, v, number, s, &given, p);
+        if (found < 0)
+            return false;
+        if (found == 0)
+            return api_problem_unknown(p, "query parameter", pair.key);
+    }
+    if (more < 0)
+        return api_problem_set(p, API_BAD_REQUEST, NULL, "the query is badly encoded or too long");
+    return api_check_interval(s, p);
+}
+
+bool api_parse_resource(struct api *a, const char *model, const char *class_name, const char *file,
+                        const char *query, struct picture_params *out, struct api_problem *p)
+{
+    params_init(a, out);
+    if (!find_model(a, model, out, p) || !parse_seed(file, &out->seed, p) ||
+        !parse_query(a, query, &out->sampling, p))
+        return false;
+    if (!class_from_text(a, out->model, class_name, "class", false, &out->label, p)) {
+        if (p->kind == API_UNKNOWN_CLASS)
+            p->kind = API_NO_CLASS;
+        return false;
+    }
+    return true;
+}

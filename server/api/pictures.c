@@ -1,0 +1,490 @@
+/* Picture requests: submitting the work and writing the replies, each picture as soon as it may go.
+ *
+ * What a request holds does not grow with n: the scheduler makes at most a window of pictures ahead
+ * of what the client has read, a PNG goes to the socket from the memory the cache shares, and
+ * base64 is made piece by piece while it is sent. */
+#include "api/internal.h"
+#include "api/forms.h"
+#include "http/text.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { PING_AFTER_MS = 5000, MIN_WINDOW = 16, MAX_WINDOW = 64 };
+
+/* ---- Form by Accept -------------------------------------------------------------------------- */
+
+static const struct {
+    enum form form;
+    const char *type;
+} generate_forms[] = {{FORM_JSON, "application/json"},
+                      {FORM_PNG, "image/png"},
+                      {FORM_MULTIPART, "multipart/mixed"},
+                      {FORM_SSE, "text/event-stream"},
+                      {FORM_NPY, "application/x-npy"}};
+
+/* The acceptable form of highest quality; between equals the one named most exactly, then the
+ * first. One picture only fits image/png. */
+static bool choose_form(const char *accept, uint32_t n, enum form *out)
+{
+    double best = 0;
+    int best_specificity = -1;
+    for (size_t i = 0; i < sizeof(generate_forms) / sizeof(generate_forms[0]); i++) {
+        int specificity;
+        double quality = accept_quality(accept, generate_forms[i].type, &specificity);
+        if (quality <= 0 || (generate_forms[i].form == FORM_PNG && n > 1))
+            continue;
+        if (quality > best || (quality == best && specificity > best_specificity)) {
+            best = quality;
+            best_specificity = specificity;
+            *out = generate_forms[i].form;
+        }
+    }
+    return best > 0;
+}
+
+bool api_generate_acceptable(const struct api_call *c)
+{
+    enum form form;
+    return choose_form(c->http->headers[HTTP_ACCEPT], 1, &form);
+}
+
+/* ---- The job --------------------------------------------------------------------------------- */
+
+static struct picture_job *job_new(struct api_call *c, enum form form,
+                                   struct picture_params *params)
+{
+    const struct imf_model_info *info = c->api->models[params->model].info;
+    uint32_t window = 2 * (uint32_t)info->max_batch;
+    window = window < MIN_WINDOW ? MIN_WINDOW : window > MAX_WINDOW ? MAX_WINDOW : window;
+    if (window > params->n)
+        window = params->n;
+    struct picture_job *job = calloc(1, sizeof(*job) + window * sizeof(job->held[0]));
+    if (job == NULL)
+        return NULL;
+    job->call = c;
+    job->form = form;
+    job->params = *params;
+    job->window = window;
+    job->ordered = form == FORM_JSON || form == FORM_NPY || form == FORM_OPENAI_JSON;
+    job->created = time(NULL);
+    buffer_init(&job->scratch, 1 << 20);
+    c->job = job;
+    c->n = (int)params->n;
+    return job;
+}
+
+static void sse_list_add(struct picture_job *job)
+{
+    struct api *a = job->call->api;
+    job->in_sse_list = true;
+    job->next_sse = a->sse_jobs;
+    if (a->sse_jobs != NULL)
+        a->sse_jobs->previous_sse = job;
+    a->sse_jobs = job;
+}
+
+static void close_request(struct picture_job *job, enum sched_outcome outcome)
+{
+    if (job->sched != NULL)
+        job->call->cancelled = sched_close(job->sched, outcome);
+    job->sched = NULL;
+}
+
+static void job_free(struct picture_job *job)
+{
+    struct api *a = job->call->api;
+    if (job->counted)
+        client_counts_remove(a->addresses, job->call->client);
+    if (job->in_sse_list) {
+        if (job->previous_sse != NULL)
+            job->previous_sse->next_sse = job->next_sse;
+        else
+            a->sse_jobs = job->next_sse;
+        if (job->next_sse != NULL)
+            job->next_sse->previous_sse = job->previous_sse;
+    }
+    for (uint32_t i = 0; i < job->window; i++)
+        blob_drop(job->held[i]);
+    buffer_free(&job->scratch);
+    picture_params_free(&job->params);
+    job->call->job = NULL;
+    free(job);
+}
+
+/* ---- Pictures as they come ------------------------------------------------------------------- */
+
+static void note_timings(struct sched_timings *all, const struct sched_timings *one)
+{
+    all->queue = one->queue > all->queue ? one->queue : all->queue;
+    all->denoise = one->denoise > all->denoise ? one->denoise : all->denoise;
+    all->decode = one->decode > all->decode ? one->decode : all->decode;
+    all->encode = one->encode > all->encode ? one->encode : all->encode;
+}
+
+/* The PNG without its text chunks, as a blob of its own. Takes nothing, gives a reference. */
+static struct blob *without_text(struct blob *png)
+{
+    struct blob *plain = blob_new(png->size - png->text_size);
+    if (plain == NULL)
+        return NULL;
+    size_t rest = png->text_offset + png->text_size;
+    memcpy(plain->data, png->data, png->text_offset);
+    memcpy(plain->data + png->text_offset, png->data + rest, png->size - rest);
+    return plain;
+}
+
+/* Sends picture `index`; takes the blob's reference. */
+static void send_picture(struct picture_job *job, uint32_t index, struct blob *b)
+{
+    struct http_request *r = job->call->http;
+    job->sent++;
+    if (!job->params.embed && job->form != FORM_NPY && b->text_size > 0) {
+        struct blob *plain = without_text(b);
+        blob_drop(b);
+        b = plain;
+    }
+    if (b == NULL) {
+        struct api_problem p;
+        api_problem_set(&p, API_OVERLOADED, NULL, "out of memory");
+        form_fail(job, &p);
+        return;
+    }
+    if (job->form == FORM_PNG || job->form == FORM_RESOURCE) {
+        form_reply_png(job, b);
+        return;
+    }
+    if (!http_has_reply(r))
+        form_begin(job, b);
+    form_picture(job, index, b);
+    blob_drop(b);
+}
+
+static void on_picture(void *user, struct sched_request *sr, const struct sched_picture *p)
+{
+    struct picture_job *job = user;
+    (void)sr;
+    note_timings(&job->call->timings, &p->timings);
+    struct blob *b = blob_take(job->form == FORM_NPY ? p->rgb : p->png);
+    if (!job->ordered) {
+        send_picture(job, p->index, b);
+        return;
+    }
+    assert(job->held[p->index % job->window] == NULL);
+    job->held[p->index % job->window] = b;
+    for (;;) {
+        struct blob **next = &job->held[job->sent % job->window];
+        if (job->sent == job->params.n || *next == NULL)
+            break;
+        b = *next;
+        *next = NULL;
+        send_picture(job, job->sent, b);
+    }
+}
+
+static void on_end(void *user, struct sched_request *sr, enum sched_result result,
+                   const char *message)
+{
+    struct picture_job *job = user;
+    struct api_problem p;
+    (void)sr;
+    switch (result) {
+    case SCHED_DONE:
+        if (job->call->http->streaming)
+            form_end(job);
+        return;
+    case SCHED_TIMEOUT:
+        api_problem_set(&p, API_DEADLINE, NULL, "%s", message);
+        break;
+    case SCHED_FAILED:
+        api_problem_set(&p, API_ENGINE, NULL, "%s", message);
+        log_write(job->call->api->log, LOG_ERROR, "engine: %s", message);
+        break;
+    case SCHED_STOPPED:
+        api_problem_set(&p, API_DRAINING, NULL, "the server is stopping");
+        break;
+    }
+    form_fail(job, &p);
+}
+
+static const struct sched_callbacks callbacks = {on_picture, on_end};
+
+void pictures_on_gone(struct api_call *c)
+{
+    if (c->job != NULL) /* at once: what is left of the work is dropped */
+        close_request(c->job, c->job->broken ? SCHED_BROKEN : SCHED_GONE);
+}
+
+void pictures_on_drained(struct api_call *c, uint32_t count)
+{
+    if (c->job != NULL && c->job->sched != NULL)
+        sched_release(c->job->sched, count);
+}
+
+void pictures_on_done(struct api_call *c, enum http_end end)
+{
+    close_request(c->job, c->job->broken     ? SCHED_BROKEN
+                          : end == HTTP_SENT ? SCHED_SENT
+                                             : SCHED_GONE);
+    job_free(c->job);
+}
+
+void pictures_ping(struct api *a)
+{
+    uint64_t now = uv_now(a->loop);
+    for (struct picture_job *job = a->sse_jobs; job != NULL; job = job->next_sse) {
+        struct http_request *r = job->call->http;
+        if (r->streaming && !r->stream_ended && !r->stream_failed && http_stream_idle(r) &&
+            now - job->last_write >= PING_AFTER_MS) {
+            http_push_copy(r, ": ping\n\n", 8);
+            job->last_write = now;
+        }
+    }
+}
+
+/* ---- Submitting ------------------------------------------------------------------------------ */
+
+static void refuse(const struct sched_refusal *refusal, struct api_problem *p)
+{
+    static const enum api_error kinds[SCHED_REJECT_COUNT] = {
+        [SCHED_REJECT_QUEUE] = API_OVERLOADED,  [SCHED_REJECT_DEADLINE] = API_DEADLINE,
+        [SCHED_REJECT_DRAINING] = API_DRAINING, [SCHED_REJECT_LOADING] = API_LOADING,
+        [SCHED_REJECT_SICK] = API_ENGINE,       [SCHED_REJECT_SIZE] = API_INVALID,
+        [SCHED_REJECT_MEMORY] = API_OVERLOADED,
+    };
+    api_problem_set(p, kinds[refusal->why], refusal->why == SCHED_REJECT_SIZE ? "n" : NULL, "%s",
+                    refusal->message);
+    p->retry_us = refusal->retry_us;
+}
+
+/* The limits per client. What is taken from the rate is given back when the scheduler refuses. */
+static bool check_limits(struct picture_job *job, const char *tenant, struct api_problem *p)
+{
+    struct api_call *c = job->call;
+    struct api *a = c->api;
+    uint64_t retry_ms = 0;
+    int64_t most = a->settings->max_per_address;
+    if (most > 0) {
+        if (!client_counts_add(a->addresses, c->client, (uint32_t)most)) {
+            metrics_rejected(a->metrics, REJECTED_ADDRESS);
+            api_problem_set(p, API_ADDRESS, NULL,
+                            "%lld requests of this address wait or run already", (long long)most);
+            p->retry_us = sched_retry_us(a->scheduler, job->params.model, job->params.n);
+            return false;
+        }
+        job->counted = true;
+    }
+    if (a->rate != NULL &&
+        !rate_limit_take(a->rate, tenant, job->params.n, uv_now(a->loop), &retry_ms)) {
+        metrics_rejected(a->metrics, REJECTED_RATE);
+        api_problem_set(p, API_RATE, NULL, "more than %lld pictures a minute",
+                        (long long)a->settings->rate_limit);
+        p->retry_us = retry_ms * 1000;
+        return false;
+    }
+    return true;
+}
+
+/* Takes the params. */
+static void submit(struct api_call *c, enum form form, struct picture_params *params)
+{
+    struct api *a = c->api;
+    struct api_problem p;
+    struct picture_job *job = job_new(c, form, params);
+    if (job == NULL) {
+        picture_params_free(params);
+        api_problem_set(&p, API_OVERLOADED, NULL, "out of memory");
+        api_fail(c, &p);
+        return;
+    }
+    const char *tenant = c->key[0] != '\0' ? c->key : c->client;
+    if (!check_limits(job, tenant, &p)) {
+        api_fail(c, &p);
+        return;
+    }
+    struct sched_spec spec;
+    struct sched_refusal refusal;
+    sched_spec_init(&spec);
+    spec.model = params->model;
+    spec.n = params->n;
+    spec.label = params->label;
+    spec.seed = params->seed;
+    spec.labels = params->labels;
+    spec.seeds = params->seeds;
+    spec.sampling = params->sampling;
+    spec.want = form == FORM_NPY ? SCHED_RGB : SCHED_PNG;
+    spec.priority = params->priority;
+    spec.timeout_us = params->timeout_ms * 1000;
+    spec.tenant = tenant;
+    spec.window = job->window;
+    job->sched = sched_submit(a->scheduler, &spec, &callbacks, job, &refusal);
+    if (job->sched == NULL) {
+        if (a->rate != NULL)
+            rate_limit_return(a->rate, tenant, params->n, uv_now(a->loop));
+        refuse(&refusal, &p);
+        api_fail(c, &p);
+        return;
+    }
+    job->last_write = uv_now(a->loop);
+    if (form == FORM_SSE || form == FORM_OPENAI_SSE) {
+        sse_list_add(job);
+        form_begin(job,
+                   NULL); /* the header goes out now: the client sees that it is being served */
+    }
+}
+
+void api_generate(struct api_call *c)
+{
+    struct picture_params params;
+    struct api_problem p;
+    enum form form = FORM_JSON;
+    if (!api_parse_generate(c->api, c->http->body.data, c->http->body.size, &params, &p)) {
+        api_fail(c, &p);
+        return;
+    }
+    if (!choose_form(c->http->headers[HTTP_ACCEPT], params.n, &form)) {
+        picture_params_free(&params);
+        api_problem_set(&p, API_ACCEPT, "n", "image/png holds one picture; %u were asked for",
+                        params.n);
+        api_fail(c, &p);
+        return;
+    }
+    submit(c, form, &params);
+}
+
+/* ---- OpenAI ---------------------------------------------------------------------------------- */
+
+/* URLs are addresses of the resource: nothing is computed and nothing is stored. */
+static void reply_urls(struct api_call *c, const struct picture_params *params)
+{
+    struct buffer body, url;
+    struct json_writer w;
+    buffer_init(&body, 8 << 20);
+    buffer_init(&url, 4096);
+    json_init(&w, &body);
+    json_object_begin(&w);
+    json_key(&w, "created");
+    json_int(&w, time(NULL));
+    json_key(&w, "data");
+    json_array_begin(&w);
+    for (uint32_t i = 0; i < params->n; i++) {
+        url.size = 0;
+        api_base_url(c, &url);
+        form_resource_path(c->api, params, i, &url);
+        json_object_begin(&w);
+        json_key(&w, "url");
+        json_string_n(&w, url.data, url.failed ? 0 : url.size);
+        json_key(&w, "revised_prompt");
+        json_string(&w, api_class_name(c->api, params->model, picture_label(params, i)));
+        json_object_end(&w);
+    }
+    json_array_end(&w);
+    json_object_end(&w);
+    buffer_free(&url);
+    http_header(c->http, "Cache-Control", "no-store");
+    api_reply_json(c, 200, &body);
+}
+
+void api_openai(struct api_call *c)
+{
+    struct picture_params params;
+    struct api_problem p;
+    if (!api_parse_openai(c->api, c->http->body.data, c->http->body.size, &params, &p)) {
+        api_fail(c, &p);
+        return;
+    }
+    if (params.url) {
+        reply_urls(c, &params);
+        picture_params_free(&params);
+        return;
+    }
+    submit(c, params.stream ? FORM_OPENAI_SSE : FORM_OPENAI_JSON, &params);
+}
+
+/* ---- The resource ---------------------------------------------------------------------------- */
+
+static void copy_text(char *dst, size_t size, const char *src)
+{
+    memcpy(dst, src, strnlen(src, size - 1));
+}
+
+/* Names the bytes of a picture: all they depend on goes into the hash. */
+static void make_etag(const struct api *a, const struct picture_params *params, char etag[40])
+{
+    const struct imf_model_info *info = a->models[params->model].info;
+    struct {
+        char fingerprint[sizeof(info->fingerprint)], version[31], model[64];
+        int32_t label, steps;
+        uint64_t seed;
+        float omega, t_min, t_max;
+        int32_t level;
+    } parts;
+    memset(&parts, 0, sizeof(parts));
+    copy_text(parts.fingerprint, sizeof(parts.fingerprint), info->fingerprint);
+    copy_text(parts.version, sizeof(parts.version), imf_version());
+    copy_text(parts.model, sizeof(parts.model), api_model_id(a, params->model));
+    parts.label = params->label;
+    parts.steps = params->sampling.steps;
+    parts.seed = params->seed;
+    parts.omega = params->sampling.omega;
+    parts.t_min = params->sampling.t_min;
+    parts.t_max = params->sampling.t_max;
+    parts.level = (int32_t)a->settings->png_level;
+    XXH128_hash_t h = XXH3_128bits(&parts, sizeof(parts));
+    static const char digits[] = "0123456789abcdef";
+    for (int i = 0; i < 16; i++) {
+        etag[1 + i] = digits[h.high64 >> (60 - 4 * i) & 15];
+        etag[17 + i] = digits[h.low64 >> (60 - 4 * i) & 15];
+    }
+    etag[0] = etag[33] = '"';
+    etag[34] = '\0';
+}
+
+/* With API keys a shared cache must not hand the picture to others. */
+static const char *cache_control(const struct api *a)
+{
+    return a->keys == NULL ? "public, max-age=31536000, immutable"
+                           : "private, max-age=31536000, immutable";
+}
+
+void api_image(struct api_call *c, const char *model, const char *class_name, const char *file)
+{
+    struct http_request *r = c->http;
+    struct api *a = c->api;
+    struct picture_params params;
+    struct api_problem p;
+    char etag[40];
+    if (!api_parse_resource(a, model, class_name, file, c->query, &params, &p)) {
+        api_fail(c, &p);
+        return;
+    }
+    make_etag(a, &params, etag);
+    http_header(r, "ETag", etag);
+    http_header(r, "Cache-Control", cache_control(a));
+    if (r->headers[HTTP_IF_NONE_MATCH] != NULL &&
+        etag_matches(r->headers[HTTP_IF_NONE_MATCH], etag)) {
+        api_common_headers(c);
+        http_reply_static(r, 304, "", 0);
+        return;
+    }
+    struct picture_key key = {params.model, params.label, params.seed, params.sampling};
+    struct blob *png = sched_cached_png(a->scheduler, &key);
+    if (png == NULL && r->method == HTTP_GET) {
+        submit(c, FORM_RESOURCE, &params);
+        return;
+    }
+    form_binary_headers(c, &params);
+    form_server_timing(c);
+    http_header(r, "Content-Type", "image/png");
+    api_common_headers(c);
+    if (png != NULL)
+        http_reply_blob(r, 200, png);
+    else
+        http_reply_head(r, 200); /* HEAD starts no work */
+}

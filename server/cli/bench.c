@@ -1,0 +1,419 @@
+/* imfd bench: how fast a model runs, against a plain matrix multiplication of the same precision in
+ * the same process. The two are measured in turn, round after round, because a shared machine's
+ * speed changes from second to second; medians are reported. */
+#include "cli/bench_roofline.h"
+#include "cli/common.h"
+#include "cli/commands.h"
+#include "cli/demo.h"
+#include "common/error.h"
+#include "base/png.h"
+#include "cli/synthetic.h"
+
+#include <cJSON.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BATCHES_MAX = 16, ROUNDS_MAX = 1000 };
+enum stage { STAGE_STEP, STAGE_DECODE, STAGE_ENCODE, STAGES };
+static const char *const stage_names[] = {"step", "decode", "encode"};
+
+/* What the server uses; see docs/performance.md. */
+#define PNG_LEVEL 1
+
+struct bench {
+    struct imf_engine *engine;
+    struct imf_model *model;
+    const struct imf_model_info *info;
+    struct imf_lane **lanes; /* (max_batch) */
+    uint8_t *rgb;            /* (max_batch, H, W, 3), NULL without a decoder */
+    struct png_encoder *encoder;
+    int batches[BATCHES_MAX], n_batches, rounds;
+    double *seconds; /* (STAGES, n_batches, rounds) of whole batches */
+    double *rates;   /* (n_rates) FLOP/s of the matrix multiplication */
+    int n_rates;
+};
+
+static double *seconds_of(struct bench *b, enum stage stage, int batch)
+{
+    return b->seconds + ((size_t)stage * (size_t)b->n_batches + (size_t)batch) * (size_t)b->rounds;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Sorts. */
+static double median(double *values, int n)
+{
+    qsort(values, (size_t)n, sizeof(*values), by_value);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+/* ---- Measuring ---- */
+
+static imf_status measure_rate(struct bench *b)
+{
+    return imf_engine_matmul_rate(b->engine, &b->rates[b->n_rates++]);
+}
+
+static imf_status start_lanes(struct bench *b, int n, struct imf_error *err)
+{
+    for (int i = 0; i < n; i++) {
+        imf_status status = imf_lane_start(b->lanes[i], b->model, i % (b->info->classes + 1),
+                                           (uint64_t)i, &b->info->defaults, err);
+        if (status != IMF_OK)
+            return status;
+    }
+    return IMF_OK;
+}
+
+static imf_status encode(struct bench *b, int n)
+{
+    size_t picture = (size_t)b->info->image_width * (size_t)b->info->image_height * 3;
+    for (int i = 0; i < n; i++) {
+        struct blob *png = NULL;
+        imf_status status = png_encode(b->encoder, b->rgb + (size_t)i * picture,
+                                       b->info->image_width, b->info->image_height, NULL, &png);
+        if (status != IMF_OK)
+            return status;
+        blob_drop(png);
+    }
+    return IMF_OK;
+}
+
+static imf_status run_stage(struct bench *b, enum stage stage, int n, double *seconds)
+{
+    double start = imfd_seconds();
+    imf_status status = stage == STAGE_STEP     ? imf_step(b->model, b->lanes, n)
+                        : stage == STAGE_DECODE ? imf_decode(b->model, b->lanes, n, b->rgb)
+                                                : encode(b, n);
+    *seconds = imfd_seconds() - start;
+    return status;
+}
+
+static imf_status engine_failed(struct bench *b, imf_status status, struct imf_error *err)
+{
+    const char *why = imf_engine_error(b->engine);
+    return imf__fail(err, status, "%s%s%s", imf_status_sentence(status), *why ? ": " : "", why);
+}
+
+/* One round: every batch size and stage once, a matrix multiplication before each. */
+static imf_status measure_round(struct bench *b, int round, struct imf_error *err)
+{
+    for (int i = 0; i < b->n_batches; i++) {
+        for (int stage = 0; stage < (b->rgb ? STAGES : STAGE_DECODE); stage++) {
+            double unused, *seconds = round < 0 ? &unused : seconds_of(b, stage, i) + round;
+            imf_status status = IMF_OK;
+            if (round >= 0 && stage != STAGE_ENCODE)
+                status = measure_rate(b);
+            if (status == IMF_OK && stage == STAGE_STEP)
+                status = start_lanes(b, b->batches[i], err);
+            if (status == IMF_OK)
+                status = run_stage(b, stage, b->batches[i], seconds);
+            if (status != IMF_OK)
+                return engine_failed(b, status, err);
+        }
+    }
+    return IMF_OK;
+}
+
+static imf_status measure(struct bench *b, struct imf_error *err)
+{
+    struct imfd_progress bar;
+    imfd_progress_start(&bar, "measuring", "rounds", b->rounds + 1, false);
+    imf_status status = measure_round(b, -1, err); /* warms caches and pages up */
+    for (int round = 0; round < b->rounds && status == IMF_OK; round++) {
+        imfd_progress_update(&bar, round + 1);
+        status = measure_round(b, round, err);
+    }
+    imfd_progress_end(&bar);
+    return status;
+}
+
+/* ---- Reporting ---- */
+
+/* Highest resident memory of this process so far, in bytes; 0 where unknown. */
+static double peak_rss(void)
+{
+    char line[256];
+    double kib = 0;
+    FILE *f = fopen("/proc/self/status", "r");
+    while (f && fgets(line, sizeof(line), f)) {
+        if (sscanf(line, "VmHWM: %lf kB", &kib) == 1)
+            break;
+    }
+    if (f)
+        fclose(f);
+    return kib * 1024;
+}
+
+static double stage_flops(const struct bench *b, enum stage stage)
+{
+    return stage == STAGE_STEP     ? b->info->step_flops
+           : stage == STAGE_DECODE ? b->info->decode_flops
+                                   : 0;
+}
+
+/* `flops` 0: the stage does no arithmetic to speak of; its rate and ratio are null. */
+static cJSON *make_row(int batch, enum stage stage, double per_picture, double flops, double rate)
+{
+    cJSON *row = cJSON_CreateObject();
+    double gflops = flops / per_picture / 1e9;
+    cJSON_AddNumberToObject(row, "batch", batch);
+    cJSON_AddStringToObject(row, "stage", stage_names[stage]);
+    cJSON_AddNumberToObject(row, "seconds_per_picture", per_picture);
+    cJSON_AddItemToObject(row, "gflops",
+                          flops > 0 ? cJSON_CreateNumber(gflops) : cJSON_CreateNull());
+    cJSON_AddItemToObject(row, "ratio",
+                          flops > 0 ? cJSON_CreateNumber(gflops / rate) : cJSON_CreateNull());
+    return row;
+}
+
+/* All results; NULL without memory. Sorts the measurements. */
+static cJSON *results(struct bench *b)
+{
+    const struct imf_engine_info *e = imf_engine_get_info(b->engine);
+    double rate = median(b->rates, b->n_rates) / 1e9;
+    cJSON *root = cJSON_CreateObject(), *rows;
+    cJSON_AddStringToObject(root, "device", e->device);
+    cJSON_AddStringToObject(root, "description", e->description);
+    cJSON_AddStringToObject(root, "precision", imf_precision_name(e->precision));
+    cJSON_AddNumberToObject(root, "threads", e->threads);
+    cJSON_AddStringToObject(root, "model", b->info->name);
+    cJSON_AddStringToObject(root, "decoder", b->info->decoder);
+    cJSON_AddNumberToObject(root, "rounds", b->rounds);
+    cJSON_AddNumberToObject(root, "matmul_gflops", rate);
+    rows = cJSON_AddArrayToObject(root, "rows");
+    for (int i = 0; i < b->n_batches; i++) {
+        for (int stage = 0; stage < (b->rgb ? STAGES : STAGE_DECODE); stage++) {
+            double seconds = median(seconds_of(b, stage, i), b->rounds) / b->batches[i];
+            cJSON_AddItemToArray(
+                rows, make_row(b->batches[i], stage, seconds, stage_flops(b, stage), rate));
+        }
+    }
+    cJSON_AddNumberToObject(root, "peak_rss_bytes", peak_rss());
+    cJSON_AddNumberToObject(root, "weights_bytes", (double)b->info->weights_bytes);
+    cJSON_AddNumberToObject(root, "arena_bytes", (double)b->info->arena_bytes);
+    cJSON_AddNumberToObject(root, "load_seconds", b->info->load_seconds);
+    return root;
+}
+
+static double number(const cJSON *object, const char *key)
+{
+    return cJSON_GetNumberValue(cJSON_GetObjectItem(object, key));
+}
+
+static const char *text(const cJSON *object, const char *key)
+{
+    const char *value = cJSON_GetStringValue(cJSON_GetObjectItem(object, key));
+    return value ? value : "";
+}
+
+static void print_table(const cJSON *r)
+{
+    printf("%s, decoder %s, on %s (%s) in %s\n", text(r, "model"), text(r, "decoder"),
+           text(r, "device"), text(r, "description"), text(r, "precision"));
+    printf("matrix multiplication: %.0f GFLOP/s\n\n", number(r, "matmul_gflops"));
+    printf("batch  stage   ms/picture  GFLOP/s  of matmul\n");
+    for (const cJSON *row = cJSON_GetObjectItem(r, "rows")->child; row; row = row->next) {
+        printf("%5.0f  %-6s  %10.3f", number(row, "batch"), text(row, "stage"),
+               1e3 * number(row, "seconds_per_picture"));
+        if (cJSON_IsNumber(cJSON_GetObjectItem(row, "gflops")))
+            printf("  %7.0f  %8.1f%%", number(row, "gflops"), 100 * number(row, "ratio"));
+        printf("\n");
+    }
+    printf("\nloaded in %.2f s; weights %.1f MB, arena %.1f MB, peak memory %.1f MB\n",
+           number(r, "load_seconds"), number(r, "weights_bytes") / 1e6,
+           number(r, "arena_bytes") / 1e6, number(r, "peak_rss_bytes") / 1e6);
+}
+
+static int print_results(const struct imfd_usage *usage, struct bench *b, bool json)
+{
+    cJSON *r = results(b);
+    char *printed = json ? cJSON_Print(r) : NULL;
+    if (json && printed)
+        puts(printed);
+    else if (!json)
+        print_table(r);
+    bool ok = (!json || printed) && fflush(stdout) == 0;
+    cJSON_free(printed);
+    cJSON_Delete(r);
+    return ok ? 0 : imfd_fail(usage, "the results cannot be written");
+}
+
+/* ---- The command ---- */
+
+struct bench_options {
+    const char *model, *decoder, *roofline;
+    struct imfd_list batches;
+    int rounds;
+    bool json, demo;
+    struct imfd_engine_options engine;
+};
+
+static imf_status bench_open(struct bench *b, struct imf_error *err)
+{
+    size_t n = (size_t)b->info->max_batch, stages = (size_t)STAGES * (size_t)b->n_batches;
+    size_t picture = (size_t)b->info->image_width * (size_t)b->info->image_height * 3;
+    b->lanes = calloc(n, sizeof(*b->lanes));
+    b->seconds = calloc(stages * (size_t)b->rounds, sizeof(*b->seconds));
+    b->rates = calloc(stages * (size_t)b->rounds, sizeof(*b->rates));
+    if (!b->lanes || !b->seconds || !b->rates)
+        return imf__fail(err, IMF_ENOMEM, "out of memory");
+    if (picture && !(b->rgb = calloc(n, picture)))
+        return imf__fail(err, IMF_ENOMEM, "out of memory");
+    for (size_t i = 0; i < n; i++) {
+        if (imf_lane_create(&b->lanes[i], b->model) != IMF_OK)
+            return imf__fail(err, IMF_ENOMEM, "out of memory");
+    }
+    if (png_encoder_create(&b->encoder, PNG_LEVEL) != IMF_OK)
+        return imf__fail(err, IMF_ENOMEM, "out of memory");
+    return IMF_OK;
+}
+
+static void bench_close(struct bench *b)
+{
+    for (int i = 0; b->lanes && i < b->info->max_batch; i++)
+        imf_lane_destroy(b->lanes[i]);
+    free(b->lanes);
+    free(b->seconds);
+    free(b->rates);
+    free(b->rgb);
+    png_encoder_destroy(b->encoder);
+    imf_model_destroy(b->model);
+    imf_engine_destroy(b->engine);
+}
+
+/* A file is taken as it is; a name becomes a synthetic file. */
+static int resolve(const struct imfd_usage *usage, const char **path, struct imfd_synthetic *s)
+{
+    struct imf_error err = {0};
+    if (!imfd_synthetic_known(*path))
+        return 0;
+    if (imfd_synthetic_make(s, *path, &err) != IMF_OK)
+        return imfd_fail(usage, "%s", err.message);
+    *path = s->path;
+    return 0;
+}
+
+static int load(struct bench *b, const struct imfd_usage *usage, struct bench_options *o)
+{
+    struct imfd_synthetic mit = {.folder = ""}, decoder = {.folder = ""};
+    struct imfd_demo demo;
+    struct imf_error err = {0};
+    struct imf_model_params params;
+    int result = 0;
+    if (o->demo && imfd_demo_find(&demo, &err) != IMF_OK)
+        return imfd_fail(usage, "%s", err.message);
+    imf_model_params_init(&params);
+    params.checkpoint = o->demo ? demo.checkpoint : o->model;
+    params.decoder = o->demo ? demo.decoder : o->decoder ? o->decoder : "none";
+    if (!o->decoder && !o->demo && imfd_synthetic_known(o->model))
+        params.decoder = "sd-vae";
+    for (int i = 0; i < b->n_batches; i++)
+        params.max_batch = b->batches[i] > params.max_batch ? b->batches[i] : params.max_batch;
+    result = imfd_engine_open(&b->engine, usage, &o->engine);
+    if (result == 0)
+        result = resolve(usage, &params.checkpoint, &mit);
+    if (result == 0)
+        result = resolve(usage, &params.decoder, &decoder);
+    if (result == 0)
+        result = imfd_model_open(&b->model, b->engine, usage, &params);
+    imfd_synthetic_remove(&mit);
+    imfd_synthetic_remove(&decoder);
+    return result;
+}
+
+static int predict(const struct imfd_usage *usage, struct bench *b, bool json)
+{
+    struct imf_error err = {0};
+    cJSON *r = imfd_roofline_count(b->engine, b->model, b->lanes, b->batches, b->n_batches, &err);
+    if (!r)
+        return imfd_fail(usage, "%s", err.message);
+    char *printed = json ? cJSON_Print(r) : NULL;
+    if (json && printed)
+        puts(printed);
+    else if (!json)
+        imfd_roofline_print(r);
+    bool ok = (!json || printed) && fflush(stdout) == 0;
+    cJSON_free(printed);
+    cJSON_Delete(r);
+    return ok ? 0 : imfd_fail(usage, "the results cannot be written");
+}
+
+static int run(const struct imfd_usage *usage, struct bench_options *o)
+{
+    char device[64];
+    struct bench b = {.rounds = o->rounds};
+    struct imf_error err = {0};
+    static const int default_batches[] = {1, 4, 8};
+    if (!o->model && !o->demo)
+        return imfd_usage_error(usage, "--model is needed: a name such as MiT_B_2 or a file");
+    if (o->demo && (o->model || o->decoder))
+        return imfd_usage_error(usage, "--demo brings its own model and decoder");
+    if (o->batches.count > BATCHES_MAX)
+        return imfd_usage_error(usage, "--batch takes at most %d sizes", BATCHES_MAX);
+    b.n_batches = o->batches.count ? (int)o->batches.count : 3;
+    for (int i = 0; i < b.n_batches; i++)
+        b.batches[i] = o->batches.count ? (int)o->batches.values[i] : default_batches[i];
+
+    if (o->roofline) {
+        snprintf(device, sizeof(device), "roofline:%s", o->roofline);
+        o->engine.device = device;
+    }
+    int result = load(&b, usage, o);
+    imf_status status = IMF_OK;
+    if (result == 0) {
+        b.info = imf_model_get_info(b.model);
+        status = bench_open(&b, &err);
+        if (status == IMF_OK && !o->roofline)
+            status = measure(&b, &err);
+        if (status == IMF_OK && o->roofline)
+            result = predict(usage, &b, o->json);
+        else
+            result = status == IMF_OK ? print_results(usage, &b, o->json)
+                                      : imfd_fail(usage, "%s", err.message);
+    }
+    bench_close(&b);
+    return result;
+}
+
+int imfd_cmd_bench(int argc, char **argv)
+{
+    struct bench_options o = {.rounds = 5, .engine = IMFD_ENGINE_OPTIONS_INIT};
+    const struct imfd_option options[] = {
+        {"model", "ckpt-path", IMFD_OPTION_STRING, &o.model, NULL, "NAME|FILE", 0, 0,
+         "MiT_B_2, MiT_M_2, MiT_L_2, MiT_XL_2 with synthetic weights, or a checkpoint"},
+        {"decoder", NULL, IMFD_OPTION_STRING, &o.decoder, NULL, "NAME|FILE", 0, 0,
+         "sd-vae, taesd (synthetic), a file, or none (default: sd-vae for a name)"},
+        {"demo", NULL, IMFD_OPTION_FLAG, &o.demo, NULL, NULL, 0, 0,
+         "measure the demo model that comes with imfd"},
+        {"batch", "batches gen-bsz", IMFD_OPTION_LIST, &o.batches, NULL, "LIST", 1, 1024,
+         "batch sizes (default: 1,4,8)"},
+        {"rounds", NULL, IMFD_OPTION_INT, &o.rounds, NULL, "N", 1, ROUNDS_MAX,
+         "measurements of each, of which the median is shown (default: 5)"},
+        {"roofline", NULL, IMFD_OPTION_STRING, &o.roofline, NULL, "GPU", 0, 0,
+         "predict the times on an H100 or RTX4090 from bytes and FLOPs instead of measuring"},
+        {"json", NULL, IMFD_OPTION_FLAG, &o.json, NULL, NULL, 0, 0, "print JSON"},
+        IMFD_ENGINE_OPTIONS(o.engine),
+        {.name = NULL},
+    };
+    const struct imfd_usage usage = {
+        .command = "bench",
+        .summary =
+            "Measures network evaluations, decoding and PNG encoding, against a plain matrix\n"
+            "multiplication of the same precision measured in turn with them.",
+        .notes = "\"of matmul\" is the stage's rate over the multiplication's, from the arithmetic "
+                 "that the\nmodel needs (direct convolution): Winograd can pass 100 %.",
+        .options = options,
+    };
+    enum imfd_parsed parsed = imfd_options_parse(&usage, argc, argv, NULL, NULL);
+    int result = parsed == IMFD_PARSED_ERROR ? IMFD_EXIT_USAGE : IMFD_EXIT_OK;
+    if (parsed == IMFD_PARSED_RUN)
+        result = run(&usage, &o);
+    imfd_list_free(&o.batches);
+    return result;
+}

@@ -1,0 +1,91 @@
+/* Shared by the commands that run the engine. */
+#include "cli/common.h"
+#include "common/error.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int imfd_fail(const struct imfd_usage *usage, const char *format, ...)
+{
+    fprintf(stderr, "imfd %s: ", usage->command);
+    va_list ap;
+    va_start(ap, format);
+    vfprintf(stderr, format, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+    return 1;
+}
+
+int imfd_engine_open(struct imf_engine **out, const struct imfd_usage *usage,
+                     const struct imfd_engine_options *options)
+{
+    struct imf_engine_params p;
+    struct imf_error err = {0};
+    imf_engine_params_init(&p);
+    if (!imf_precision_parse(&p.precision, options->precision))
+        return imfd_usage_error(usage, "--precision must be auto, fp32 or bf16, not '%s'",
+                                options->precision);
+    p.device = options->device;
+    p.threads = options->threads;
+    imf_status status = imf_engine_create(out, &p, &err);
+    if (status == IMF_EINVAL)
+        return imfd_usage_error(usage, "%s", err.message);
+    return status == IMF_OK ? 0 : imfd_fail(usage, "%s", err.message);
+}
+
+int imfd_model_open(struct imf_model **out, struct imf_engine *e, const struct imfd_usage *usage,
+                    struct imf_model_params *params)
+{
+    struct imfd_progress bar;
+    struct imf_error err = {0};
+    imfd_progress_start(&bar, "loading", NULL, 1, false);
+    params->progress = imfd_progress_fraction;
+    params->progress_user = &bar;
+    imf_status status = imf_model_load(out, e, params, &err);
+    imfd_progress_end(&bar);
+    return status == IMF_OK ? 0 : imfd_fail(usage, "%s", err.message);
+}
+
+imf_status imfd_read_file(char **text, size_t *size, const char *path, size_t max,
+                          struct imf_error *err)
+{
+    bool is_stdin = strcmp(path, "-") == 0;
+    FILE *f = is_stdin ? stdin : fopen(path, "rb");
+    if (!f)
+        return imf__fail(err, IMF_EIO, "%s: %s", path, strerror(errno));
+    imf_status status = IMF_OK;
+    char *buffer = NULL;
+    size_t used = 0, capacity = 0;
+    while (!feof(f)) {
+        if (capacity - used < 2) {
+            capacity = capacity ? 2 * capacity : 4096;
+            char *grown = realloc(buffer, capacity);
+            if (!grown) {
+                status = imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
+                goto out;
+            }
+            buffer = grown;
+        }
+        used += fread(buffer + used, 1, capacity - used - 1, f);
+        if (ferror(f)) {
+            status = imf__fail(err, IMF_EIO, "%s: %s", path, strerror(errno));
+            goto out;
+        }
+        if (used > max) {
+            status = imf__fail(err, IMF_EINVAL, "%s: longer than %zu bytes", path, max);
+            goto out;
+        }
+    }
+    buffer[used] = '\0';
+    *text = buffer;
+    *size = used;
+    buffer = NULL;
+out:
+    if (!is_stdin)
+        fclose(f);
+    free(buffer);
+    return status;
+}

@@ -1,0 +1,465 @@
+/* imfd inspect: what a checkpoint file is, for people or as JSON. */
+#include "cli/commands.h"
+
+#include "files/checkpoint.h"
+#include "models/model_names.h"
+#include "base/options.h"
+
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What was found out. Lists hold indices into the checkpoint or the list of names. */
+struct report {
+    struct imf__checkpoint *c;
+    enum imf__model_kind kind;
+    struct imf__names names;
+    struct imf__mit_shape mit;
+    struct imf__vae_shape vae;
+    char model[64];
+    uint64_t parameters, type_count[IMF__STORED_OTHER + 1];
+    size_t *missing, *mismatched, *extra;
+    size_t missing_count, mismatched_count, extra_count, skipped_count;
+    char shape_error[504]; /* why sizes could not be read off, or "" */
+    int narrow;            /* of InceptionV3; 0 otherwise */
+    char fingerprint[33];  /* with --values */
+};
+
+static const char *const type_names[] = {"float32", "float16", "bfloat16", "float64", "other"};
+
+/* ---- Finding out ---- */
+
+/* Sizes and the list of names that belong to them; false when they cannot be read off. */
+static bool find_names(struct report *r)
+{
+    struct imf_error err = {0};
+    imf_status status = IMF_EMODEL;
+    switch (r->kind) {
+    case IMF__MODEL_MIT:
+        status = imf__mit_shape_read(&r->mit, r->c, &err);
+        if (status == IMF_OK)
+            status = imf__mit_names(&r->names, &r->mit);
+        break;
+    case IMF__MODEL_SD_VAE:
+        status = imf__vae_shape_read(&r->vae, r->c, &err);
+        if (status == IMF_OK)
+            status = imf__vae_names(&r->names, &r->vae);
+        break;
+    case IMF__MODEL_TAESD:
+        status = imf__taesd_names(&r->names);
+        break;
+    case IMF__MODEL_INCEPTION:
+        status = imf__inception_narrow(&r->narrow, r->c, &err);
+        if (status == IMF_OK)
+            status = imf__inception_names(&r->names, r->narrow);
+        break;
+    case IMF__MODEL_UNKNOWN:
+        break;
+    }
+    memcpy(r->shape_error, err.message, sizeof(err.message));
+    return status == IMF_OK;
+}
+
+static void name_model(struct report *r)
+{
+    const char *published =
+        r->names.count && r->kind == IMF__MODEL_MIT ? imf__mit_shape_name(&r->mit) : NULL;
+    if (published)
+        snprintf(r->model, sizeof(r->model), "%s", published);
+    else if (r->names.count && r->kind == IMF__MODEL_MIT)
+        snprintf(r->model, sizeof(r->model), "MiT_d%d_h%d", r->mit.depth, r->mit.hidden);
+    else if (r->narrow > 1)
+        snprintf(r->model, sizeof(r->model), "%s, %d times fewer channels",
+                 imf__model_kind_name(r->kind), r->narrow);
+    else
+        snprintf(r->model, sizeof(r->model), "%s", imf__model_kind_name(r->kind));
+}
+
+/* Where a tensor is in the checkpoint: they lie in one array. */
+static size_t position(const struct imf__checkpoint *c, const struct imf__tensor *t)
+{
+    size_t low = 0, high = imf__checkpoint_count(c);
+    while (high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+        if (imf__checkpoint_at(c, middle) <= t)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* Tensors that a complete file has and nothing here reads: they are no surprise. */
+static bool is_known(enum imf__model_kind kind, const char *name)
+{
+    static const struct {
+        enum imf__model_kind kind;
+        const char *part;
+    } known[] = {
+        {IMF__MODEL_MIT, "v_heads."},      {IMF__MODEL_MIT, "v_final_layer."},
+        {IMF__MODEL_SD_VAE, "encoder."},   {IMF__MODEL_SD_VAE, "quant_conv."},
+        {IMF__MODEL_TAESD, "encoder."},    {IMF__MODEL_INCEPTION, "num_batches_tracked"},
+        {IMF__MODEL_INCEPTION, "fc.bias"},
+    };
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
+        if (known[i].kind == kind && strstr(name, known[i].part))
+            return true;
+    }
+    return false;
+}
+
+static bool compare(struct report *r)
+{
+    size_t count = imf__checkpoint_count(r->c);
+    bool *used = calloc(count + 1, sizeof(*used));
+    r->extra = calloc(count + 1, sizeof(*r->extra));
+    r->missing = calloc(r->names.count + 1, sizeof(*r->missing));
+    r->mismatched = calloc(r->names.count + 1, sizeof(*r->mismatched));
+    bool ok = used && r->extra && r->missing && r->mismatched;
+    for (size_t i = 0; ok && i < r->names.count; i++) {
+        const struct imf__name *name = &r->names.items[i];
+        const struct imf__tensor *t = imf__model_find(r->c, name->name), *same;
+        if (t && name->needed)
+            used[position(r->c, t)] = true;
+        if (!t && name->needed)
+            r->missing[r->missing_count++] = i;
+        else if (t && name->needed && imf__model_require(&same, r->c, name, NULL) != IMF_OK)
+            r->mismatched[r->mismatched_count++] = i;
+    }
+    for (size_t i = 0; ok && i < count; i++) {
+        const struct imf__tensor *t = imf__checkpoint_at(r->c, i);
+        r->type_count[t->type]++;
+        r->parameters += t->type == IMF__STORED_OTHER ? 0 : t->count;
+        if (used[i])
+            continue;
+        if (is_known(r->kind, t->name))
+            r->skipped_count++;
+        else if (r->names.count)
+            r->extra[r->extra_count++] = i;
+    }
+    free(used);
+    return ok;
+}
+
+/* Reads every value once: finds NaN, infinity and truncation, and makes the fingerprint. */
+static imf_status read_values(struct report *r, struct imf_error *err)
+{
+    uint64_t largest = 0;
+    for (size_t i = 0; i < imf__checkpoint_count(r->c); i++) {
+        const struct imf__tensor *t = imf__checkpoint_at(r->c, i);
+        largest = t->type != IMF__STORED_OTHER && t->count > largest ? t->count : largest;
+    }
+    float *values = malloc((largest + 1) * sizeof(float));
+    imf_status status = IMF_OK;
+    if (!values) {
+        snprintf(err->message, sizeof(err->message), "out of memory");
+        return IMF_ENOMEM;
+    }
+    for (size_t i = 0; status == IMF_OK && i < imf__checkpoint_count(r->c); i++) {
+        const struct imf__tensor *t = imf__checkpoint_at(r->c, i);
+        if (t->type != IMF__STORED_OTHER)
+            status = imf__checkpoint_read(r->c, t, values, err);
+    }
+    free(values);
+    uint64_t print[2];
+    imf__checkpoint_fingerprint(r->c, print);
+    snprintf(r->fingerprint, sizeof(r->fingerprint), "%016llx%016llx", (unsigned long long)print[1],
+             (unsigned long long)print[0]);
+    return status;
+}
+
+static void report_free(struct report *r)
+{
+    imf__names_free(&r->names);
+    imf__checkpoint_close(r->c);
+    free(r->missing);
+    free(r->mismatched);
+    free(r->extra);
+}
+
+/* ---- Telling ---- */
+
+/* The side of a MiT's input is not in the tensors: 32 unless the metadata says otherwise. */
+static int input_size(const struct report *r)
+{
+    const char *text = imf__checkpoint_metadata(r->c, "input_size");
+    int n = text ? atoi(text) : 32;
+    return n > 0 ? n : 32;
+}
+
+/* "float32", or "float32 and bfloat16". Integers count only when there is nothing else. */
+static void describe_types(const struct report *r, char text[96])
+{
+    text[0] = '\0';
+    for (int i = 0; i < IMF__STORED_OTHER; i++) {
+        size_t n = strlen(text);
+        if (r->type_count[i])
+            snprintf(text + n, 96 - n, "%s%s", n ? " and " : "", type_names[i]);
+    }
+    if (!text[0])
+        snprintf(text, 96, "%s", type_names[IMF__STORED_OTHER]);
+}
+
+/* Names and metadata come from the file: nothing that a terminal would act on. */
+static void print_clean(const char *text, int limit)
+{
+    int n = 0;
+    for (; *text && n < limit; text++, n++)
+        putchar((unsigned char)*text < 0x20 || *text == 0x7F ? '?' : *text);
+    if (*text)
+        printf("...");
+}
+
+static void print_shape(int ndim, const int64_t *shape)
+{
+    printf("[");
+    for (int i = 0; i < ndim; i++)
+        printf("%s%lld", i ? ", " : "", (long long)shape[i]);
+    printf("]");
+}
+
+#define LIST_LIMIT 20
+
+static void print_lists(const struct report *r)
+{
+    for (size_t i = 0; i < r->missing_count && i < LIST_LIMIT; i++) {
+        const struct imf__name *name = &r->names.items[r->missing[i]];
+        printf("  missing     %s ", name->name);
+        print_shape(name->ndim, name->shape);
+        printf("\n");
+    }
+    for (size_t i = 0; i < r->mismatched_count && i < LIST_LIMIT; i++) {
+        const struct imf__name *name = &r->names.items[r->mismatched[i]];
+        const struct imf__tensor *t = imf__model_find(r->c, name->name);
+        printf("  wrong       %s: expected ", name->name);
+        print_shape(name->ndim, name->shape);
+        printf(", found ");
+        print_shape(t->ndim, t->shape);
+        printf(t->type == IMF__STORED_OTHER ? " of integers\n" : "\n");
+    }
+    for (size_t i = 0; i < r->extra_count && i < LIST_LIMIT; i++) {
+        const struct imf__tensor *t = imf__checkpoint_at(r->c, r->extra[i]);
+        printf("  extra       ");
+        print_clean(t->name, 100);
+        printf(" ");
+        print_shape(t->ndim, t->shape);
+        printf("\n");
+    }
+    printf("  tensors     %zu: %zu missing, %zu wrong, %zu extra, %zu for training only\n",
+           imf__checkpoint_count(r->c), r->missing_count, r->mismatched_count, r->extra_count,
+           r->skipped_count);
+}
+
+static void print_sizes(const struct report *r)
+{
+    if (r->kind == IMF__MODEL_MIT && r->names.count) {
+        struct imf_sampling s = imf__mit_defaults(&r->mit);
+        printf("  sizes       depth %d (%d shared + %d u blocks), hidden %d, %d heads, MLP %d\n",
+               r->mit.depth, r->mit.shared_depth, r->mit.depth - r->mit.shared_depth, r->mit.hidden,
+               r->mit.hidden / 64, r->mit.mlp_hidden);
+        printf("  input       %d x %d x %d, patch %d, %d classes\n", r->mit.channels, input_size(r),
+               input_size(r), r->mit.patch_size, r->mit.classes);
+        printf("  defaults    steps %d, omega %g, t_min %g, t_max %g\n", s.steps, (double)s.omega,
+               (double)s.t_min, (double)s.t_max);
+    }
+    if (r->kind == IMF__MODEL_SD_VAE && r->names.count) {
+        printf("  sizes       %d latent channels, up-blocks of", r->vae.latent_channels);
+        for (int i = 0; i < r->vae.blocks; i++)
+            printf("%s %d", i ? "," : "", r->vae.channels[i]);
+        printf(" channels\n");
+    }
+}
+
+static void print_text(const struct report *r)
+{
+    char types[96];
+    describe_types(r, types);
+    printf("%s: %s\n", imf__checkpoint_path(r->c), r->model);
+    printf("  format      %s, %s%s%s%s\n", imf__checkpoint_format(r->c), types,
+           imf__checkpoint_nesting(r->c)[0] ? ", under \"" : "", imf__checkpoint_nesting(r->c),
+           imf__checkpoint_nesting(r->c)[0] ? "\"" : "");
+    printf("  size        %.1f MB, %llu parameters\n", (double)imf__checkpoint_bytes(r->c) / 1e6,
+           (unsigned long long)r->parameters);
+    print_sizes(r);
+    if (r->shape_error[0])
+        printf("  incomplete  %s\n", r->shape_error);
+    for (size_t i = 0; i < imf__checkpoint_metadata_count(r->c) && i < LIST_LIMIT; i++) {
+        const char *key, *value;
+        imf__checkpoint_metadata_at(r->c, i, &key, &value);
+        printf("  metadata    ");
+        print_clean(key, 40);
+        printf(" = ");
+        print_clean(value, 60);
+        printf("\n");
+    }
+    print_lists(r);
+    if (r->fingerprint[0])
+        printf("  values      all finite, fingerprint %s\n", r->fingerprint);
+}
+
+static cJSON *json_shape(int ndim, const int64_t *shape)
+{
+    cJSON *a = cJSON_CreateArray();
+    for (int i = 0; i < ndim; i++)
+        cJSON_AddItemToArray(a, cJSON_CreateNumber((double)shape[i]));
+    return a;
+}
+
+static void json_lists(cJSON *root, const struct report *r)
+{
+    cJSON *missing = cJSON_AddArrayToObject(root, "missing");
+    for (size_t i = 0; i < r->missing_count; i++)
+        cJSON_AddItemToArray(missing, cJSON_CreateString(r->names.items[r->missing[i]].name));
+    cJSON *wrong = cJSON_AddArrayToObject(root, "mismatched");
+    for (size_t i = 0; i < r->mismatched_count; i++) {
+        const struct imf__name *name = &r->names.items[r->mismatched[i]];
+        const struct imf__tensor *t = imf__model_find(r->c, name->name);
+        cJSON *item = cJSON_CreateObject();
+        cJSON_AddStringToObject(item, "name", name->name);
+        cJSON_AddItemToObject(item, "expected", json_shape(name->ndim, name->shape));
+        cJSON_AddItemToObject(item, "found", json_shape(t->ndim, t->shape));
+        cJSON_AddItemToArray(wrong, item);
+    }
+    cJSON *extra = cJSON_AddArrayToObject(root, "extra");
+    for (size_t i = 0; i < r->extra_count; i++)
+        cJSON_AddItemToArray(extra,
+                             cJSON_CreateString(imf__checkpoint_at(r->c, r->extra[i])->name));
+    cJSON_AddNumberToObject(root, "training_only", (double)r->skipped_count);
+}
+
+static void json_mit(cJSON *root, const struct report *r)
+{
+    const struct imf__mit_shape *m = &r->mit;
+    const struct {
+        const char *key;
+        int value;
+    } sizes[] = {{"depth", m->depth},           {"shared_depth", m->shared_depth},
+                 {"hidden", m->hidden},         {"heads", m->hidden / 64},
+                 {"mlp_hidden", m->mlp_hidden}, {"classes", m->classes},
+                 {"channels", m->channels},     {"patch_size", m->patch_size},
+                 {"input_size", input_size(r)}};
+    cJSON *object = cJSON_AddObjectToObject(root, "sizes");
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+        cJSON_AddNumberToObject(object, sizes[i].key, sizes[i].value);
+    struct imf_sampling s = imf__mit_defaults(m);
+    object = cJSON_AddObjectToObject(root, "defaults");
+    cJSON_AddNumberToObject(object, "steps", s.steps);
+    /* As written in the release: 0.65, not 0.64999998. */
+    const struct {
+        const char *key;
+        float value;
+    } guidance[] = {{"omega", s.omega}, {"t_min", s.t_min}, {"t_max", s.t_max}};
+    for (int i = 0; i < 3; i++) {
+        char text[32];
+        snprintf(text, sizeof(text), "%.6g", (double)guidance[i].value);
+        cJSON_AddRawToObject(object, guidance[i].key, text);
+    }
+}
+
+static int print_json(const struct report *r)
+{
+    char types[96];
+    describe_types(r, types);
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddStringToObject(root, "file", imf__checkpoint_path(r->c));
+    cJSON_AddStringToObject(root, "format", imf__checkpoint_format(r->c));
+    cJSON_AddStringToObject(root, "nesting", imf__checkpoint_nesting(r->c));
+    cJSON_AddStringToObject(root, "kind", imf__model_kind_name(r->kind));
+    cJSON_AddStringToObject(root, "model", r->model);
+    cJSON_AddNumberToObject(root, "bytes", (double)imf__checkpoint_bytes(r->c));
+    cJSON_AddStringToObject(root, "dtype", types);
+    cJSON_AddNumberToObject(root, "tensors", (double)imf__checkpoint_count(r->c));
+    cJSON_AddNumberToObject(root, "parameters", (double)r->parameters);
+    if (r->kind == IMF__MODEL_MIT && r->names.count)
+        json_mit(root, r);
+    if (r->kind == IMF__MODEL_SD_VAE && r->names.count) {
+        cJSON *sizes = cJSON_AddObjectToObject(root, "sizes");
+        cJSON_AddNumberToObject(sizes, "latent_channels", r->vae.latent_channels);
+        cJSON_AddItemToObject(sizes, "up_channels",
+                              cJSON_CreateIntArray(r->vae.channels, r->vae.blocks));
+    }
+    cJSON *metadata = cJSON_AddObjectToObject(root, "metadata");
+    for (size_t i = 0; i < imf__checkpoint_metadata_count(r->c); i++) {
+        const char *key, *value;
+        imf__checkpoint_metadata_at(r->c, i, &key, &value);
+        cJSON_AddStringToObject(metadata, key, value);
+    }
+    if (r->shape_error[0])
+        cJSON_AddStringToObject(root, "incomplete", r->shape_error);
+    json_lists(root, r);
+    if (r->fingerprint[0])
+        cJSON_AddStringToObject(root, "fingerprint", r->fingerprint);
+    char *text = cJSON_Print(root);
+    cJSON_Delete(root);
+    if (!text)
+        return IMFD_EXIT_FAILURE;
+    puts(text);
+    free(text);
+    return IMFD_EXIT_OK;
+}
+
+/* ---- Command ---- */
+
+static int inspect(struct report *r, const char *path, bool json, bool values)
+{
+    struct imf_error err = {0};
+    imf_status status = imf__checkpoint_open(&r->c, path, &err);
+    if (status == IMF_OK && values)
+        status = read_values(r, &err);
+    if (status != IMF_OK) {
+        fprintf(stderr, "imfd inspect: %s\n", err.message);
+        return IMFD_EXIT_FAILURE;
+    }
+    r->kind = imf__model_kind_of(r->c);
+    bool sized = find_names(r);
+    name_model(r);
+    if (!compare(r)) {
+        fprintf(stderr, "imfd inspect: %s: out of memory\n", path);
+        return IMFD_EXIT_FAILURE;
+    }
+    if (!json)
+        print_text(r);
+    else if (print_json(r) != IMFD_EXIT_OK)
+        return IMFD_EXIT_FAILURE;
+    bool complete = r->kind == IMF__MODEL_UNKNOWN ||
+                    (sized && r->missing_count == 0 && r->mismatched_count == 0);
+    return complete && fflush(stdout) == 0 ? IMFD_EXIT_OK : IMFD_EXIT_FAILURE;
+}
+
+int imfd_cmd_inspect(int argc, char **argv)
+{
+    bool json = false, values = false;
+    const struct imfd_option options[] = {
+        {"json", NULL, IMFD_OPTION_FLAG, &json, NULL, NULL, 0, 0, "print JSON"},
+        {"values", NULL, IMFD_OPTION_FLAG, &values, NULL, NULL, 0, 0,
+         "read all values, too: finds NaN and infinity, prints a fingerprint"},
+        {NULL, NULL, IMFD_OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL},
+    };
+    const struct imfd_usage usage = {
+        .command = "inspect",
+        .operands = "FILE",
+        .max_operands = 1,
+        .summary = "Tells what a checkpoint is: .pth or .bin of torch.save, .safetensors, a shard "
+                   "index, or a folder with weights. Nothing in it is executed.",
+        .notes = "exit status: 0 readable and nothing needed is missing, 1 unreadable or "
+                 "incomplete, 2 wrong usage",
+        .options = options,
+    };
+    const char *path = NULL;
+    int operands = 0;
+    switch (imfd_options_parse(&usage, argc, argv, &path, &operands)) {
+    case IMFD_PARSED_HELP:
+        return IMFD_EXIT_OK;
+    case IMFD_PARSED_ERROR:
+        return IMFD_EXIT_USAGE;
+    case IMFD_PARSED_RUN:
+        break;
+    }
+    if (operands != 1)
+        return imfd_usage_error(&usage, "name a file");
+    struct report r = {0};
+    int status = inspect(&r, path, json, values);
+    report_free(&r);
+    return status;
+}

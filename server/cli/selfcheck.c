@@ -1,0 +1,233 @@
+/* imfd selfcheck: is this machine computing what it should? Every operation of the device against
+ * plain loops, then a small whole network against values of the public PyTorch implementation. For
+ * the day a picture looks wrong, and for new processors, drivers and builds. */
+#include "cli/common.h"
+#include "cli/commands.h"
+#include "core/engine.h"
+#include "common/error.h"
+#include "reference/reference.h"
+#include "cli/selfcheck_golden.h"
+#include "cli/selfcheck_sustained.h"
+#include "cli/synthetic.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Relative L2 error of latents: what tests/golden asks. */
+#define GOLDEN_BOUND_FP32 1e-4
+#define GOLDEN_BOUND_BF16 2e-2
+
+/* ---- Operations ---- */
+
+/* One operation over all its cases. */
+struct tally {
+    const char *op;
+    int cases, failed, declined;
+    double fullest; /* the largest error as a share of its bound */
+    char message[512];
+};
+
+static void count(struct tally *t, const struct imf__op_report *r)
+{
+    t->cases++;
+    t->declined += r->declined;
+    if (r->bound > 0)
+        t->fullest = fmax(t->fullest, r->error / r->bound);
+    if (r->worst_bound > 0)
+        t->fullest = fmax(t->fullest, r->worst / r->worst_bound);
+    if (r->passed)
+        return;
+    if (t->failed++ == 0)
+        snprintf(t->message, sizeof(t->message), "%s: %.380s", r->shape, r->message);
+}
+
+static void print_tally(const struct tally *t)
+{
+    printf("  %-18s %3d  %7.1f %%  %s%s\n", t->op, t->cases, 100 * t->fullest,
+           t->failed ? "MISS" : "ok", t->declined ? " (some shapes not supported)" : "");
+    if (t->failed)
+        printf("      %d of %d cases; first: %s\n", t->failed, t->cases, t->message);
+    fflush(stdout);
+}
+
+static int check_operations(struct imf__device *d, bool verbose)
+{
+    int failed = 0;
+    struct tally t = {.op = NULL};
+    printf("  operation        cases  of bound  result\n");
+    for (size_t i = 0; i < imf__op_case_count(); i++) {
+        struct imf__op_report r;
+        if (t.op && strcmp(t.op, imf__op_case_name(i)) != 0) {
+            print_tally(&t);
+            t.cases = 0;
+        }
+        if (t.cases == 0)
+            t = (struct tally){.op = imf__op_case_name(i)};
+        imf__op_check(d, i, &r);
+        count(&t, &r);
+        failed += !r.passed;
+        if (verbose)
+            printf("    %s(%s): error %.2g of %.2g, worst %.2g of %.2g%s%s\n", r.op, r.shape,
+                   r.error, r.bound, r.worst, r.worst_bound, r.passed ? "" : ": ", r.message);
+    }
+    print_tally(&t);
+    return failed;
+}
+
+/* ---- The golden case ---- */
+
+/* Draws both samples in one batch; values gets every 32nd number of their latents. */
+static imf_status draw_golden(struct imf_engine *e, const char *checkpoint, float *values,
+                              struct imf_error *err)
+{
+    static const int labels[] = {3, 7};
+    const struct imf_sampling s = {.steps = 1, .omega = 8, .t_min = 0.4f, .t_max = 0.65f};
+    struct imf_model *model = NULL;
+    struct imf_lane *lanes[2] = {NULL, NULL};
+    struct imf_model_params p;
+    imf_model_params_init(&p);
+    p.checkpoint = checkpoint;
+    p.decoder = "none";
+    p.max_batch = 2;
+    imf_status status = imf_model_load(&model, e, &p, err);
+    for (int i = 0; i < 2 && status == IMF_OK; i++) {
+        status = imf_lane_create(&lanes[i], model);
+        if (status != IMF_OK)
+            imf__fail(err, status, "%s", imf_status_sentence(status));
+        else
+            status = imf_lane_start(lanes[i], model, labels[i], (uint64_t)i, &s, err);
+    }
+    if (status == IMF_OK) {
+        status = imf_step(model, lanes, 2);
+        if (status != IMF_OK)
+            imf__fail(err, status, "%s: %s", imf_status_sentence(status), imf_engine_error(e));
+    }
+    for (int i = 0; i < GOLDEN_VALUES && status == IMF_OK; i++) {
+        int sample = i / (GOLDEN_VALUES / 2);
+        values[i] = lanes[sample]->z[i % (GOLDEN_VALUES / 2) * GOLDEN_STRIDE];
+    }
+    imf_lane_destroy(lanes[0]);
+    imf_lane_destroy(lanes[1]);
+    imf_model_destroy(model);
+    return status;
+}
+
+/* 1 on a miss. */
+static int check_golden(struct imf_engine *e, const char *checkpoint)
+{
+    struct imf_error err = {0};
+    float values[GOLDEN_VALUES];
+    bool bf16 = imf_engine_get_info(e)->precision == IMF_PRECISION_BF16;
+    double bound = bf16 ? GOLDEN_BOUND_BF16 : GOLDEN_BOUND_FP32, difference = 0, total = 0;
+    if (draw_golden(e, checkpoint, values, &err) != IMF_OK) {
+        printf("  golden latents     MISS: %s\n", err.message);
+        return 1;
+    }
+    for (int i = 0; i < GOLDEN_VALUES; i++) {
+        difference += ((double)values[i] - golden[i]) * ((double)values[i] - golden[i]);
+        total += (double)golden[i] * golden[i];
+    }
+    double error = sqrt(difference / total);
+    bool ok = error <= bound; /* false for NaN */
+    printf("  golden latents     error %.2g of %.2g  %s\n", error, bound, ok ? "ok" : "MISS");
+    return !ok;
+}
+
+/* ---- The command ---- */
+
+/* Number of misses, or -1 after having said why nothing could be checked; *result is the exit
+ * status then. */
+static int check_precision(const struct imfd_usage *usage, const struct imfd_engine_options *o,
+                           const char *checkpoint, bool verbose, int sustain, int *result)
+{
+    struct imf_engine *e = NULL;
+    *result = imfd_engine_open(&e, usage, o);
+    if (*result != 0)
+        return -1;
+    const struct imf_engine_info *info = imf_engine_get_info(e);
+    printf("%s in %s (%s)\n", info->device, imf_precision_name(info->precision), info->description);
+    int failed = check_operations(imf__engine_device(e), verbose);
+    failed += check_golden(e, checkpoint);
+    failed += imfd_selfcheck_sustained(e, checkpoint, sustain);
+    imf_engine_destroy(e);
+    return failed;
+}
+
+/* Whether the device has no bfloat16, as CPUs without AVX-512: no miss, but said. */
+static bool lacks_bf16(const struct imfd_engine_options *o)
+{
+    struct imf_engine_params p;
+    struct imf_engine *e = NULL;
+    struct imf_error err = {0};
+    imf_engine_params_init(&p);
+    p.device = o->device;
+    p.threads = o->threads;
+    p.precision = IMF_PRECISION_BF16;
+    bool lacks = imf_engine_create(&e, &p, &err) == IMF_EUNSUPPORTED;
+    if (lacks)
+        printf("bf16 left out: %s\n", err.message);
+    imf_engine_destroy(e);
+    return lacks;
+}
+
+static int run(const struct imfd_usage *usage, struct imfd_engine_options *o, bool verbose,
+               int sustain)
+{
+    static const char *const both[] = {"fp32", "bf16"};
+    static const struct imf__mit_shape tiny = {.depth = 4,
+                                               .shared_depth = 2,
+                                               .hidden = 128,
+                                               .mlp_hidden = 341,
+                                               .classes = 10,
+                                               .channels = 4,
+                                               .patch_size = 2};
+    struct imfd_synthetic weights = {.folder = ""};
+    struct imf_error err = {0};
+    bool all = strcmp(o->precision, "auto") == 0;
+    int failed = 0, result = 0;
+    if (imfd_synthetic_make_mit(&weights, &tiny, 11, &err) != IMF_OK)
+        return imfd_fail(usage, "%s", err.message);
+    int precisions = all && !lacks_bf16(o) ? 2 : 1;
+    for (int i = 0; i < precisions && result == 0; i++) {
+        if (all)
+            o->precision = both[i];
+        failed += check_precision(usage, o, weights.path, verbose, sustain, &result);
+    }
+    imfd_synthetic_remove(&weights);
+    if (result != 0)
+        return result;
+    if (failed)
+        printf("%d %s\n", failed, failed == 1 ? "miss" : "misses");
+    else
+        printf("all as it should be\n");
+    return failed ? IMFD_EXIT_FAILURE : IMFD_EXIT_OK;
+}
+
+int imfd_cmd_selfcheck(int argc, char **argv)
+{
+    struct imfd_engine_options engine = IMFD_ENGINE_OPTIONS_INIT;
+    bool verbose = false;
+    int sustain = 1;
+    const struct imfd_option options[] = {
+        IMFD_ENGINE_OPTIONS(engine),
+        {"verbose", "v", IMFD_OPTION_FLAG, &verbose, NULL, NULL, 0, 0, "print every case"},
+        {"sustain", NULL, IMFD_OPTION_INT, &sustain, NULL, "SECONDS", 0, 86400,
+         "how long to draw the same samples over and over (default: 1)"},
+        {.name = NULL},
+    };
+    const struct imfd_usage usage = {
+        .command = "selfcheck",
+        .summary = "Compares every operation of the device with plain loops, and a small network "
+                   "with known\nresults, in both precisions, where the device has both, unless one "
+                   "is named. Exit\nstatus 1 on a miss.",
+        .notes = "\"of bound\" is the largest error of an operation as a share of what is "
+                 "allowed. Every case\nalso runs at batch sizes 1, 3 and 8, where a sample's bits "
+                 "must not change.",
+        .options = options,
+    };
+    enum imfd_parsed parsed = imfd_options_parse(&usage, argc, argv, NULL, NULL);
+    if (parsed != IMFD_PARSED_RUN)
+        return parsed == IMFD_PARSED_ERROR ? IMFD_EXIT_USAGE : IMFD_EXIT_OK;
+    return run(&usage, &engine, verbose, sustain);
+}

@@ -1,0 +1,479 @@
+/* imfd serve: settings, devices, models, the HTTP server, signals, and the way out.
+ *
+ * SIGTERM or SIGINT drains: /readyz says no, listening stops, accepted work is finished and sent; a
+ * second one stops at once. SIGHUP opens the log anew and reads the API keys again. */
+#include "api/api.h"
+#include "cli/commands.h"
+#include "cli/demo.h"
+#include "common/error.h"
+#include "http/server.h"
+#include "api/keys.h"
+#include "base/log.h"
+#include "cli/notify.h"
+#include "scheduler/scheduler.h"
+#include "settings/settings.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum { DRAIN_POLL_MS = 20, DRAIN_QUIET_POLLS = 5, MAX_DEVICES = SCHED_MAX_DEVICES };
+
+struct server {
+    uv_loop_t loop;
+    struct settings settings;
+    struct log *log;
+    struct api *api;
+    struct scheduler *scheduler;
+    struct http_server *http;
+    struct notify notify;
+    uv_signal_t term, interrupt, hangup;
+    uv_prepare_t before_wait;
+    uv_timer_t drain_timer;
+    uint64_t drain_deadline;
+    int quiet_polls; /* of the drain timer in a row with nothing left to do */
+    bool draining, ready_logged;
+    int exit_code;
+    struct device_key {
+        char name[256];
+        char precision[8];
+    } devices[MAX_DEVICES];
+    int n_devices;
+};
+
+/* ---- Devices and models ---------------------------------------------------------------------- */
+
+/* Index of the device with this name and precision, added on first use; -1 with err. */
+static int use_device(struct server *s, const char *name, const char *precision,
+                      struct imf_error *err)
+{
+    for (int i = 0; i < s->n_devices; i++) {
+        if (strcmp(s->devices[i].name, name) == 0 &&
+            strcmp(s->devices[i].precision, precision) == 0)
+            return i;
+    }
+    struct device_key *d = &s->devices[s->n_devices];
+    if (s->n_devices == MAX_DEVICES || strlen(name) >= sizeof(d->name)) {
+        (void)imf__fail(err, IMF_EINVAL, "device %.200s: too many devices", name);
+        return -1;
+    }
+    struct imf_engine_params p;
+    imf_engine_params_init(&p);
+    p.device = name;
+    p.threads = (int)s->settings.threads;
+    if (!imf_precision_parse(&p.precision, precision)) {
+        (void)imf__fail(err, IMF_EINVAL, "precision \"%s\" is none of auto, fp32, bf16", precision);
+        return -1;
+    }
+    int index = sched_add_device(s->scheduler, &p, err);
+    if (index < 0)
+        return -1;
+    snprintf(d->name, sizeof(d->name), "%s", name);
+    snprintf(d->precision, sizeof(d->precision), "%s", precision);
+    s->n_devices++;
+    return index;
+}
+
+/* "cuda:0,1" stands for cuda:0 and cuda:1; everything else is one device. */
+static int use_devices(struct server *s, const char *text, const char *precision,
+                       int out[MAX_DEVICES], struct imf_error *err)
+{
+    const char *comma = strncmp(text, "cuda:", 5) == 0 ? strchr(text, ',') : NULL;
+    if (comma == NULL) {
+        out[0] = use_device(s, text, precision, err);
+        return out[0] < 0 ? -1 : 1;
+    }
+    int n = 0;
+    for (const char *at = text + 5; *at != '\0' && n < MAX_DEVICES; n++) {
+        size_t length = strcspn(at, ",");
+        char name[64];
+        if (length == 0 || length > 8 || strspn(at, "0123456789") != length) {
+            (void)imf__fail(err, IMF_EINVAL, "device \"%s\": expected numbers as in cuda:0,1",
+                            text);
+            return -1;
+        }
+        snprintf(name, sizeof(name), "cuda:%.*s", (int)length, at);
+        if ((out[n] = use_device(s, name, precision, err)) < 0)
+            return -1;
+        at += length + (at[length] == ',');
+    }
+    return n;
+}
+
+static imf_status add_model(struct server *s, const struct model_setting *m, struct imf_error *err)
+{
+    int devices[MAX_DEVICES];
+    const char *device = m->device[0] != '\0' ? m->device : s->settings.device;
+    const char *precision = m->precision[0] != '\0' ? m->precision : s->settings.precision;
+    int n = use_devices(s, device, precision, devices, err);
+    if (n < 0)
+        return IMF_EINVAL;
+    struct imf_model_params p;
+    imf_model_params_init(&p);
+    p.checkpoint = m->checkpoint;
+    p.decoder = m->decoder[0] != '\0' ? m->decoder : "none";
+    p.max_batch = (int)s->settings.max_batch;
+    p.decode_batch = (int)s->settings.decode_batch;
+    return sched_add_model(s->scheduler, m->id, &p, devices, n, err) < 0 ? IMF_EINVAL : IMF_OK;
+}
+
+/* Without models there is still the demo model of the source tree or the package. */
+static imf_status default_models(struct settings *settings, struct imf_error *err)
+{
+    if (settings->models.n > 0)
+        return IMF_OK;
+    if (strncmp(settings->device, "fake", 4) == 0)
+        return settings_add_model(settings, "fake", "fake", "none");
+    struct imfd_demo demo;
+    imf_status status = imfd_demo_find(&demo, err);
+    if (status != IMF_OK) {
+        struct imf_error cause = *err;
+        return imf__fail(err, IMF_EINVAL,
+                         "no models are configured, and there is no demo model: %.400s",
+                         cause.message);
+    }
+    return settings_add_model(settings, "demo", demo.checkpoint, demo.decoder);
+}
+
+/* Which devices work, and why "auto" found no GPU. */
+static void log_devices(struct server *s)
+{
+    for (int i = 0; i < sched_device_count(s->scheduler); i++) {
+        struct sched_device_status status;
+        char reason[256] = "";
+        sched_device_get(s->scheduler, i, &status);
+        if (status.info == NULL || status.failed)
+            continue;
+        if (strcmp(status.name, "auto") == 0)
+            (void)imf_cuda_device_count(reason, sizeof(reason));
+        log_write(s->log, LOG_INFO, "device %s in %s: %s%s%s", status.info->device,
+                  imf_precision_name(status.info->precision), status.info->description,
+                  reason[0] != '\0' ? "; " : "", reason);
+    }
+}
+
+static void on_model(void *user, struct scheduler *scheduler, int model)
+{
+    struct server *s = user;
+    struct sched_model_status status;
+    api_on_model(s->api, scheduler, model);
+    sched_model_get(scheduler, model, &status);
+    if (status.state == SCHED_MODEL_FAILED) {
+        /* A server that can never become ready is better restarted than kept. */
+        s->exit_code = IMFD_EXIT_FAILURE;
+        uv_stop(&s->loop);
+    }
+    if (!s->ready_logged && sched_ready(scheduler)) {
+        s->ready_logged = true;
+        log_devices(s);
+        log_write(s->log, LOG_INFO, "ready");
+        notify_send(&s->notify, "READY=1\nSTATUS=serving");
+    }
+}
+
+static void on_device_lost(void *user, struct scheduler *scheduler, int device)
+{
+    struct server *s = user;
+    struct sched_device_status status;
+    int healthy = 0, n = sched_device_count(scheduler);
+    for (int i = 0; i < n; i++) {
+        sched_device_get(scheduler, i, &status);
+        healthy += !status.failed;
+    }
+    sched_device_get(scheduler, device, &status);
+    log_write(s->log, LOG_ERROR, "device %s is lost, %d of %d go on: %s", status.name, healthy, n,
+              status.message);
+}
+
+static void describe(void *user, const struct picture_key *key, struct png_text *text)
+{
+    struct server *s = user;
+    api_describe(s->api, key, text);
+}
+
+static imf_status prepare_scheduler(struct server *s, struct imf_error *err)
+{
+    struct sched_options o;
+    sched_options_init(&o);
+    o.max_queue = (uint32_t)s->settings.max_queue;
+    o.max_delay_us = (uint64_t)s->settings.max_delay_us;
+    o.cache_bytes = (size_t)s->settings.cache_bytes;
+    o.png_level = (int)s->settings.png_level;
+    o.describe = describe;
+    o.describe_user = s;
+    o.on_model = on_model;
+    o.on_model_user = s;
+    o.on_device_lost = on_device_lost;
+    o.on_device_lost_user = s;
+    imf_status status = sched_create(&s->scheduler, &s->loop, &o, err);
+    if (status != IMF_OK)
+        return status;
+    api_set_scheduler(s->api, s->scheduler);
+    if (s->settings.models.n > SCHED_MAX_MODELS)
+        return imf__fail(err, IMF_EINVAL, "too many models");
+    for (int i = 0; i < s->settings.models.n; i++) {
+        status = add_model(s, &s->settings.models.items[i], err);
+        if (status != IMF_OK)
+            return status;
+    }
+    return IMF_OK;
+}
+
+/* ---- HTTP ------------------------------------------------------------------------------------ */
+
+static imf_status listen_one(struct server *s, const char *address, int tag, struct imf_error *err)
+{
+    char bound[160];
+    imf_status status = http_server_listen(s->http, address, tag, bound, sizeof(bound), err);
+    if (status == IMF_OK)
+        log_write(s->log, LOG_INFO, "%s on %s%s%s",
+                  tag == API_TAG_METRICS ? "metrics" : "listening",
+                  strncmp(bound, "unix:", 5) == 0 ? "" : "http://", bound, s->settings.root_path);
+    return status;
+}
+
+/* "systemd" stands for every socket that systemd passed on. */
+static imf_status listen_on(struct server *s, const char *address, int tag, struct imf_error *err)
+{
+    if (strcmp(address, "systemd") != 0)
+        return listen_one(s, address, tag, err);
+    int n = http_listen_passed();
+    imf_status status =
+        n > 0 ? IMF_OK
+              : imf__fail(err, IMF_EINVAL, "listen %s: systemd passed no socket (LISTEN_FDS)",
+                          address);
+    for (int i = 0; i < n && status == IMF_OK; i++) {
+        char name[24];
+        snprintf(name, sizeof(name), "systemd:%d", i);
+        status = listen_one(s, name, tag, err);
+    }
+    return status;
+}
+
+static imf_status start_http(struct server *s, struct imf_error *err)
+{
+    const struct settings *g = &s->settings;
+    const struct http_app app = api_http_app(s->api);
+    const struct http_limits limits = {
+        .max_body = (size_t)g->max_body,
+        .max_connections = (unsigned)g->max_connections,
+        .header_timeout_ms = (uint64_t)g->header_timeout_ms,
+        .body_timeout_ms = (uint64_t)g->body_timeout_ms,
+        .send_timeout_ms = (uint64_t)g->send_timeout_ms,
+        .idle_timeout_ms = (uint64_t)g->idle_timeout_ms,
+    };
+    imf_status status = http_server_create(&s->http, &s->loop, &limits, &app, err);
+    if (status != IMF_OK)
+        return status;
+    api_set_http(s->api, s->http);
+    for (int i = 0; i < g->listen.n && status == IMF_OK; i++)
+        status = listen_on(s, g->listen.items[i], API_TAG_MAIN, err);
+    if (status == IMF_OK && g->metrics_listen[0] != '\0')
+        status = listen_on(s, g->metrics_listen, API_TAG_METRICS, err);
+    return status;
+}
+
+/* Every connection takes a descriptor. */
+static void raise_descriptor_limit(int64_t connections)
+{
+    struct rlimit limit;
+    rlim_t wanted = (rlim_t)connections + 256;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < wanted) {
+        limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+/* ---- Signals --------------------------------------------------------------------------------- */
+
+static void on_drain_timer(uv_timer_t *timer)
+{
+    struct server *s = timer->data;
+    bool done = sched_pending(s->scheduler) == 0 && http_server_active(s->http) == 0;
+    s->quiet_polls = done ? s->quiet_polls + 1 : 0;
+    /* A request may be on its way over a connection accepted just before listening stopped: it
+     * still gets its answer. */
+    if (s->quiet_polls < DRAIN_QUIET_POLLS && uv_now(&s->loop) < s->drain_deadline)
+        return;
+    if (!done) {
+        log_write(s->log, LOG_WARN, "drain_timeout is over; %u requests are cut off",
+                  http_server_active(s->http));
+        s->exit_code = IMFD_EXIT_FAILURE;
+    }
+    uv_stop(&s->loop);
+}
+
+static void on_stop_signal(uv_signal_t *handle, int number)
+{
+    struct server *s = handle->data;
+    if (s->draining) {
+        log_write(s->log, LOG_WARN, "second signal: stopping at once");
+        log_flush(s->log);
+        _exit(128 + number);
+    }
+    log_write(s->log, LOG_INFO, "%s: draining, %u requests in flight",
+              number == SIGTERM ? "SIGTERM" : "SIGINT", http_server_active(s->http));
+    notify_send(&s->notify, "STOPPING=1\nSTATUS=draining");
+    s->draining = true;
+    s->drain_deadline = uv_now(&s->loop) + (uint64_t)s->settings.drain_timeout * 1000;
+    api_drain(s->api);
+    sched_drain(s->scheduler);
+    http_server_quiesce(s->http);
+    uv_timer_start(&s->drain_timer, on_drain_timer, 0, DRAIN_POLL_MS);
+}
+
+static void on_hangup(uv_signal_t *handle, int number)
+{
+    struct server *s = handle->data;
+    struct imf_error err;
+    struct keys *keys = NULL;
+    (void)number;
+    if (log_reopen(s->log, &err) != IMF_OK)
+        log_write(s->log, LOG_ERROR, "SIGHUP: %s; the old file stays in use", err.message);
+    if (s->settings.api_keys_file[0] == '\0') {
+        log_write(s->log, LOG_INFO, "SIGHUP: log opened anew");
+    } else if (keys_load(&keys, s->settings.api_keys_file, &err) != IMF_OK) {
+        log_write(s->log, LOG_ERROR, "SIGHUP: %s; the old keys stay in use", err.message);
+    } else {
+        log_write(s->log, LOG_INFO, "SIGHUP: log opened anew, %d API keys read", keys_count(keys));
+        api_set_keys(s->api, keys);
+    }
+}
+
+static void on_before_wait(uv_prepare_t *handle)
+{
+    struct server *s = handle->data;
+    log_flush(s->log);
+}
+
+static void start_handles(struct server *s)
+{
+    signal(SIGPIPE, SIG_IGN);
+    if (getpid() == 1) /* in a container orphans become ours; so the kernel reaps them */
+        signal(SIGCHLD, SIG_IGN);
+    uv_signal_init(&s->loop, &s->term);
+    uv_signal_init(&s->loop, &s->interrupt);
+    uv_signal_init(&s->loop, &s->hangup);
+    uv_prepare_init(&s->loop, &s->before_wait);
+    uv_timer_init(&s->loop, &s->drain_timer);
+    s->term.data = s->interrupt.data = s->hangup.data = s;
+    s->before_wait.data = s->drain_timer.data = s;
+    uv_signal_start(&s->term, on_stop_signal, SIGTERM);
+    uv_signal_start(&s->interrupt, on_stop_signal, SIGINT);
+    uv_signal_start(&s->hangup, on_hangup, SIGHUP);
+    uv_prepare_start(&s->before_wait, on_before_wait);
+    notify_open(&s->notify, &s->loop);
+}
+
+static void close_handles(struct server *s)
+{
+    uv_close((uv_handle_t *)&s->term, NULL);
+    uv_close((uv_handle_t *)&s->interrupt, NULL);
+    uv_close((uv_handle_t *)&s->hangup, NULL);
+    uv_close((uv_handle_t *)&s->before_wait, NULL);
+    uv_close((uv_handle_t *)&s->drain_timer, NULL);
+    notify_close(&s->notify);
+}
+
+/* ---- The command ----------------------------------------------------------------------------- */
+
+static imf_status start(struct server *s, struct imf_error *err)
+{
+    const struct settings *g = &s->settings;
+    struct keys *keys = NULL;
+    imf_status status = log_create(&s->log, g->log_file, strcmp(g->log_format, "json") == 0,
+                                   log_level_parse(g->log_level), err);
+    if (status == IMF_OK && g->api_keys_file[0] != '\0')
+        status = keys_load(&keys, g->api_keys_file, err);
+    if (status != IMF_OK)
+        return status;
+    status = api_create(&s->api, &s->loop, g, s->log, keys, err);
+    if (status != IMF_OK) {
+        keys_free(keys);
+        return status;
+    }
+    raise_descriptor_limit(g->max_connections);
+    /* The scheduler's threads start last: a port in use is found out before weights are read. */
+    status = prepare_scheduler(s, err);
+    if (status == IMF_OK)
+        status = start_http(s, err);
+    if (status == IMF_OK)
+        status = sched_start(s->scheduler, err);
+    return status;
+}
+
+/* In the order in which things hold on to each other. */
+static void finish(struct server *s)
+{
+    uv_timer_stop(&s->drain_timer);
+    uv_signal_stop(&s->term); /* from here on a signal ends the process, as it does by default */
+    uv_signal_stop(&s->interrupt);
+    uv_signal_stop(&s->hangup);
+    http_server_destroy(s->http);
+    if (s->scheduler != NULL)
+        sched_destroy(s->scheduler);
+    if (s->api != NULL)
+        api_close(s->api);
+    close_handles(s);
+    uv_run(&s->loop, UV_RUN_DEFAULT);
+    api_free(s->api);
+    uv_loop_close(&s->loop);
+    log_destroy(s->log);
+    settings_free(&s->settings);
+}
+
+static int serve(struct server *s)
+{
+    struct imf_error err = {0};
+    uv_loop_init(&s->loop);
+    start_handles(s);
+    imf_status status = default_models(&s->settings, &err);
+    if (status == IMF_OK)
+        status = start(s, &err);
+    if (status == IMF_OK) {
+        uv_run(&s->loop, UV_RUN_DEFAULT);
+        log_write(s->log, LOG_INFO, "stopped");
+    } else {
+        fprintf(stderr, "imfd serve: %s\n", err.message);
+        s->exit_code = IMFD_EXIT_FAILURE;
+    }
+    finish(s);
+    return s->exit_code;
+}
+
+int imfd_cmd_serve(int argc, char **argv)
+{
+    extern char **environ;
+    struct imf_error err = {0};
+    enum settings_action action;
+    struct server *s = calloc(1, sizeof(*s));
+    if (s == NULL)
+        return IMFD_EXIT_FAILURE;
+    int code = IMFD_EXIT_OK;
+    if (settings_load(&s->settings, &action, argc, argv, environ, &err) != IMF_OK) {
+        fprintf(stderr, "imfd serve: %s\n", err.message);
+        free(s);
+        return IMFD_EXIT_USAGE;
+    }
+    switch (action) {
+    case SETTINGS_HELP:
+        settings_print_help(stdout);
+        break;
+    case SETTINGS_PRINT:
+        settings_print(&s->settings, stdout);
+        break;
+    case SETTINGS_PRINT_DEFAULTS:
+        settings_print_defaults(stdout);
+        break;
+    case SETTINGS_RUN:
+        code = serve(s);
+        free(s);
+        return code;
+    }
+    settings_free(&s->settings);
+    free(s);
+    return code;
+}

@@ -1,0 +1,28 @@
+/* Synthetic weights in a temporary file, for `bench` and `selfcheck`, which need a model's size but
+ * no training. */
+#ifndef IMFD_SYNTHETIC_H
+#define IMFD_SYNTHETIC_H
+
+#include "imf.h"
+#include "models/model_names.h"
+
+#include <limits.h>
+
+struct imfd_synthetic {
+    char folder[PATH_MAX]; /* "" when there is none */
+    char path[PATH_MAX];
+};
+
+/* True for what imfd_synthetic_make takes: a MiT's name, "sd-vae" or "taesd". */
+bool imfd_synthetic_known(const char *name);
+/* Writes the weights (float32, seed 0) below TMPDIR, with a progress bar. */
+IMF_MUST_CHECK imf_status imfd_synthetic_make(struct imfd_synthetic *s, const char *name,
+                                              struct imf_error *err);
+/* The same for a MiT of any size and seed; no progress bar. */
+IMF_MUST_CHECK imf_status imfd_synthetic_make_mit(struct imfd_synthetic *s,
+                                                  const struct imf__mit_shape *shape, uint64_t seed,
+                                                  struct imf_error *err);
+/* Deletes the file, which a loaded model no longer needs. Harmless when nothing was made. */
+void imfd_synthetic_remove(struct imfd_synthetic *s);
+
+#endif

@@ -1,0 +1,129 @@
+/* Flags of `imfd evaluate`. */
+#include "evaluate/setup.h"
+
+#include <string.h>
+
+static const char notes[] =
+    "The release's table, from a folder with its four checkpoints:\n"
+    "  imfd evaluate --release-table --ckpt-path checkpoints --decoder sd-vae \\\n"
+    "    --inception weights-inception-2015-12-05-6726825d.pth --fid-ref jit_in256_stats.npz \\\n"
+    "    --num-images 50000 --gen-bsz 64 --workdir table\n"
+    "One row: --ckpt-path MiT_B_2.pth without --release-table; the model's guidance and steps are "
+    "the\n"
+    "defaults (second XL row: --num-sampling-steps 2 --cfg-omega 4 --interval-min 0.36 "
+    "--interval-max 0.64).\n"
+    "On several machines: mpirun -n N imfd evaluate ... with a workdir that all of them see.\n"
+    "Ctrl-C saves and stops (with mpirun: kill -USR1 its process); the same command goes on.\n"
+    "exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped and saved";
+
+static bool check(const struct imfd_usage *u, const struct eval_options *o)
+{
+    const char *wrong = NULL;
+    if (!o->inception)
+        wrong =
+            "--inception is needed: weights-inception-2015-12-05-6726825d.pth of torch-fidelity";
+    else if (!o->workdir)
+        wrong = "--workdir is needed: a folder for progress and reports";
+    else if (!o->checkpoint == !o->images)
+        wrong = "give either --ckpt-path (a model) or --images (a folder of PNGs)";
+    else if (o->checkpoint && !o->decoder)
+        wrong = "--decoder is needed: an sd-vae or taesd file or folder, or none for a pixel-space "
+                "model";
+    else if ((o->kid || o->precision_recall) && !o->fid_ref)
+        wrong = "--kid and --precision-recall need --fid-ref with features in it, as --make-ref "
+                "--keep-features writes";
+    else if (o->keep_features && !o->make_ref)
+        wrong = "--keep-features belongs to --make-ref";
+    else if (o->save_samples && o->images)
+        wrong = "--save-samples and --images exclude each other: the pictures are there already";
+    else if (o->release_table &&
+             (!o->checkpoint || !o->fid_ref || o->make_ref || o->model || o->steps_given ||
+              o->omega_given || o->t_min_given || o->t_max_given))
+        wrong = "--release-table goes with --ckpt-path and --fid-ref; it sets models, guidance and "
+                "steps itself, and makes no reference";
+    if (wrong)
+        (void)imfd_usage_error(u, "%s", wrong);
+    return !wrong;
+}
+
+enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **argv)
+{
+    memset(o, 0, sizeof(*o));
+    o->argc = argc;
+    o->argv = argv;
+    o->num_images = 50000;
+    o->sample_seed = 42;
+    o->checkpoint_s = 120;
+    o->kid_subsets = 100;
+    o->kid_subset_size = 1000;
+    o->device = "auto";
+    o->precision = "auto";
+    const struct imfd_option options[] = {
+        {"ckpt-path", "checkpoint", IMFD_OPTION_STRING, &o->checkpoint, NULL, "FILE", 0, 0,
+         "checkpoint of the model"},
+        {"model", NULL, IMFD_OPTION_STRING, &o->model, NULL, "NAME", 0, 0,
+         "what the checkpoint must be, e.g. MiT_B_2; without it, whatever it is"},
+        {"decoder", NULL, IMFD_OPTION_STRING, &o->decoder, NULL, "FILE", 0, 0,
+         "sd-vae or taesd, file or folder, or none"},
+        {"inception", NULL, IMFD_OPTION_STRING, &o->inception, NULL, "FILE", 0, 0,
+         "InceptionV3 weights, weights-inception-2015-12-05-6726825d.pth"},
+        {"fid-ref", NULL, IMFD_OPTION_STRING, &o->fid_ref, NULL, "FILE", 0, 0,
+         "reference statistics (.npz with mu and sigma); without it no FID"},
+        {"images", NULL, IMFD_OPTION_STRING, &o->images, NULL, "DIR", 0, 0,
+         "score the PNGs of this folder instead of a model"},
+        {"make-ref", NULL, IMFD_OPTION_STRING, &o->make_ref, NULL, "FILE", 0, 0,
+         "write the statistics as reference statistics"},
+        {"keep-features", NULL, IMFD_OPTION_FLAG, &o->keep_features, NULL, NULL, 0, 0,
+         "put the features into --make-ref's file, for KID, precision and recall"},
+        {"workdir", "w", IMFD_OPTION_STRING, &o->workdir, NULL, "DIR", 0, 0,
+         "folder for progress, reports and pictures"},
+        {"num-images", "n", IMFD_OPTION_INT, &o->num_images, &o->num_images_given, "N", 2, 1e8,
+         "pictures, a multiple of the model's classes; default 50000, with --images all"},
+        {"gen-bsz", "batch", IMFD_OPTION_INT, &o->batch, NULL, "N", 1, 1024,
+         "pictures per batch; default 64 on a GPU, 8 on the CPU; does not change the result"},
+        {"num-sampling-steps", "steps", IMFD_OPTION_INT, &o->steps, &o->steps_given, "N", 1,
+         IMF_MAX_STEPS, "network evaluations per picture; default the model's"},
+        {"cfg-omega", "omega", IMFD_OPTION_FLOAT, &o->omega, &o->omega_given, "X", 1, 1000,
+         "guidance scale; default the model's"},
+        {"interval-min", "t-min", IMFD_OPTION_FLOAT, &o->t_min, &o->t_min_given, "X", 0, 1,
+         "start of the guidance interval; default the model's"},
+        {"interval-max", "t-max", IMFD_OPTION_FLOAT, &o->t_max, &o->t_max_given, "X", 0, 1,
+         "end of the guidance interval; default the model's"},
+        {"sample-seed", NULL, IMFD_OPTION_UINT64, &o->sample_seed, NULL, "N", 0, 0,
+         "image k has the seed k XOR this; default 42"},
+        {"save-samples", NULL, IMFD_OPTION_FLAG, &o->save_samples, NULL, NULL, 0, 0,
+         "keep every picture as WORKDIR/samples/NNNNN.png"},
+        {"kid", NULL, IMFD_OPTION_FLAG, &o->kid, NULL, NULL, 0, 0,
+         "compute KID too (the reference must hold features)"},
+        {"kid-subsets", NULL, IMFD_OPTION_INT, &o->kid_subsets, NULL, "N", 1, 100000,
+         "random subsets of KID; default 100"},
+        {"kid-subset-size", NULL, IMFD_OPTION_INT, &o->kid_subset_size, NULL, "N", 2, 100000,
+         "pictures per subset of KID; default 1000"},
+        {"precision-recall", NULL, IMFD_OPTION_FLAG, &o->precision_recall, NULL, NULL, 0, 0,
+         "compute precision and recall too, k = 3 (the reference must hold features)"},
+        {"device", NULL, IMFD_OPTION_STRING, &o->device, NULL, "LIST", 0, 0,
+         "auto (all GPUs, or the CPU), cpu, cuda:0,1 ...; default auto"},
+        {"precision", NULL, IMFD_OPTION_STRING, &o->precision, NULL, "NAME", 0, 0,
+         "of the generator: auto, fp32 or bf16; InceptionV3 always runs in fp32"},
+        {"threads", NULL, IMFD_OPTION_INT, &o->threads, NULL, "N", 1, 4096,
+         "of each CPU device; default all processors, shared by the ranks of a machine"},
+        {"checkpoint-seconds", NULL, IMFD_OPTION_INT, &o->checkpoint_s, NULL, "N", 1, 86400,
+         "save progress this often; default 120"},
+        {"release-table", NULL, IMFD_OPTION_FLAG, &o->release_table, NULL, NULL, 0, 0,
+         "--ckpt-path is a folder: measure every row of the release's table whose checkpoint is "
+         "there, each in a folder of its own in the workdir"},
+        {"restart", NULL, IMFD_OPTION_FLAG, &o->restart, NULL, NULL, 0, 0,
+         "discard what the workdir holds of an earlier evaluation"},
+        {"quiet", "q", IMFD_OPTION_FLAG, &o->quiet, NULL, NULL, 0, 0, "no progress"},
+        {NULL, NULL, IMFD_OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL},
+    };
+    const struct imfd_usage usage = {
+        .command = "evaluate",
+        .summary = "Measures FID and Inception Score of a model, or of a folder of PNGs.",
+        .notes = notes,
+        .options = options};
+    enum imfd_parsed parsed = imfd_options_parse(&usage, argc, argv, NULL, NULL);
+    if (parsed == IMFD_PARSED_RUN && !check(&usage, o))
+        parsed = IMFD_PARSED_ERROR;
+    return parsed;
+}

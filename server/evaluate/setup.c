@@ -1,0 +1,198 @@
+/* All that is checked before hours of work: settings, references, files. */
+#include "evaluate/setup.h"
+
+#include "common/error.h"
+
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { PATH_SIZE = 4096 };
+
+static imf_status choose_sampling(struct eval_job *job, const struct imf_model_info *info,
+                                  struct imf_error *err)
+{
+    const struct eval_options *o = &job->options;
+    struct imf_sampling *p = &job->sampling;
+    *p = info->defaults;
+    if (o->steps_given)
+        p->steps = o->steps;
+    if (o->omega_given)
+        p->omega = o->omega;
+    if (o->t_min_given)
+        p->t_min = o->t_min;
+    if (o->t_max_given)
+        p->t_max = o->t_max;
+    if (p->t_min > p->t_max)
+        return imf__fail(err, IMF_EINVAL, "--interval-min %g is above --interval-max %g",
+                         (double)p->t_min, (double)p->t_max);
+    return IMF_OK;
+}
+
+static imf_status describe_model(struct eval_job *job, const struct eval_setup *s,
+                                 struct imf_error *err)
+{
+    const struct imf_model_info *info = imf_model_get_info(s->devices[0].model);
+    const struct eval_options *o = &job->options;
+    if (o->model && strcmp(o->model, info->name) != 0)
+        return imf__fail(err, IMF_EINVAL, "%s holds %s, not --model %s", o->checkpoint, info->name,
+                         o->model);
+    job->classes = info->classes;
+    job->width = info->image_width;
+    job->height = info->image_height;
+    job->images = o->num_images;
+    int64_t below = job->images / info->classes * info->classes;
+    if (below != job->images)
+        return imf__fail(err, IMF_EINVAL,
+                         "--num-images %lld is not a multiple of the model's %d classes, which get "
+                         "equally many pictures: use %lld",
+                         (long long)job->images, info->classes,
+                         (long long)(below ? below : info->classes));
+    return choose_sampling(job, info, err);
+}
+
+/* Names, sizes and times of the files, for the settings: a changed folder is another evaluation. */
+static imf_status fingerprint_files(const struct eval_job *job, char text[33],
+                                    struct imf_error *err)
+{
+    uint64_t h[2] = {0xcbf29ce484222325u, 0x84222325cbf29ce4u};
+    for (int64_t i = 0; i < job->images; i++) {
+        struct stat st;
+        if (stat(job->files[i], &st) != 0)
+            return imf__fail(err, IMF_EIO, "%s: %s", job->files[i], strerror(errno));
+        const char *name = strrchr(job->files[i], '/') + 1;
+        uint64_t words[] = {(uint64_t)st.st_size, (uint64_t)st.st_mtim.tv_sec,
+                            (uint64_t)st.st_mtim.tv_nsec};
+        for (int k = 0; k < 2; k++) {
+            for (const char *c = name; *c; c++)
+                h[k] = (h[k] ^ (unsigned char)*c) * 0x100000001b3u;
+            for (int w = 0; w < 3; w++)
+                h[k] = (h[k] ^ words[w]) * 0x100000001b3u;
+        }
+    }
+    snprintf(text, 33, "%016llx%016llx", (unsigned long long)h[0], (unsigned long long)h[1]);
+    return IMF_OK;
+}
+
+/* A float as the shortest decimal number that means it, so that 0.4 is written 0.4. */
+static void add_float(cJSON *json, const char *name, float value)
+{
+    char text[32];
+    snprintf(text, sizeof(text), "%.7g", (double)value);
+    cJSON_AddNumberToObject(json, name, strtod(text, NULL));
+}
+
+/* Everything that decides the result, in fixed order; a line each. */
+static imf_status describe(struct eval_job *job, const struct eval_setup *s, struct imf_error *err)
+{
+    const struct eval_device *d = &s->devices[0];
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddNumberToObject(json, "images", (double)job->images);
+    cJSON_AddNumberToObject(json, "block", EVAL_BLOCK);
+    if (job->files) {
+        char text[33];
+        imf_status status = fingerprint_files(job, text, err);
+        if (status != IMF_OK) {
+            cJSON_Delete(json);
+            return status;
+        }
+        cJSON_AddStringToObject(json, "folder", text);
+    } else {
+        const struct imf_model_info *info = imf_model_get_info(d->model);
+        char seed[32];
+        snprintf(seed, sizeof(seed), "%llu", (unsigned long long)job->options.sample_seed);
+        cJSON_AddStringToObject(json, "model", info->name);
+        cJSON_AddStringToObject(json, "decoder", info->decoder);
+        cJSON_AddStringToObject(json, "fingerprint", info->fingerprint);
+        cJSON_AddStringToObject(json, "precision",
+                                imf_precision_name(imf_engine_get_info(d->engine)->precision));
+        cJSON_AddNumberToObject(json, "classes", info->classes);
+        cJSON_AddNumberToObject(json, "steps", job->sampling.steps);
+        add_float(json, "omega", job->sampling.omega);
+        add_float(json, "t_min", job->sampling.t_min);
+        add_float(json, "t_max", job->sampling.t_max);
+        cJSON_AddStringToObject(json, "sample_seed", seed);
+    }
+    cJSON_AddStringToObject(json, "inception", imf_inception_fingerprint(d->lanes[0].net));
+    cJSON_AddStringToObject(json, "device", eval_is_cuda(d->name) ? "cuda" : "cpu");
+    cJSON_AddBoolToObject(json, "features_kept", job->want_features);
+    job->settings = cJSON_Print(json);
+    cJSON_Delete(json);
+    return job->settings ? IMF_OK : imf__fail(err, IMF_ENOMEM, "out of memory");
+}
+
+/* Before hours of work: can the numbers asked for be computed, and written? */
+static imf_status check_reference(struct eval_setup *s, const struct eval_options *o,
+                                  struct imf_error *err)
+{
+    bool features = o->kid || o->precision_recall;
+    imf_status status = imf_reference_read(&s->reference, o->fid_ref, IMF_FEATURES, features, err);
+    if (status != IMF_OK || !features)
+        return status;
+    if (!s->reference->features)
+        return imf__fail(err, IMF_EINVAL,
+                         "%s holds no features, which --kid and --precision-recall need: make it "
+                         "with imfd evaluate --images DIR --make-ref FILE --keep-features",
+                         o->fid_ref);
+    if (o->kid && s->reference->count < o->kid_subset_size)
+        return imf__fail(err, IMF_EINVAL,
+                         "%s holds %lld rows of features; pass --kid-subset-size "
+                         "of at most that",
+                         o->fid_ref, (long long)s->reference->count);
+    if (o->precision_recall && s->reference->count <= EVAL_PR_K)
+        return imf__fail(err, IMF_EINVAL, "%s holds too few rows of features", o->fid_ref);
+    return IMF_OK;
+}
+
+static imf_status check_make_ref(const char *path, struct imf_error *err)
+{
+    char folder[PATH_SIZE];
+    snprintf(folder, sizeof(folder), "%s", path);
+    char *slash = strrchr(folder, '/');
+    if (slash)
+        slash[slash == folder] = '\0';
+    if (access(slash ? folder : ".", W_OK) != 0)
+        return imf__fail(err, IMF_EINVAL, "--make-ref %s: %s", path, strerror(errno));
+    return IMF_OK;
+}
+
+imf_status eval_setup_load(struct eval_setup *s, struct eval_job *job,
+                           const struct imfd_ranks *ranks, struct imf_error *err)
+{
+    const struct eval_options options = job->options;
+    job->want_features = options.kid || options.precision_recall || options.keep_features;
+    imf_status status = IMF_OK;
+    if (options.fid_ref && ranks->mpi.rank == 0)
+        status = check_reference(s, &options, err);
+    if (status == IMF_OK && options.make_ref && ranks->mpi.rank == 0)
+        status = check_make_ref(options.make_ref, err);
+    if (status == IMF_OK && options.images)
+        status = eval_list_images(options.images, options.num_images_given ? options.num_images : 0,
+                                  &job->files, &job->images, err);
+    if (status == IMF_OK)
+        status = eval_devices_load(s, job, ranks, err);
+    if (status == IMF_OK && !options.images)
+        status = describe_model(job, s, err);
+    if (status == IMF_OK && job->images < EVAL_IS_SPLITS)
+        status = imf__fail(err, IMF_EINVAL, "the Inception Score needs at least %d images",
+                           EVAL_IS_SPLITS);
+    if (status == IMF_OK && options.kid && job->images < options.kid_subset_size)
+        status = imf__fail(err, IMF_EINVAL, "--kid-subset-size %d is more than the %lld images",
+                           options.kid_subset_size, (long long)job->images);
+    if (status != IMF_OK)
+        return status;
+    job->blocks = (job->images + EVAL_BLOCK - 1) / EVAL_BLOCK;
+    return describe(job, s, err);
+}
+
+void eval_setup_free(struct eval_setup *s, struct eval_job *job)
+{
+    eval_devices_free(s);
+    imf_reference_free(s->reference);
+    eval_free_list(job->files, job->files ? job->images : 0);
+    free(job->settings);
+}

@@ -1,0 +1,179 @@
+/* The release's table, and what was measured beside it. */
+#include "evaluate/report.h"
+#include "evaluate/setup.h"
+
+#include "common/error.h"
+
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+const struct eval_published eval_published[EVAL_PUBLISHED] = {
+    {"MiT_B_2", 1, 8.0f, 0.40f, 0.65f, 3.32, 255.7},
+    {"MiT_M_2", 1, 10.5f, 0.40f, 0.60f, 2.26, 258.3},
+    {"MiT_L_2", 1, 10.5f, 0.40f, 0.60f, 1.83, 275.7},
+    {"MiT_XL_2", 1, 8.0f, 0.42f, 0.62f, 1.72, 279.9},
+    {"MiT_XL_2", 2, 4.0f, 0.36f, 0.64f, 1.54, 288.9},
+};
+
+/* ---- Measured ------------------------------------------------------------------------------ */
+
+static const char *text_of(const cJSON *json, const char *name)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
+    return cJSON_IsString(item) ? item->valuestring : "";
+}
+
+static double number_of(const cJSON *json, const char *name)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
+    return cJSON_IsNumber(item) ? item->valuedouble : 0;
+}
+
+/* Settings are written with seven digits. */
+static bool near(const cJSON *json, const char *name, double value)
+{
+    return fabs(number_of(json, name) - value) < 1e-6;
+}
+
+struct eval_measured eval_measured_of(const cJSON *results, const struct eval_published *p)
+{
+    const cJSON *s = cJSON_GetObjectItemCaseSensitive(results, "settings");
+    const cJSON *is = cJSON_GetObjectItemCaseSensitive(results, "inception_score");
+    const cJSON *inception = cJSON_GetObjectItemCaseSensitive(results, "inception");
+    bool there = cJSON_HasObjectItem(results, "fid");
+    return (struct eval_measured){
+        .there = there,
+        .comparable = there && strcmp(text_of(s, "model"), p->model) == 0 &&
+                      strcmp(text_of(s, "decoder"), "sd-vae") == 0 && near(s, "steps", p->steps) &&
+                      near(s, "omega", (double)p->omega) && near(s, "t_min", (double)p->t_min) &&
+                      near(s, "t_max", (double)p->t_max) &&
+                      strcmp(text_of(s, "sample_seed"), "42") == 0 &&
+                      near(results, "images", 50000) && near(inception, "narrow", 1),
+        .fid = number_of(results, "fid"),
+        .is = number_of(is, "mean")};
+}
+
+bool eval_measured_beside(struct eval_measured rows[EVAL_PUBLISHED], const cJSON *results)
+{
+    bool any = false;
+    for (int i = 0; i < EVAL_PUBLISHED; i++) {
+        rows[i] = eval_measured_of(results, &eval_published[i]);
+        rows[i].there = rows[i].comparable;
+        any = any || rows[i].there;
+    }
+    return any;
+}
+
+/* ---- As text and HTML ---------------------------------------------------------------------- */
+
+void eval_table_text(FILE *f, const struct eval_measured rows[EVAL_PUBLISHED])
+{
+    fprintf(f, "  model     NFE   omega  t_min  t_max     FID      IS   measured FID / IS\n");
+    for (int i = 0; i < EVAL_PUBLISHED; i++) {
+        const struct eval_published *p = &eval_published[i];
+        fprintf(f, "  %-8s  %3d  %6.1f  %5.2f  %5.2f  %6.2f  %6.1f   ", p->model, p->steps,
+                (double)p->omega, (double)p->t_min, (double)p->t_max, p->fid, p->is);
+        if (rows[i].there)
+            fprintf(f, "%.2f / %.1f%s\n", rows[i].fid, rows[i].is,
+                    rows[i].comparable ? "" : "  (not comparable)");
+        else
+            fprintf(f, "-\n");
+    }
+}
+
+void eval_table_html(FILE *f, const struct eval_measured rows[EVAL_PUBLISHED])
+{
+    fprintf(f, "<table>\n<tr><th>model</th><th>NFE</th><th>omega</th><th>t_min</th><th>t_max</th>"
+               "<th>FID</th><th>IS</th><th>measured FID</th><th>measured IS</th></tr>\n");
+    for (int i = 0; i < EVAL_PUBLISHED; i++) {
+        const struct eval_published *p = &eval_published[i];
+        fprintf(f,
+                "<tr%s><td>%s</td><td>%d</td><td>%g</td><td>%g</td><td>%g</td><td>%.2f</td><td>"
+                "%.1f</td>",
+                rows[i].there ? " class=\"here\"" : "", p->model, p->steps, (double)p->omega,
+                (double)p->t_min, (double)p->t_max, p->fid, p->is);
+        if (rows[i].there)
+            fprintf(f, "<td>%.2f%s</td><td>%.1f</td></tr>\n", rows[i].fid,
+                    rows[i].comparable ? "" : " (not comparable)", rows[i].is);
+        else
+            fprintf(f, "<td>-</td><td>-</td></tr>\n");
+    }
+    fprintf(f, "</table>\n");
+}
+
+/* ---- --release-table ------------------------------------------------------------------------- */
+
+static bool find_checkpoint(char path[4096], const char *folder, const char *model)
+{
+    static const char *const endings[] = {"pth", "safetensors", "bin"};
+    for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++)
+        if (snprintf(path, 4096, "%s/%s.%s", folder, model, endings[i]) < 4096 &&
+            access(path, R_OK) == 0)
+            return true;
+    path[0] = '\0';
+    return false;
+}
+
+imf_status eval_table_plan(struct eval_table *t, const struct eval_options *o,
+                           struct imf_error *err)
+{
+    int found = 0;
+    for (int i = 0; i < EVAL_PUBLISHED; i++) {
+        struct eval_table_row *row = &t->rows[i];
+        const struct eval_published *p = &eval_published[i];
+        if (!find_checkpoint(row->checkpoint, o->checkpoint, p->model))
+            continue;
+        if (snprintf(row->workdir, sizeof(row->workdir), "%s/%s_%dnfe", o->workdir, p->model,
+                     p->steps) >= (int)sizeof(row->workdir))
+            return imf__fail(err, IMF_EINVAL, "--workdir: path too long");
+        row->options = *o;
+        row->options.checkpoint = row->checkpoint;
+        row->options.workdir = row->workdir;
+        row->options.steps = p->steps;
+        row->options.omega = p->omega;
+        row->options.t_min = p->t_min;
+        row->options.t_max = p->t_max;
+        row->options.steps_given = row->options.omega_given = true;
+        row->options.t_min_given = row->options.t_max_given = true;
+        found++;
+    }
+    if (found == 0)
+        return imf__fail(err, IMF_EINVAL,
+                         "--release-table: %s is no folder that holds MiT_B_2.pth, MiT_M_2.pth, "
+                         "MiT_L_2.pth or MiT_XL_2.pth",
+                         o->checkpoint);
+    return IMF_OK;
+}
+
+static void print_text(FILE *f, const void *user)
+{
+    fprintf(f, "The release's table (FID-50k, guidance and steps as released), and what was "
+               "measured:\n\n");
+    eval_table_text(f, user);
+}
+
+static void print_html(FILE *f, const void *user)
+{
+    eval_html_begin(f, "The release's table");
+    eval_table_html(f, user);
+    fprintf(f, "</body></html>\n");
+}
+
+imf_status eval_table_write(const struct eval_table *t, const struct eval_options *o,
+                            struct imf_error *err)
+{
+    struct eval_measured rows[EVAL_PUBLISHED] = {{0}};
+    for (int i = 0; i < EVAL_PUBLISHED; i++) {
+        cJSON *results = t->rows[i].checkpoint[0] ? eval_read_results(t->rows[i].workdir) : NULL;
+        rows[i] = eval_measured_of(results, &eval_published[i]);
+        cJSON_Delete(results);
+    }
+    imf_status status = eval_write_file(o->workdir, "table.txt", print_text, rows, err);
+    if (status == IMF_OK)
+        status = eval_write_file(o->workdir, "table.html", print_html, rows, err);
+    printf("\n");
+    print_text(stdout, rows);
+    fflush(stdout);
+    return status;
+}

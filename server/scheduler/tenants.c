@@ -1,0 +1,113 @@
+/* Tenants: who shares the engine fairly with whom, and what each has received. */
+#include "scheduler/state.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static unsigned tenant_hash(const char *id)
+{
+    unsigned h = 2166136261u; /* FNV-1a */
+    for (; *id != '\0'; id++)
+        h = (h ^ (unsigned char)*id) * 16777619u;
+    return (h ^ h >> 16) % CORE_TENANT_BUCKETS;
+}
+
+/* Least service among those that compete; what a newcomer is credited with, so that it neither
+ * waits for old debts of others nor gets arrears for the time it was away. */
+static uint64_t least_tenant(const struct sched_core *c)
+{
+    uint64_t least = UINT64_MAX;
+    LIST_EACH(it, &c->tenants)
+    {
+        const struct tenant *t = LIST_OF(it, struct tenant, active);
+        if (t->service < least)
+            least = t->service;
+    }
+    return least == UINT64_MAX ? 0 : least;
+}
+
+static uint64_t least_request(const struct tenant *t)
+{
+    uint64_t least = UINT64_MAX;
+    LIST_EACH(it, &t->requests)
+    {
+        const struct sched_request *r = LIST_OF(it, struct sched_request, of_tenant);
+        if (r->service < least)
+            least = r->service;
+    }
+    return least == UINT64_MAX ? 0 : least;
+}
+
+/* Tenants without requests are remembered for as long as they are ahead of the others: forgetting
+ * them earlier would let a client reset its account by pausing. */
+static void forget_tenants(struct sched_core *c)
+{
+    bool all = list_empty(&c->tenants);
+    uint64_t least = least_tenant(c);
+    for (size_t i = 0; i < CORE_TENANT_BUCKETS; i++) {
+        struct tenant **link = &c->tenant_bucket[i];
+        while (*link != NULL) {
+            struct tenant *t = *link;
+            if (list_empty(&t->requests) && (all || t->service <= least)) {
+                *link = t->next;
+                c->tenant_count--;
+                free(t);
+            } else {
+                link = &t->next;
+            }
+        }
+    }
+}
+
+struct tenant *core__tenant_get(struct sched_core *c, const char *id)
+{
+    struct tenant **bucket = &c->tenant_bucket[tenant_hash(id)];
+    for (struct tenant *t = *bucket; t != NULL; t = t->next) {
+        if (strcmp(t->id, id) == 0)
+            return t;
+    }
+    if (c->tenant_count >= 64)
+        forget_tenants(c);
+    size_t size = strlen(id) + 1;
+    struct tenant *t = calloc(1, sizeof(*t) + size);
+    if (t == NULL)
+        return NULL;
+    memcpy(t->id, id, size);
+    list_init(&t->active);
+    list_init(&t->requests);
+    t->next = *bucket;
+    *bucket = t;
+    c->tenant_count++;
+    return t;
+}
+
+void core__tenant_join(struct sched_core *c, struct tenant *t, struct sched_request *r)
+{
+    if (list_empty(&t->requests)) {
+        uint64_t least = least_tenant(c);
+        if (t->service < least)
+            t->service = least;
+        list_append(&c->tenants, &t->active);
+    }
+    r->tenant = t;
+    r->service = least_request(t);
+    list_append(&t->requests, &r->of_tenant);
+}
+
+void core__tenant_leave(struct sched_request *r)
+{
+    list_remove(&r->of_tenant);
+    if (list_empty(&r->tenant->requests))
+        list_remove(&r->tenant->active);
+}
+
+void core__tenants_free(struct sched_core *c)
+{
+    for (size_t i = 0; i < CORE_TENANT_BUCKETS; i++) {
+        while (c->tenant_bucket[i] != NULL) {
+            struct tenant *t = c->tenant_bucket[i];
+            c->tenant_bucket[i] = t->next;
+            free(t);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+/* The configuration file: JSON with comments. */
+#include "common/error.h"
+#include "settings/internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_FILE = 1 << 20 };
+
+/* Turns // and C comments into blanks, keeping line breaks so that error positions hold. */
+static void blank_comments(char *text, size_t length)
+{
+    bool in_string = false;
+    for (size_t i = 0; i < length; i++) {
+        if (in_string) {
+            if (text[i] == '\\')
+                i++;
+            else if (text[i] == '"')
+                in_string = false;
+        } else if (text[i] == '"') {
+            in_string = true;
+        } else if (text[i] == '/' && i + 1 < length && text[i + 1] == '/') {
+            while (i < length && text[i] != '\n')
+                text[i++] = ' ';
+        } else if (text[i] == '/' && i + 1 < length && text[i + 1] == '*') {
+            text[i] = text[i + 1] = ' ';
+            for (i += 2; i < length; i++) {
+                bool end = text[i] == '*' && i + 1 < length && text[i + 1] == '/';
+                if (text[i] != '\n')
+                    text[i] = ' ';
+                if (end) {
+                    text[++i] = ' ';
+                    break;
+                }
+            }
+        }
+    }
+}
+
+static imf_status set_value(struct settings *s, int i, const cJSON *value, const char *name,
+                            struct imf_error *err)
+{
+    struct imf_error inner = {0};
+    if (settings__set_json(s, i, value, &inner) != IMF_OK)
+        return imf__fail(err, IMF_EINVAL, "%s: %s", name, inner.message);
+    return IMF_OK;
+}
+
+imf_status settings__read_text(struct settings *s, const char *text, size_t length,
+                               const char *name, struct imf_error *err)
+{
+    char *plain = malloc(length + 1);
+    if (plain == NULL)
+        return imf__fail(err, IMF_EINVAL, "out of memory");
+    memcpy(plain, text, length);
+    plain[length] = '\0';
+    blank_comments(plain, length);
+    const char *end = NULL;
+    cJSON *root = cJSON_ParseWithLengthOpts(plain, length + 1, &end, true);
+    imf_status status = IMF_OK;
+    if (root == NULL) {
+        int line = 1;
+        for (const char *c = plain; end != NULL && c < end; c++)
+            line += *c == '\n';
+        status = imf__fail(err, IMF_EINVAL, "%s: line %d: not valid JSON", name, line);
+    } else if (!cJSON_IsObject(root)) {
+        status = imf__fail(err, IMF_EINVAL, "%s: one object { ... } is expected", name);
+    }
+    bool seen[SETTINGS_MAX_KEYS] = {false};
+    for (const cJSON *value = root != NULL ? root->child : NULL; value != NULL && status == IMF_OK;
+         value = value->next) {
+        int i = settings__find(value->string, strlen(value->string));
+        if (i < 0)
+            status = imf__fail(err, IMF_EINVAL, "%s: unknown key \"%.64s\"", name, value->string);
+        else if (seen[i])
+            status = imf__fail(err, IMF_EINVAL, "%s: key \"%s\" is given twice", name,
+                               settings__table[i].key);
+        else
+            status = set_value(s, i, value, name, err);
+        if (i >= 0)
+            seen[i] = true;
+    }
+    cJSON_Delete(root);
+    free(plain);
+    return status;
+}
+
+imf_status settings__read_file(struct settings *s, const char *path, struct imf_error *err)
+{
+    FILE *f = fopen(path, "re");
+    if (f == NULL)
+        return imf__fail(err, IMF_EINVAL, "%s: %s", path, strerror(errno));
+    imf_status status = IMF_OK;
+    char *text = malloc(MAX_FILE);
+    size_t n = text != NULL ? fread(text, 1, MAX_FILE, f) : 0;
+    if (text == NULL)
+        status = imf__fail(err, IMF_EINVAL, "out of memory");
+    else if (ferror(f))
+        status = imf__fail(err, IMF_EINVAL, "%s: %s", path, strerror(errno));
+    else if (n == MAX_FILE)
+        status = imf__fail(err, IMF_EINVAL, "%s: larger than %d bytes", path, MAX_FILE - 1);
+    else
+        status = settings__read_text(s, text, n, path, err);
+    fclose(f);
+    free(text);
+    if (status == IMF_OK) {
+        s->file = strdup(path);
+        if (s->file == NULL)
+            status = imf__fail(err, IMF_EINVAL, "out of memory");
+    }
+    return status;
+}

@@ -1,0 +1,180 @@
+/* The setting "models": a list of objects, each with the same few fields of text. */
+#include "common/error.h"
+#include "settings/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const struct {
+    const char *name;
+    size_t offset;
+} fields[] = {{"id", offsetof(struct model_setting, id)},
+              {"checkpoint", offsetof(struct model_setting, checkpoint)},
+              {"decoder", offsetof(struct model_setting, decoder)},
+              {"device", offsetof(struct model_setting, device)},
+              {"precision", offsetof(struct model_setting, precision)}};
+enum { N_FIELDS = sizeof(fields) / sizeof(fields[0]) };
+
+static char **field_at(const struct model_setting *m, int f)
+{
+    return (char **)((char *)(uintptr_t)m + fields[f].offset);
+}
+
+static char **find_field(struct model_setting *m, const char *name, size_t length)
+{
+    for (int f = 0; f < N_FIELDS; f++) {
+        if (strlen(fields[f].name) == length && memcmp(fields[f].name, name, length) == 0)
+            return field_at(m, f);
+    }
+    return NULL;
+}
+
+void settings__models_free(struct model_settings *m)
+{
+    for (int i = 0; i < m->n; i++) {
+        for (int f = 0; f < N_FIELDS; f++)
+            free(*field_at(&m->items[i], f));
+    }
+    free(m->items);
+    *m = (struct model_settings){NULL, 0};
+}
+
+static struct model_setting *models_add(struct model_settings *m)
+{
+    struct model_setting *items =
+        m->n < SETTINGS_MAX_ITEMS ? realloc(m->items, (size_t)(m->n + 1) * sizeof(*items)) : NULL;
+    if (items == NULL)
+        return NULL;
+    m->items = items;
+    struct model_setting *s = &items[m->n];
+    memset(s, 0, sizeof(*s));
+    m->n++;
+    return s;
+}
+
+/* ---- What must hold ------------------------------------------------------------------------ */
+
+static imf_status check_id(const struct model_settings *m, int i, struct imf_error *err)
+{
+    const char *id = m->items[i].id;
+    if (id[0] == '\0')
+        return imf__fail(err, IMF_EINVAL, "models: entry %d has no id", i);
+    /* The id is part of URLs and of metric labels. */
+    if (id[strspn(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")] != '\0')
+        return imf__fail(err, IMF_EINVAL,
+                         "models: id \"%s\": only letters, digits, '_', '-' and '.'", id);
+    for (int j = 0; j < i; j++) {
+        if (strcmp(m->items[j].id, id) == 0)
+            return imf__fail(err, IMF_EINVAL, "models: id \"%s\" is given twice", id);
+    }
+    return IMF_OK;
+}
+
+imf_status settings__models_check(struct model_settings *m, struct imf_error *err)
+{
+    for (int i = 0; i < m->n; i++) {
+        struct model_setting *s = &m->items[i];
+        for (int f = 0; f < N_FIELDS; f++) {
+            char **field = field_at(s, f);
+            if (*field == NULL && (*field = strdup("")) == NULL)
+                return imf__fail(err, IMF_EINVAL, "out of memory");
+        }
+        if (s->checkpoint[0] == '\0')
+            return imf__fail(err, IMF_EINVAL, "models: entry %d names no checkpoint", i);
+        IMF_TRY(check_id(m, i, err));
+        enum imf_precision precision;
+        if (s->precision[0] != '\0' && !imf_precision_parse(&precision, s->precision))
+            return imf__fail(err, IMF_EINVAL,
+                             "models: %s: precision \"%s\" is none of auto, fp32, bf16", s->id,
+                             s->precision);
+    }
+    return IMF_OK;
+}
+
+imf_status settings_add_model(struct settings *s, const char *id, const char *checkpoint,
+                              const char *decoder)
+{
+    struct model_setting *m = models_add(&s->models);
+    if (m == NULL)
+        return IMF_ENOMEM;
+    m->id = strdup(id);
+    m->checkpoint = strdup(checkpoint);
+    m->decoder = strdup(decoder);
+    return settings__models_check(&s->models, NULL);
+}
+
+/* ---- Text and JSON ------------------------------------------------------------------------- */
+
+imf_status settings__models_parse_short(struct model_settings *m, const char *text,
+                                        struct imf_error *err)
+{
+    while (*text != '\0') {
+        size_t length = strcspn(text, ";");
+        const char *end = text + length;
+        struct model_setting *s = length > 0 ? models_add(m) : NULL;
+        if (length > 0 && s == NULL)
+            return imf__fail(err, IMF_EINVAL, "models: too many");
+        while (text < end) {
+            size_t part = strcspn(text, ",;");
+            const char *equals = memchr(text, '=', part);
+            if (equals == NULL)
+                return imf__fail(err, IMF_EINVAL, "models: \"%.*s\" is not name=value", (int)part,
+                                 text);
+            char **field = find_field(s, text, (size_t)(equals - text));
+            if (field == NULL)
+                return imf__fail(err, IMF_EINVAL, "models: unknown field \"%.*s\"",
+                                 (int)(equals - text), text);
+            free(*field);
+            if ((*field = strndup(equals + 1, (size_t)(text + part - equals - 1))) == NULL)
+                return imf__fail(err, IMF_EINVAL, "out of memory");
+            text += part + (text + part < end);
+        }
+        text = *end != '\0' ? end + 1 : end;
+    }
+    return IMF_OK;
+}
+
+imf_status settings__models_parse_json(struct model_settings *m, const cJSON *array,
+                                       struct imf_error *err)
+{
+    const cJSON *entry;
+    if (!cJSON_IsArray(array))
+        return imf__fail(err, IMF_EINVAL, "models: a list of objects is expected");
+    cJSON_ArrayForEach(entry, array)
+    {
+        struct model_setting *s = cJSON_IsObject(entry) ? models_add(m) : NULL;
+        if (s == NULL)
+            return imf__fail(err, IMF_EINVAL, "models: a list of objects is expected");
+        const cJSON *value;
+        cJSON_ArrayForEach(value, entry)
+        {
+            char **field = find_field(s, value->string, strlen(value->string));
+            if (field == NULL)
+                return imf__fail(err, IMF_EINVAL, "models: unknown field \"%.64s\"", value->string);
+            if (*field != NULL)
+                return imf__fail(err, IMF_EINVAL, "models: field \"%s\" is given twice",
+                                 value->string);
+            if (!cJSON_IsString(value))
+                return imf__fail(err, IMF_EINVAL, "models: field \"%s\" is not a string",
+                                 value->string);
+            if ((*field = strdup(value->valuestring)) == NULL)
+                return imf__fail(err, IMF_EINVAL, "out of memory");
+        }
+    }
+    return IMF_OK;
+}
+
+cJSON *settings__models_json(const struct model_settings *m)
+{
+    cJSON *array = cJSON_CreateArray();
+    for (int i = 0; i < m->n; i++) {
+        cJSON *entry = cJSON_CreateObject();
+        for (int f = 0; f < N_FIELDS; f++) {
+            const char *text = *field_at(&m->items[i], f);
+            if (text[0] != '\0')
+                cJSON_AddStringToObject(entry, fields[f].name, text);
+        }
+        cJSON_AddItemToArray(array, entry);
+    }
+    return array;
+}
