@@ -260,6 +260,16 @@ static void processor_name(char *out, size_t size)
     fclose(f);
 }
 
+static bool onednn_has_amx(void)
+{
+#if defined(__x86_64__)
+    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_amx) ==
+           dnnl_cpu_isa_avx512_core_amx;
+#else
+    return false;
+#endif
+}
+
 static void describe(struct cpu_device *cpu)
 {
     struct imf_engine_info *info = &cpu->base.info;
@@ -268,8 +278,9 @@ static void describe(struct cpu_device *cpu)
     processor_name(name, sizeof(name));
     snprintf(info->device, sizeof(info->device), "cpu");
     snprintf(info->description, sizeof(info->description),
-             "%s, %d thread%s, %s kernels, oneDNN %d.%d.%d", name, cpu->threads,
-             cpu->threads == 1 ? "" : "s", cpu->k->isa, v->major, v->minor, v->patch);
+             "%s, %d thread%s, %s kernels, oneDNN %d.%d.%d%s", name, cpu->threads,
+             cpu->threads == 1 ? "" : "s", cpu->k->isa, v->major, v->minor, v->patch,
+             onednn_has_amx() ? " with AMX" : "");
     /* oneDNN chooses a Winograd variant by the number of threads, and its bits with it. */
     snprintf(cpu->base.build, sizeof(cpu->base.build), "cpu %s oneDNN %d.%d.%d isa %d winograd %d",
              cpu->k->isa, v->major, v->minor, v->patch, (int)dnnl_get_effective_cpu_isa(),
