@@ -1,6 +1,6 @@
-/* What the scheduler needs of an engine: a device that holds models, and lanes that are stepped and
- * decoded. Two tables exist: backend_imf (libimf) and backend_fake (arithmetic only, for tests and
- * for measuring the server by itself). This is a test seam, not a plug-in system.
+/* What the scheduler needs of imf.h: a device that holds models, and lanes that are stepped and
+ * decoded. Two tables exist: libimf's own functions, and backend_fake (arithmetic only, for tests
+ * and for measuring the server by itself). This is a test seam, not a plug-in system.
  *
  * Threads: everything of one device, from device_open to device_close, is called on that device's
  * engine thread and nowhere else. class_name is the exception: it may be called from any thread
@@ -14,46 +14,35 @@
 
 #include "imf.h"
 
-struct backend_device; /* opaque, one per engine thread */
-struct backend_model;  /* opaque, one model resident on one device */
-struct backend_lane;   /* opaque, one sample in flight */
-
 struct backend_ops {
-    const char *name; /* "imf", "fake" */
-    imf_status (*device_open)(struct backend_device **out, const struct imf_engine_params *p,
+    imf_status (*device_open)(struct imf_engine **out, const struct imf_engine_params *p,
                               struct imf_error *err);
-    void (*device_close)(struct backend_device *device);
+    void (*device_close)(struct imf_engine *device);
     /* Valid until device_close; never changes. */
-    const struct imf_engine_info *(*device_info)(const struct backend_device *device);
+    const struct imf_engine_info *(*device_info)(const struct imf_engine *device);
     /* Sentence about the last failed step or decode; "" when none. */
-    const char *(*device_error)(const struct backend_device *device);
+    const char *(*device_error)(const struct imf_engine *device);
 
-    imf_status (*model_load)(struct backend_model **out, struct backend_device *device,
+    imf_status (*model_load)(struct imf_model **out, struct imf_engine *device,
                              const struct imf_model_params *p, struct imf_error *err);
-    void (*model_unload)(struct backend_model *model);
-    const struct imf_model_info *(*model_info)(const struct backend_model *model);
-    const char *(*class_name)(const struct backend_model *model, int label); /* or NULL */
+    void (*model_unload)(struct imf_model *model);
+    const struct imf_model_info *(*model_info)(const struct imf_model *model);
+    const char *(*class_name)(const struct imf_model *model, int label); /* or NULL */
 
-    imf_status (*lane_create)(struct backend_lane **out, const struct backend_model *model);
-    imf_status (*lane_start)(struct backend_lane *lane, const struct backend_model *model,
-                             int32_t label, uint64_t seed, const struct imf_sampling *s,
-                             struct imf_error *err);
-    void (*lane_destroy)(struct backend_lane *lane);
-    /* No value of its latent is infinite or not a number. */
-    bool (*lane_finite)(const struct backend_lane *lane);
+    imf_status (*lane_create)(struct imf_lane **out, const struct imf_model *model);
+    imf_status (*lane_start)(struct imf_lane *lane, const struct imf_model *model, int32_t label,
+                             uint64_t seed, const struct imf_sampling *s, struct imf_error *err);
+    void (*lane_destroy)(struct imf_lane *lane);
 
     /* As in imf.h: one network evaluation for 1..max_batch lanes, pictures of 1..decode_batch
      * lanes, each in halves; rgb holds a place of (image_height, image_width, 3) for each picture.
      * wait returns when everything begun has been computed. */
-    imf_status (*step_begin)(struct backend_model *model, struct backend_lane *const *lanes, int n);
-    imf_status (*step_end)(struct backend_model *model, struct backend_lane **lanes, int n);
-    imf_status (*decode_begin)(struct backend_model *model, struct backend_lane *const *lanes,
-                               int n);
-    imf_status (*decode_end)(struct backend_model *model, uint8_t *const *rgb);
-    imf_status (*wait)(struct backend_device *device);
+    imf_status (*step_begin)(struct imf_model *model, struct imf_lane *const *lanes, int n);
+    imf_status (*step_end)(struct imf_model *model, struct imf_lane **lanes, int n);
+    imf_status (*decode_begin)(struct imf_model *model, struct imf_lane *const *lanes, int n);
+    imf_status (*decode_end)(struct imf_model *model, uint8_t *const *rgb);
+    imf_status (*wait)(struct imf_engine *device);
 };
-
-extern const struct backend_ops backend_imf;
 
 /* The fake engine. It is chosen by the device name "fake" or "fake:key=value,key=value...":
  *

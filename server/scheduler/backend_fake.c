@@ -4,6 +4,7 @@
 #include "common/error.h"
 
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +29,9 @@ struct fake_options {
         fail_label, fail_after, overlap, max_batch, size, classes;
 };
 
-struct fake_device {
+/* What imf.h leaves opaque, of this engine\'s own making: the scheduler carries them from one call
+ * of the table to the next and never looks inside. */
+struct imf_engine {
     struct fake_options options;
     struct backend_fake_control *control; /* may be NULL */
     struct imf_engine_info info;
@@ -36,8 +39,8 @@ struct fake_device {
     char error[96];
 };
 
-struct fake_model {
-    struct fake_device *device;
+struct imf_model {
+    struct imf_engine *device;
     struct imf_model_info info;
     /* Ring of decodings begun: their latents as they were then. */
     struct {
@@ -48,12 +51,10 @@ struct fake_model {
 };
 
 struct fake_lane {
-    struct fake_device *device;
-    int32_t label;
-    uint64_t seed;
-    struct imf_sampling sampling;
-    int step;
-    uint64_t z; /* the latent: passes through every step */
+    struct imf_lane lane; /* its latent is the one float below */
+    struct imf_engine *device;
+    float latent; /* not a number where the device is sick so */
+    uint64_t z;   /* what a latent is to a network: passes through every step */
 };
 
 /* ---- Control --------------------------------------------------------------------------------- */
@@ -196,7 +197,7 @@ static bool set_option(struct fake_options *o, const char *key, const char *valu
     return false;
 }
 
-static imf_status parse_device(struct fake_device *d, const char *text, struct imf_error *err)
+static imf_status parse_device(struct imf_engine *d, const char *text, struct imf_error *err)
 {
     char copy[256];
     if (strlen(text) >= sizeof(copy))
@@ -219,10 +220,10 @@ static imf_status parse_device(struct fake_device *d, const char *text, struct i
     return IMF_OK;
 }
 
-static imf_status device_open(struct backend_device **out, const struct imf_engine_params *p,
+static imf_status device_open(struct imf_engine **out, const struct imf_engine_params *p,
                               struct imf_error *err)
 {
-    struct fake_device *d = calloc(1, sizeof(*d));
+    struct imf_engine *d = calloc(1, sizeof(*d));
     if (d == NULL)
         return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
     d->options =
@@ -237,23 +238,23 @@ static imf_status device_open(struct backend_device **out, const struct imf_engi
     d->info.precision = p->precision == IMF_PRECISION_AUTO ? IMF_PRECISION_FP32 : p->precision;
     d->info.threads = 1;
     d->info.overlaps = d->options.overlap;
-    *out = (struct backend_device *)d;
+    *out = d;
     return IMF_OK;
 }
 
-static void device_close(struct backend_device *device)
+static void device_close(struct imf_engine *d)
 {
-    free(device);
+    free(d);
 }
 
-static const struct imf_engine_info *device_info(const struct backend_device *device)
+static const struct imf_engine_info *device_info(const struct imf_engine *d)
 {
-    return &((const struct fake_device *)device)->info;
+    return &d->info;
 }
 
-static const char *device_error(const struct backend_device *device)
+static const char *device_error(const struct imf_engine *d)
 {
-    return ((const struct fake_device *)device)->error;
+    return d->error;
 }
 
 static uint64_t now_us(void)
@@ -279,18 +280,16 @@ static void spend(const struct fake_options *o, int64_t us)
 
 /* ---- Model ----------------------------------------------------------------------------------- */
 
-static void model_unload(struct backend_model *model)
+static void model_unload(struct imf_model *m)
 {
-    struct fake_model *m = (struct fake_model *)model;
     for (int i = 0; m != NULL && i < IMF_DECODES; i++)
         free(m->decode[i].z);
     free(m);
 }
 
-static imf_status model_load(struct backend_model **out, struct backend_device *device,
+static imf_status model_load(struct imf_model **out, struct imf_engine *d,
                              const struct imf_model_params *p, struct imf_error *err)
 {
-    struct fake_device *d = (struct fake_device *)device;
     const struct fake_options *o = &d->options;
     for (int64_t ms = 0; ms < o->load_ms; ms += 10) {
         if (p->progress != NULL)
@@ -300,7 +299,7 @@ static imf_status model_load(struct backend_model **out, struct backend_device *
     if (o->fail_load)
         return imf__fail(err, IMF_EFORMAT, "%s: told to fail",
                          p->checkpoint != NULL ? p->checkpoint : "fake");
-    struct fake_model *m = calloc(1, sizeof(*m));
+    struct imf_model *m = calloc(1, sizeof(*m));
     if (m == NULL)
         return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
     m->device = d;
@@ -323,22 +322,22 @@ static imf_status model_load(struct backend_model **out, struct backend_device *
     for (int i = 0; i < IMF_DECODES; i++) {
         m->decode[i].z = calloc((size_t)info->decode_batch, sizeof(uint64_t));
         if (m->decode[i].z == NULL) {
-            model_unload((struct backend_model *)m);
+            model_unload(m);
             return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
         }
     }
-    *out = (struct backend_model *)m;
+    *out = m;
     return IMF_OK;
 }
 
-static const struct imf_model_info *model_info(const struct backend_model *model)
+static const struct imf_model_info *model_info(const struct imf_model *m)
 {
-    return &((const struct fake_model *)model)->info;
+    return &m->info;
 }
 
-static const char *class_name(const struct backend_model *model, int label)
+static const char *class_name(const struct imf_model *m, int label)
 {
-    (void)model;
+    (void)m;
     (void)label;
     return NULL;
 }
@@ -351,52 +350,45 @@ static uint64_t mix(uint64_t h, uint64_t v)
     return h ^ h >> 31;
 }
 
-static imf_status lane_create(struct backend_lane **out, const struct backend_model *model)
+static imf_status lane_create(struct imf_lane **out, const struct imf_model *m)
 {
     struct fake_lane *l = calloc(1, sizeof(*l));
     if (l == NULL)
         return IMF_ENOMEM;
-    l->device = ((const struct fake_model *)model)->device;
+    l->device = m->device;
     count_lane(l->device->control, 1);
-    *out = (struct backend_lane *)l;
+    *out = &l->lane;
     return IMF_OK;
 }
 
-static imf_status lane_start(struct backend_lane *lane, const struct backend_model *model,
-                             int32_t label, uint64_t seed, const struct imf_sampling *s,
-                             struct imf_error *err)
+static imf_status lane_start(struct imf_lane *lane, const struct imf_model *m, int32_t label,
+                             uint64_t seed, const struct imf_sampling *s, struct imf_error *err)
 {
     struct fake_lane *l = (struct fake_lane *)lane;
-    if (label < 0 || label > ((const struct fake_model *)model)->info.classes)
+    if (label < 0 || label > m->info.classes)
         return imf__fail(err, IMF_EINVAL, "label is out of range");
-    l->label = label;
-    l->seed = seed;
-    l->sampling = *s;
-    l->step = 0;
+    l->latent = m->device->options.sick == 1 ? NAN : 0;
+    l->lane = (struct imf_lane){
+        .label = label, .seed = seed, .sampling = *s, .z = &l->latent, .z_count = 1};
     l->z = mix(mix(1, seed), (uint64_t)label);
     return IMF_OK;
 }
 
-static void lane_destroy(struct backend_lane *lane)
+static void lane_destroy(struct imf_lane *lane)
 {
     if (lane != NULL)
         count_lane(((struct fake_lane *)lane)->device->control, -1);
     free(lane);
 }
 
-static bool lane_finite(const struct backend_lane *lane)
-{
-    return ((const struct fake_lane *)lane)->device->options.sick != 1;
-}
-
-static imf_status device_fails(struct fake_device *d, const char *why)
+static imf_status device_fails(struct imf_engine *d, const char *why)
 {
     snprintf(d->error, sizeof(d->error), "the fake device failed: %s", why);
     return IMF_EDEVICE;
 }
 
 /* Time that passes at once, or is owed until somebody waits. */
-static void take_time(struct fake_device *d, int64_t us)
+static void take_time(struct imf_engine *d, int64_t us)
 {
     if (d->options.overlap)
         d->owed_us += us;
@@ -404,17 +396,16 @@ static void take_time(struct fake_device *d, int64_t us)
         spend(&d->options, us);
 }
 
-static imf_status wait_device(struct backend_device *device)
+static imf_status wait_device(struct imf_engine *d)
 {
-    struct fake_device *d = (struct fake_device *)device;
     spend(&d->options, d->owed_us);
     d->owed_us = 0;
     return IMF_OK;
 }
 
-static imf_status step_begin(struct backend_model *model, struct backend_lane *const *lanes, int n)
+static imf_status step_begin(struct imf_model *m, struct imf_lane *const *lanes, int n)
 {
-    struct fake_device *d = ((struct fake_model *)model)->device;
+    struct imf_engine *d = m->device;
     const struct fake_options *o = &d->options;
     if (gate(d->control))
         return device_fails(d, "told to");
@@ -423,27 +414,26 @@ static imf_status step_begin(struct backend_model *model, struct backend_lane *c
         return device_fails(d, "fail_after");
     take_time(d, o->step_us + n * o->step_lane_us);
     for (int i = 0; i < n; i++) {
-        const struct fake_lane *l = (const struct fake_lane *)lanes[i];
-        if (o->fail_label >= 0 && l->label == o->fail_label)
+        if (o->fail_label >= 0 && lanes[i]->label == o->fail_label)
             return device_fails(d, "fail_label");
-        if (l->step >= l->sampling.steps)
+        if (imf_lane_finished(lanes[i]))
             return IMF_EINVAL;
     }
     return IMF_OK;
 }
 
-static imf_status step_end(struct backend_model *model, struct backend_lane **lanes, int n)
+static imf_status step_end(struct imf_model *m, struct imf_lane **lanes, int n)
 {
-    (void)wait_device((struct backend_device *)((struct fake_model *)model)->device);
+    (void)wait_device(m->device);
     for (int i = 0; i < n; i++) {
         struct fake_lane *l = (struct fake_lane *)lanes[i];
         uint32_t omega, t_min, t_max;
-        memcpy(&omega, &l->sampling.omega, sizeof(omega));
-        memcpy(&t_min, &l->sampling.t_min, sizeof(t_min));
-        memcpy(&t_max, &l->sampling.t_max, sizeof(t_max));
-        l->z = mix(l->z, (uint64_t)l->step << 32 | omega);
+        memcpy(&omega, &l->lane.sampling.omega, sizeof(omega));
+        memcpy(&t_min, &l->lane.sampling.t_min, sizeof(t_min));
+        memcpy(&t_max, &l->lane.sampling.t_max, sizeof(t_max));
+        l->z = mix(l->z, (uint64_t)l->lane.step << 32 | omega);
         l->z = mix(l->z, (uint64_t)t_min << 32 | t_max);
-        l->step++;
+        l->lane.step++;
     }
     return IMF_OK;
 }
@@ -470,11 +460,9 @@ static void paint(uint8_t *rgb, int size, uint64_t z)
     }
 }
 
-static imf_status decode_begin(struct backend_model *model, struct backend_lane *const *lanes,
-                               int n)
+static imf_status decode_begin(struct imf_model *m, struct imf_lane *const *lanes, int n)
 {
-    struct fake_model *m = (struct fake_model *)model;
-    struct fake_device *d = m->device;
+    struct imf_engine *d = m->device;
     if (n > m->info.decode_batch || m->decodes == (d->info.overlaps ? IMF_DECODES : 1))
         return IMF_EINVAL;
     if (gate(d->control))
@@ -483,7 +471,7 @@ static imf_status decode_begin(struct backend_model *model, struct backend_lane 
     int slot = (m->first_decode + m->decodes) % IMF_DECODES;
     for (int i = 0; i < n; i++) {
         const struct fake_lane *l = (const struct fake_lane *)lanes[i];
-        if (l->step != l->sampling.steps)
+        if (!imf_lane_finished(&l->lane))
             return IMF_EINVAL;
         m->decode[slot].z[i] = l->z;
     }
@@ -492,9 +480,8 @@ static imf_status decode_begin(struct backend_model *model, struct backend_lane 
     return IMF_OK;
 }
 
-static imf_status decode_end(struct backend_model *model, uint8_t *const *rgb)
+static imf_status decode_end(struct imf_model *m, uint8_t *const *rgb)
 {
-    struct fake_model *m = (struct fake_model *)model;
     if (m->decodes == 0)
         return IMF_EINVAL;
     int size = m->info.image_width;
@@ -509,7 +496,6 @@ static imf_status decode_end(struct backend_model *model, uint8_t *const *rgb)
 }
 
 const struct backend_ops backend_fake = {
-    .name = "fake",
     .device_open = device_open,
     .device_close = device_close,
     .device_info = device_info,
@@ -521,7 +507,6 @@ const struct backend_ops backend_fake = {
     .lane_create = lane_create,
     .lane_start = lane_start,
     .lane_destroy = lane_destroy,
-    .lane_finite = lane_finite,
     .step_begin = step_begin,
     .step_end = step_end,
     .decode_begin = decode_begin,

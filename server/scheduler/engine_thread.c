@@ -7,6 +7,7 @@
 #include "scheduler/threads.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,9 +69,8 @@ static bool one_colour(const uint8_t *rgb, const struct imf_model_info *info)
 }
 
 /* Makes one picture, which shows that the model works, and measures the first speeds. */
-static imf_status make_one(struct engine_thread *t, struct backend_model *model,
-                           struct backend_lane *lane, uint8_t *pixels, uint64_t *step_us,
-                           uint64_t *decode_us)
+static imf_status make_one(struct engine_thread *t, struct imf_model *model, struct imf_lane *lane,
+                           uint8_t *pixels, uint64_t *step_us, uint64_t *decode_us)
 {
     uint64_t begin = shell_now();
     imf_status status = t->ops->step_begin(model, &lane, 1);
@@ -86,20 +86,29 @@ static imf_status make_one(struct engine_thread *t, struct backend_model *model,
     return status;
 }
 
-static imf_status warm_up(struct engine_thread *t, struct backend_model *model, uint64_t *step_us,
+static bool finite_latent(const struct imf_lane *lane)
+{
+    for (size_t i = 0; i < lane->z_count; i++) {
+        if (!isfinite(lane->z[i]))
+            return false;
+    }
+    return true;
+}
+
+static imf_status warm_up(struct engine_thread *t, struct imf_model *model, uint64_t *step_us,
                           uint64_t *decode_us, struct imf_error *err)
 {
     const struct imf_model_info *info = t->ops->model_info(model);
     struct imf_sampling sampling = info->defaults;
     sampling.steps = 1;
-    struct backend_lane *lane = NULL;
+    struct imf_lane *lane = NULL;
     uint8_t *pixels = malloc((size_t)info->image_width * (size_t)info->image_height * 3 + 1);
     imf_status status = pixels != NULL ? t->ops->lane_create(&lane, model) : IMF_ENOMEM;
     if (status == IMF_OK)
         status = t->ops->lane_start(lane, model, 0, 0, &sampling, err);
     if (status == IMF_OK)
         status = make_one(t, model, lane, pixels, step_us, decode_us);
-    if (status == IMF_OK && !t->ops->lane_finite(lane))
+    if (status == IMF_OK && !finite_latent(lane))
         status = unfit(err, "the network gives values that are not numbers: its weights are bad, "
                             "or too large for this precision");
     else if (status == IMF_OK && one_colour(pixels, info))
@@ -136,7 +145,7 @@ static void load_model(struct engine_thread *t, int index)
     struct imf_model_params params = m->params;
     params.progress = on_progress;
     params.progress_user = progress;
-    struct backend_model *model = NULL;
+    struct imf_model *model = NULL;
     imf_status status = t->ops->model_load(&model, t->backend, &params, &err);
     if (status == IMF_OK)
         status = check_pictures(t->ops->model_info(model), &err);
@@ -201,7 +210,7 @@ static bool open_device(struct engine_thread *t)
 /* A batch on its way through the device. */
 struct flight {
     struct sched_work work; /* kind WORK_NONE: none */
-    struct backend_lane *lanes[CORE_MAX_BATCH];
+    struct imf_lane *lanes[CORE_MAX_BATCH];
     uint8_t *rgb[CORE_MAX_BATCH];
     int n; /* of these: pictures of the work that are not bad */
     imf_status status;
@@ -210,7 +219,7 @@ struct flight {
 
 static imf_status begin_step(struct engine_thread *t, struct flight *f)
 {
-    struct backend_model *model = t->model[f->work.model];
+    struct imf_model *model = t->model[f->work.model];
     for (int i = 0; i < f->work.n; i++) {
         struct picture *p = f->work.picture[i];
         imf_status status = IMF_OK;
@@ -231,7 +240,7 @@ static imf_status begin_step(struct engine_thread *t, struct flight *f)
 
 static imf_status begin_decode(struct engine_thread *t, struct flight *f)
 {
-    struct backend_model *model = t->model[f->work.model];
+    struct imf_model *model = t->model[f->work.model];
     const struct imf_model_info *info = t->ops->model_info(model);
     size_t bytes = (size_t)info->image_width * (size_t)info->image_height * 3;
     for (int i = 0; i < f->work.n; i++) {
@@ -257,7 +266,7 @@ static void begin(struct engine_thread *t, struct flight *f)
 
 static void end(struct engine_thread *t, struct flight *f)
 {
-    struct backend_model *model = t->model[f->work.model];
+    struct imf_model *model = t->model[f->work.model];
     if (f->status == IMF_OK && f->n > 0)
         f->status = f->work.kind == WORK_STEP ? t->ops->step_end(model, f->lanes, f->n)
                                               : t->ops->decode_end(model, f->rgb);

@@ -73,7 +73,7 @@ bool core_model_ready(struct sched_core *c, int model, int device,
     m->decode_cost = (uint64_t)(CORE_EVALUATION * (ratio < 64 ? ratio : 64));
     /* More lanes than a batch: those of long requests wait here while others take their turn. */
     d->lane_limit[model] = 4 * (uint32_t)m->max_batch > 64 ? 4 * (uint32_t)m->max_batch : 64;
-    d->spare[model] = calloc(d->lane_limit[model], sizeof(struct backend_lane *));
+    d->spare[model] = calloc(d->lane_limit[model], sizeof(struct imf_lane *));
     if (d->spare[model] == NULL)
         return false;
     m->devices |= 1u << device;

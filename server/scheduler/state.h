@@ -36,13 +36,13 @@ struct picture {
     uint64_t hash;
     struct picture_key key;
     enum picture_state state;
-    int step;                  /* evaluations done */
-    int device;                /* once started, else -1 */
-    struct backend_lane *lane; /* once started; the driver's */
-    bool in_hand;              /* part of a batch that runs, or being encoded now */
-    struct list waiters;       /* waiter.of_picture */
-    struct list place;         /* in a device's denoised list, or in core.to_encode */
-    struct blob *rgb;          /* from decoding on */
+    int step;              /* evaluations done */
+    int device;            /* once started, else -1 */
+    struct imf_lane *lane; /* once started; the driver's */
+    bool in_hand;          /* part of a batch that runs, or being encoded now */
+    struct list waiters;   /* waiter.of_picture */
+    struct list place;     /* in a device's denoised list, or in core.to_encode */
+    struct blob *rgb;      /* from decoding on */
     uint64_t queued_at, started_at, denoised_at, decoded_at, encoded_at;
 };
 
@@ -112,7 +112,7 @@ struct core_device {
     uint32_t lanes[SCHED_MAX_MODELS]; /* lanes that hold a sample */
     uint32_t lane_limit[SCHED_MAX_MODELS];
     /* Lanes without a sample, for reuse; capacity is lane_limit. */
-    struct backend_lane **spare[SCHED_MAX_MODELS];
+    struct imf_lane **spare[SCHED_MAX_MODELS];
     uint32_t spare_count[SCHED_MAX_MODELS];
     uint64_t held_since; /* a batch is being held since then; 0: none */
 };

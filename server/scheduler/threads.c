@@ -226,7 +226,7 @@ const char *sched_class_name(struct scheduler *s, int model, int label)
 {
     const struct shell_model *m = s->model[model];
     uv_mutex_lock(&s->lock);
-    const struct backend_model *backend = m->backend;
+    const struct imf_model *backend = m->backend;
     const struct backend_ops *ops = m->ops;
     uv_mutex_unlock(&s->lock);
     return backend != NULL ? ops->class_name(backend, label) : NULL;

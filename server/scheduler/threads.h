@@ -22,8 +22,8 @@ struct shell_model {
     const struct imf_model_info *info;
     const struct imf_engine_info *device;
     const struct backend_ops *ops;
-    const struct backend_model *backend; /* of the first device that loaded it */
-    bool changed;                        /* on_model is due */
+    const struct imf_model *backend; /* of the first device that loaded it */
+    bool changed;                    /* on_model is due */
 };
 
 struct engine_thread {
@@ -35,8 +35,8 @@ struct engine_thread {
     bool started; /* the loop's */
     uv_cond_t wake;
     /* The thread's own: */
-    struct backend_device *backend;
-    struct backend_model *model[SCHED_MAX_MODELS];
+    struct imf_engine *backend;
+    struct imf_model *model[SCHED_MAX_MODELS];
     /* Under the lock: */
     bool waiting;
     uint64_t busy_us, busy_until;

@@ -71,9 +71,9 @@ static bool read_png(struct picture *p, const char *path)
 
 static bool made_up(struct picture *p)
 {
-    struct backend_device *device;
-    struct backend_model *model;
-    struct backend_lane *lane;
+    struct imf_engine *device;
+    struct imf_model *model;
+    struct imf_lane *lane;
     struct imf_engine_params ep = {.device = "fake"};
     struct imf_model_params mp = {0};
     struct imf_sampling s = {.steps = 1, .omega = 8, .t_min = 0, .t_max = 1};

@@ -5,11 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct backend_lane {
-    uint64_t hash; /* of the picture it works on */
-    int step;
-};
-
 void sim_init(struct sim *s, const struct sched_options *o, int devices, int models, int max_batch,
               int decode_batch)
 {
@@ -215,8 +210,8 @@ static void start_device(struct sim *s, int d)
             s->lanes_made++;
         }
         if (v->work.kind == WORK_STEP && p->step == 0)
-            *p->lane = (struct backend_lane){.hash = p->hash};
-        ENSURE_EQ(p->lane->hash, p->hash); /* the lane of nobody else */
+            *p->lane = (struct imf_lane){.seed = p->hash};
+        ENSURE_EQ(p->lane->seed, p->hash); /* the lane of nobody else */
         ENSURE_EQ(p->lane->step, p->step);
     }
     v->busy = true;
