@@ -21,6 +21,16 @@
 
 enum imf__dtype { IMF__F32, IMF__ACT };
 
+/* Head sizes that attention has: X(HS). */
+#define IMF__HEAD_SIZES(X) X(64) X(80)
+
+static inline bool imf__head_size_valid(int HS)
+{
+#define IMF__HEAD_SIZE_IS(size) || HS == (size)
+    return false IMF__HEAD_SIZES(IMF__HEAD_SIZE_IS);
+#undef IMF__HEAD_SIZE_IS
+}
+
 enum imf__epilogue {
     IMF__STORE, /* dst = x W^T + bias */
     IMF__SILU,  /* dst = silu(x W^T + bias) */
@@ -136,26 +146,30 @@ struct imf__device_ops {
     imf_status (*rms_norm)(struct imf__device *d, void *dst, enum imf__dtype dst_type,
                            const float *src, const float *weight, int B, int T, int t0, int C,
                            float eps);
-    /* dst (B, T, NH, 64) = softmax(rope(norm(q)) . rope(norm(k)) / 8) v, of qkv (B, T, 3, NH, 64);
-     * RMSNorm over 64 with q_norm, k_norm (64) f32, eps 1e-6; rope (2, T, 32) f32 holds cos then
-     * sin, pairs are adjacent elements; the 1/8 is applied here. */
+    /* dst (B, T, NH, HS) = softmax(rope(norm(q)) . rope(norm(k)) / sqrt(HS)) v, of qkv (B, T, 3,
+     * NH, HS), HS one of IMF__HEAD_SIZES; RMSNorm over HS with q_norm, k_norm (HS) f32, eps 1e-6;
+     * rope (2, T, HS / 2) f32 holds cos then sin of each token's pairs of adjacent elements, so
+     * that rotations in one or two dimensions, or of some tokens only, differ in the table alone.
+     */
     imf_status (*attention)(struct imf__device *d, void *dst, const void *qkv, const float *q_norm,
-                            const float *k_norm, const float *rope, int B, int T, int NH);
+                            const float *k_norm, const float *rope, int B, int T, int NH, int HS);
     /* dst (rows, 256) f32 = [cos(s f), sin(s f)], f_k = exp(-ln(10000) k / 128). */
     imf_status (*scalar_embed)(struct imf__device *d, float *dst, const float *values, int rows);
-    /* dst (B P, C p p) f32: patches of z (B, C, S, S), P = (S/p)^2 row-major, features [c][py][px].
+    /* dst (B P, C p p): patches of z (B, C, S, S) f32, P = (S/p)^2 row-major, features [c][py][px].
      */
-    imf_status (*patchify)(struct imf__device *d, float *dst, const float *z, int B, int C, int S,
-                           int p);
+    imf_status (*patchify)(struct imf__device *d, void *dst, enum imf__dtype dst_type,
+                           const float *z, int B, int C, int S, int p);
     /* The sequence x (B, 20 + P, D): 8 class, 4 omega, 2 t_min, 2 t_max, 4 time tokens, P patches.
      * tokens (20, D) learned; classes (n, D) rows looked up by labels (B) int32; scalars (4, B, D)
-     * embeddings of omega, t_min, t_max, h; patches (B, P, D). All f32. */
+     * embeddings of omega, t_min, t_max, h; patches (B, P, D), to which positions (P, D) are added
+     * unless NULL. All f32. */
     imf_status (*assemble)(struct imf__device *d, float *x, const float *tokens,
                            const float *classes, const int32_t *labels, const float *scalars,
-                           const float *patches, int B, int P, int D);
-    /* z (B, C, S, S) -= dt[b] u, u given as patches (B P, [py][px][c]) f32. */
-    imf_status (*euler)(struct imf__device *d, float *z, const float *u, const float *dt, int B,
-                        int C, int S, int p);
+                           const float *patches, const float *positions, int B, int P, int D);
+    /* z (B, C, S, S) -= dt[b] u, where u is what the network gave, `out`, as patches (B P,
+     * [py][px][c]) f32; or, where it gives the picture instead (predicts_x), z - out. */
+    imf_status (*euler)(struct imf__device *d, float *z, const float *out, bool predicts_x,
+                        const float *dt, int B, int C, int S, int p);
     /* dst (n, T, C) = softmax(q k^T / sqrt(C)) v: one head, q, k, v (n, T, C) each, all f32. */
     imf_status (*attention_single)(struct imf__device *d, float *dst, const float *q,
                                    const float *k, const float *v, int n, int T, int C);
@@ -199,7 +213,7 @@ struct imf__device_ops {
 
 /* Devices. The CUDA one lives in a module, libimf_cuda.so, whose one exported symbol is
  * imf__cuda_device_create with this signature and IMF__DEVICE_ABI checked first. */
-#define IMF__DEVICE_ABI 2
+#define IMF__DEVICE_ABI 3
 imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_engine_params *p,
                                   struct imf_error *err);
 typedef imf_status (*imf__cuda_device_create_fn)(struct imf__device **out, int abi, int ordinal,

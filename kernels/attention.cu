@@ -1,25 +1,41 @@
-/* Attention of MiT: RMSNorm and rotary embedding of q and k, softmax(q k^T / 8) v, heads of 64.
+/* Attention of MiT and pMF: RMSNorm and rotary embedding of q and k, softmax(q k^T / sqrt(HS)) v,
+ * heads of HS = 64 or 80, a template parameter.
  *
  * bfloat16: one block of six warps per head and sample. K (normed and rotated on its way) and V of
- * the whole head lie in shared memory, 276 tokens = 72 KiB, swizzled so that a row's eight 16-byte
- * chunks are xored with row % 8: fills, ldmatrix of K and transposed ldmatrix of V are free of bank
- * conflicts. Each warp takes 16 queries at a time and walks the keys by 32 with an online softmax,
- * so that the scores never leave registers. q and k are read once, normed in float32 and rounded
- * once. Heads too long for shared memory (more than 384 tokens) walk tiles of 384 keys instead, the
- * queries spread over grid.z; small batches spread the queries over grid.z too, to fill the GPU. An
- * output's arithmetic is the same in all three cases: the order of its keys is.
+ * the whole head lie in shared memory, 276 tokens = 72 or 90 KiB, swizzled (`chunk_at`) so that
+ * fills, ldmatrix of K and transposed ldmatrix of V are free of bank conflicts. Each warp takes 16
+ * queries at a time and walks the keys by 32 with an online softmax, so that the scores never leave
+ * registers. q and k are read once, normed in float32 and rounded once. Heads too long for shared
+ * memory (more than 384 or 288 tokens) walk tiles instead, the queries spread over grid.z; small
+ * batches spread the queries over grid.z too, to fill the GPU. An output's arithmetic is the same
+ * in all three cases: the order of its keys is.
  *
  * float32: one thread per query, tiles of 32 keys broadcast from shared memory; for parity, not
  * speed. */
 #include "common.cuh"
 
-static const int HEAD = 64;
 static const int WARPS = 6;
-static const int STEP = 32;      /* keys per softmax step */
-static const int MAX_KEYS = 384; /* keys resident: 2 x 48 KiB, one block on the smallest sm_8x */
+static const int STEP = 32; /* keys per softmax step */
 static const float EPS = 1e-6f;
-/* 1/8 and the change to base two, folded into q. */
-static const float QUERY_SCALE = 0.125f * 1.4426950408889634f;
+
+template <int HS> struct head;
+
+template <> struct head<64> {
+    static const int lanes = 8;      /* that fill a row of K in bfloat16, 8 elements each */
+    static const int f32_lanes = 16; /* and in float32, 4 elements each */
+    static const int max_keys = 384; /* resident: 2 x 48 KiB, one block on the smallest sm_8x */
+    static constexpr float scale = 0.125f;
+};
+
+template <> struct head<80> {
+    static const int lanes = 16; /* 10 of them have work: a sum wants a power of two */
+    static const int f32_lanes = 32;
+    static const int max_keys = 288; /* 2 x 45 KiB */
+    static constexpr float scale = 0.11180339887498949f;
+};
+
+/* The change to base two, folded into q with the head's scale. */
+static const float LOG2_E = 1.4426950408889634f;
 
 /* Rotates the pair (a, b) by the token's angle. */
 IMF_DEVICE void rotate(float &a, float &b, float cosine, float sine)
@@ -38,29 +54,37 @@ template <int width> IMF_DEVICE float group_sum(float x)
     return x;
 }
 
-IMF_DEVICE bf16 *chunk_at(bf16 *tile, int row, int chunk)
+/* 16-byte chunk of a row. Eight rows must not meet in a bank. Rows of 64 begin in the same one:
+ * chunks are xored with row % 8. Rows of 80 begin two chunks further each, so that only every
+ * fourth meets: swapping neighbours in every other four rows is enough. */
+template <int HS> IMF_DEVICE bf16 *chunk_at(bf16 *tile, int row, int chunk)
 {
-    return tile + row * HEAD + ((chunk ^ (row & 7)) << 3);
+    const int swizzle = HS == 64 ? row & 7 : row >> 2 & 1;
+    return tile + row * HS + ((chunk ^ swizzle) << 3);
 }
 
 /* Fills keys first..first + count - 1 (count a multiple of 32); rows past the end become zero. */
+template <int HS>
 IMF_DEVICE void load_keys_values(bf16 *K, bf16 *V, const bf16 *qkv, const float *k_norm,
                                  const float *rope, int first, int count, int T, int stride)
 {
+    const int LANES = head<HS>::lanes;
     const int tid = static_cast<int>(threadIdx.x);
-    const int chunk = tid % 8; /* columns 8 chunk .. + 7 of the head */
-    for (int i = tid; i < count * 8; i += WARPS * 32) {
-        const int row = i / 8, token = first + row;
+    const int chunk = tid % LANES; /* columns 8 chunk .. + 7 of the head */
+    const bool works = chunk < HS / 8;
+    for (int i = tid; works && i < count * LANES; i += WARPS * 32) {
+        const int row = i / LANES, token = first + row;
         const bool inside = token < T;
         const bf16 *v = qkv + static_cast<size_t>(inside ? token : 0) * stride * 3 + 2 * stride;
-        cp_async16(chunk_at(V, row, chunk), v + chunk * 8, inside ? 16 : 0);
+        cp_async16(chunk_at<HS>(V, row, chunk), v + chunk * 8, inside ? 16 : 0);
     }
     cp_async_commit();
-    float g[8];
-    load8(g, k_norm + chunk * 8);
-    for (int i = tid; i < count * 8; i += WARPS * 32) {
-        const int row = i / 8, token = first + row;
-        const bool inside = token < T;
+    float g[8] = {};
+    if (works)
+        load8(g, k_norm + chunk * 8);
+    for (int i = tid; i < count * LANES; i += WARPS * 32) {
+        const int row = i / LANES, token = first + row;
+        const bool inside = token < T && works;
         float k[8] = {0, 0, 0, 0, 0, 0, 0, 0};
         if (inside)
             load8(k, qkv + static_cast<size_t>(token) * stride * 3 + stride + chunk * 8);
@@ -68,11 +92,11 @@ IMF_DEVICE void load_keys_values(bf16 *K, bf16 *V, const bf16 *qkv, const float 
 #pragma unroll
         for (int j = 0; j < 8; j++)
             squares += k[j] * k[j];
-        const float r = rsqrtf(group_sum<8>(squares) * (1.0f / HEAD) + EPS);
+        const float r = rsqrtf(group_sum<LANES>(squares) * (1.0f / HS) + EPS);
         if (inside) {
-            const float4 cosine = *reinterpret_cast<const float4 *>(rope + token * 32 + chunk * 4);
-            const float4 sine =
-                *reinterpret_cast<const float4 *>(rope + (T + token) * 32 + chunk * 4);
+            const float *angle = rope + token * (HS / 2) + chunk * 4;
+            const float4 cosine = *reinterpret_cast<const float4 *>(angle);
+            const float4 sine = *reinterpret_cast<const float4 *>(angle + T * (HS / 2));
 #pragma unroll
             for (int j = 0; j < 8; j++)
                 k[j] *= r * g[j];
@@ -81,14 +105,16 @@ IMF_DEVICE void load_keys_values(bf16 *K, bf16 *V, const bf16 *qkv, const float 
             rotate(k[4], k[5], cosine.z, sine.z);
             rotate(k[6], k[7], cosine.w, sine.w);
         }
-        store8(chunk_at(K, row, chunk), k);
+        if (works)
+            store8(chunk_at<HS>(K, row, chunk), k);
     }
     cp_async_wait<0>();
 }
 
 /* A fragments of 16 queries: lane (g, t) holds columns 16 s + 2t, +1, +8, +9 of rows g and g + 8.
  */
-IMF_DEVICE void load_queries(uint32_t (&q)[4][1][4], const bf16 *qkv, const float *q_norm,
+template <int HS>
+IMF_DEVICE void load_queries(uint32_t (&q)[HS / 16][1][4], const bf16 *qkv, const float *q_norm,
                              const float *rope, int first, int T, int stride)
 {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
@@ -97,22 +123,23 @@ IMF_DEVICE void load_queries(uint32_t (&q)[4][1][4], const bf16 *qkv, const floa
         const int token = first + g + 8 * half;
         const bool inside = token < T;
         const bf16 *row = qkv + static_cast<size_t>(inside ? token : 0) * stride * 3;
-        float x[8][2], squares = 0.0f;
+        float x[HS / 8][2], squares = 0.0f;
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
+        for (int i = 0; i < HS / 8; i++) {
             const uint32_t pair =
                 inside ? *reinterpret_cast<const uint32_t *>(row + 8 * i + 2 * t) : 0u;
             x[i][0] = bf16_lo(pair), x[i][1] = bf16_hi(pair);
             squares += x[i][0] * x[i][0] + x[i][1] * x[i][1];
         }
-        const float r = rsqrtf(group_sum<4>(squares) * (1.0f / HEAD) + EPS) * QUERY_SCALE;
+        const float r =
+            rsqrtf(group_sum<4>(squares) * (1.0f / HS) + EPS) * head<HS>::scale * LOG2_E;
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
+        for (int i = 0; i < HS / 8; i++) {
             const int c = 8 * i + 2 * t;
-            const int angle = (inside ? token : 0) * 32 + c / 2;
+            const int angle = (inside ? token : 0) * (HS / 2) + c / 2;
             x[i][0] *= r * q_norm[c];
             x[i][1] *= r * q_norm[c + 1];
-            rotate(x[i][0], x[i][1], rope[angle], rope[T * 32 + angle]);
+            rotate(x[i][0], x[i][1], rope[angle], rope[T * (HS / 2) + angle]);
             q[i / 2][0][half + 2 * (i % 2)] = pack_bf16x2(x[i][0], x[i][1]);
         }
     }
@@ -120,19 +147,20 @@ IMF_DEVICE void load_queries(uint32_t (&q)[4][1][4], const bf16 *qkv, const floa
 
 /* One softmax step: 16 queries against keys `row`.. + 31 of the resident tile, `valid` of them
  * real. */
-IMF_DEVICE void attend(float (&out)[1][8][4], float (&highest)[2], float (&total)[2],
-                       const uint32_t (&q)[4][1][4], bf16 *K, bf16 *V, int row, int valid)
+template <int HS>
+IMF_DEVICE void attend(float (&out)[1][HS / 8][4], float (&highest)[2], float (&total)[2],
+                       const uint32_t (&q)[HS / 16][1][4], bf16 *K, bf16 *V, int row, int valid)
 {
     const int lane = static_cast<int>(threadIdx.x) % 32, t = lane % 4;
     float s[1][4][4] = {};
 #pragma unroll
-    for (int step = 0; step < 4; step++) {
+    for (int step = 0; step < HS / 16; step++) {
         uint32_t k[4][2];
 #pragma unroll
         for (int pair = 0; pair < 2; pair++) {
             uint32_t r[4];
-            ldmatrix_x4(r, chunk_at(K, row + pair * 16 + (lane & 7) + (lane & 16) / 2,
-                                    step * 2 + (lane >> 3 & 1)));
+            ldmatrix_x4(r, chunk_at<HS>(K, row + pair * 16 + (lane & 7) + (lane & 16) / 2,
+                                        step * 2 + (lane >> 3 & 1)));
             k[2 * pair][0] = r[0], k[2 * pair][1] = r[1];
             k[2 * pair + 1][0] = r[2], k[2 * pair + 1][1] = r[3];
         }
@@ -167,7 +195,7 @@ IMF_DEVICE void attend(float (&out)[1][8][4], float (&highest)[2], float (&total
         total[half] = total[half] * scale[half] + sum; /* of this lane's columns */
     }
 #pragma unroll
-    for (int j = 0; j < 8; j++) {
+    for (int j = 0; j < HS / 8; j++) {
         out[0][j][0] *= scale[0], out[0][j][1] *= scale[0];
         out[0][j][2] *= scale[1], out[0][j][3] *= scale[1];
     }
@@ -178,12 +206,12 @@ IMF_DEVICE void attend(float (&out)[1][8][4], float (&highest)[2], float (&total
                                    pack_bf16x2(s[0][2 * step][2], s[0][2 * step][3]),
                                    pack_bf16x2(s[0][2 * step + 1][0], s[0][2 * step + 1][1]),
                                    pack_bf16x2(s[0][2 * step + 1][2], s[0][2 * step + 1][3])}};
-        uint32_t v[8][2];
+        uint32_t v[HS / 8][2];
 #pragma unroll
-        for (int pair = 0; pair < 4; pair++) {
+        for (int pair = 0; pair < HS / 16; pair++) {
             uint32_t r[4];
-            ldmatrix_x4_trans(r,
-                              chunk_at(V, row + step * 16 + (lane & 15), pair * 2 + (lane >> 4)));
+            ldmatrix_x4_trans(
+                r, chunk_at<HS>(V, row + step * 16 + (lane & 15), pair * 2 + (lane >> 4)));
             v[2 * pair][0] = r[0], v[2 * pair][1] = r[1];
             v[2 * pair + 1][0] = r[2], v[2 * pair + 1][1] = r[3];
         }
@@ -191,8 +219,9 @@ IMF_DEVICE void attend(float (&out)[1][8][4], float (&highest)[2], float (&total
     }
 }
 
-IMF_DEVICE void store_output(bf16 *dst, const float (&out)[1][8][4], float (&total)[2], int first,
-                             int T, int stride)
+template <int HS>
+IMF_DEVICE void store_output(bf16 *dst, const float (&out)[1][HS / 8][4], float (&total)[2],
+                             int first, int T, int stride)
 {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
@@ -203,25 +232,26 @@ IMF_DEVICE void store_output(bf16 *dst, const float (&out)[1][8][4], float (&tot
             continue;
         bf16 *row = dst + static_cast<size_t>(token) * stride;
 #pragma unroll
-        for (int j = 0; j < 8; j++)
+        for (int j = 0; j < HS / 8; j++)
             *reinterpret_cast<uint32_t *>(row + 8 * j + 2 * t) =
                 pack_bf16x2(out[0][j][2 * half] * r, out[0][j][2 * half + 1] * r);
     }
 }
 
 /* grid (NH, B, query parts); keys: keys per tile, a multiple of 32, the whole head when it fits. */
+template <int HS>
 static __global__ void __launch_bounds__(WARPS * 32)
     attention_bf16(bf16 *dst, const bf16 *qkv, const float *q_norm, const float *k_norm,
                    const float *rope, int T, int NH, int keys)
 {
     IMF_DYNAMIC_SHARED(bf16, K);
-    bf16 *V = K + keys * HEAD;
-    const int stride = NH * HEAD;
-    qkv += static_cast<size_t>(blockIdx.y) * T * 3 * stride + blockIdx.x * HEAD;
-    dst += static_cast<size_t>(blockIdx.y) * T * stride + blockIdx.x * HEAD;
+    bf16 *V = K + keys * HS;
+    const int stride = NH * HS;
+    qkv += static_cast<size_t>(blockIdx.y) * T * 3 * stride + blockIdx.x * HS;
+    dst += static_cast<size_t>(blockIdx.y) * T * stride + blockIdx.x * HS;
     const bool resident = keys >= T;
     if (resident) {
-        load_keys_values(K, V, qkv, k_norm, rope, 0, keys, T, stride);
+        load_keys_values<HS>(K, V, qkv, k_norm, rope, 0, keys, T, stride);
         __syncthreads();
     }
     const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -229,20 +259,20 @@ static __global__ void __launch_bounds__(WARPS * 32)
     for (int part = static_cast<int>(blockIdx.z); part < parts;
          part += static_cast<int>(gridDim.z)) {
         const int first = (part * WARPS + warp) * 16;
-        uint32_t q[4][1][4];
-        load_queries(q, qkv, q_norm, rope, first, T, stride);
-        float out[1][8][4] = {}, highest[2] = {-INFINITY, -INFINITY}, total[2] = {};
+        uint32_t q[HS / 16][1][4];
+        load_queries<HS>(q, qkv, q_norm, rope, first, T, stride);
+        float out[1][HS / 8][4] = {}, highest[2] = {-INFINITY, -INFINITY}, total[2] = {};
         for (int tile = 0; tile < T; tile += keys) {
             if (!resident) {
                 __syncthreads();
-                load_keys_values(K, V, qkv, k_norm, rope, tile, keys, T, stride);
+                load_keys_values<HS>(K, V, qkv, k_norm, rope, tile, keys, T, stride);
                 __syncthreads();
             }
             if (first < T) /* the same for a whole warp */
                 for (int row = 0; row < keys && tile + row < T; row += STEP)
-                    attend(out, highest, total, q, K, V, row, T - tile - row);
+                    attend<HS>(out, highest, total, q, K, V, row, T - tile - row);
         }
-        store_output(dst, out, total, first, T, stride);
+        store_output<HS>(dst, out, total, first, T, stride);
     }
 }
 
@@ -250,47 +280,52 @@ static const int F32_THREADS = 128;
 static const int F32_KEYS = 32;
 
 /* grid (NH, B, ceil(T / 128)). */
+template <int HS>
 static __global__ void __launch_bounds__(F32_THREADS)
     attention_f32(float *dst, const float *qkv, const float *q_norm, const float *k_norm,
                   const float *rope, int T, int NH)
 {
-    IMF_SHARED(float, K, [F32_KEYS][HEAD]);
-    IMF_SHARED(float, V, [F32_KEYS][HEAD]);
-    const int tid = static_cast<int>(threadIdx.x), stride = NH * HEAD;
-    qkv += static_cast<size_t>(blockIdx.y) * T * 3 * stride + blockIdx.x * HEAD;
+    const int LANES = head<HS>::f32_lanes;
+    IMF_SHARED(float, K, [F32_KEYS][HS]);
+    IMF_SHARED(float, V, [F32_KEYS][HS]);
+    const int tid = static_cast<int>(threadIdx.x), stride = NH * HS;
+    qkv += static_cast<size_t>(blockIdx.y) * T * 3 * stride + blockIdx.x * HS;
     const int token = static_cast<int>(blockIdx.z) * F32_THREADS + tid;
     const int mine = token < T ? token : 0;
-    float q[HEAD], out[HEAD], squares = 0.0f;
+    float q[HS], out[HS], squares = 0.0f;
     const float *row = qkv + static_cast<size_t>(mine) * 3 * stride;
 #pragma unroll
-    for (int c = 0; c < HEAD; c++) {
+    for (int c = 0; c < HS; c++) {
         q[c] = row[c];
         out[c] = 0.0f;
         squares += q[c] * q[c];
     }
-    const float r = 0.125f / sqrtf(squares * (1.0f / HEAD) + EPS);
+    const float r = head<HS>::scale / sqrtf(squares * (1.0f / HS) + EPS);
 #pragma unroll
-    for (int c = 0; c < HEAD; c += 2) {
+    for (int c = 0; c < HS; c += 2) {
         q[c] *= r * q_norm[c];
         q[c + 1] *= r * q_norm[c + 1];
-        rotate(q[c], q[c + 1], rope[mine * 32 + c / 2], rope[(T + mine) * 32 + c / 2]);
+        rotate(q[c], q[c + 1], rope[mine * (HS / 2) + c / 2], rope[(T + mine) * (HS / 2) + c / 2]);
     }
     float highest = -INFINITY, total = 0.0f;
     for (int tile = 0; tile < T; tile += F32_KEYS) {
         __syncthreads();
-        for (int i = tid; i < F32_KEYS * 16; i += F32_THREADS) {
-            const int key = i / 16, c = i % 16 * 4;
-            const bool inside = tile + key < T;
-            const float *at = qkv + static_cast<size_t>(inside ? tile + key : 0) * 3 * stride + c;
+        for (int i = tid; i < F32_KEYS * LANES; i += F32_THREADS) {
+            const int key = i / LANES, c = i % LANES * 4;
+            const bool works = c < HS, inside = tile + key < T && works;
+            const float *at =
+                qkv + static_cast<size_t>(inside ? tile + key : 0) * 3 * stride + (works ? c : 0);
             float4 k = *reinterpret_cast<const float4 *>(at + stride);
             const float4 v = *reinterpret_cast<const float4 *>(at + 2 * stride);
-            const float sum = group_sum<16>(k.x * k.x + k.y * k.y + k.z * k.z + k.w * k.w);
-            const float s = 1.0f / sqrtf(sum * (1.0f / HEAD) + EPS);
-            const int angle = (inside ? tile + key : 0) * 32 + c / 2;
+            const float squared = works ? k.x * k.x + k.y * k.y + k.z * k.z + k.w * k.w : 0.0f;
+            const float s = 1.0f / sqrtf(group_sum<LANES>(squared) * (1.0f / HS) + EPS);
+            if (!works)
+                continue;
+            const int angle = (inside ? tile + key : 0) * (HS / 2) + c / 2;
             k.x *= s * k_norm[c], k.y *= s * k_norm[c + 1];
             k.z *= s * k_norm[c + 2], k.w *= s * k_norm[c + 3];
-            rotate(k.x, k.y, rope[angle], rope[T * 32 + angle]);
-            rotate(k.z, k.w, rope[angle + 1], rope[T * 32 + angle + 1]);
+            rotate(k.x, k.y, rope[angle], rope[T * (HS / 2) + angle]);
+            rotate(k.z, k.w, rope[angle + 1], rope[T * (HS / 2) + angle + 1]);
             *reinterpret_cast<float4 *>(&K[key][c]) = k;
             *reinterpret_cast<float4 *>(&V[key][c]) = v;
         }
@@ -299,7 +334,7 @@ static __global__ void __launch_bounds__(F32_THREADS)
         for (int key = 0; key < count; key++) {
             float s = 0.0f;
 #pragma unroll
-            for (int c = 0; c < HEAD; c += 4) {
+            for (int c = 0; c < HS; c += 4) {
                 const float4 k = *reinterpret_cast<const float4 *>(&K[key][c]);
                 s += q[c] * k.x + q[c + 1] * k.y + q[c + 2] * k.z + q[c + 3] * k.w;
             }
@@ -308,7 +343,7 @@ static __global__ void __launch_bounds__(F32_THREADS)
             highest = top;
             total = total * scale + p;
 #pragma unroll
-            for (int c = 0; c < HEAD; c += 4) {
+            for (int c = 0; c < HS; c += 4) {
                 const float4 v = *reinterpret_cast<const float4 *>(&V[key][c]);
                 out[c] = out[c] * scale + p * v.x;
                 out[c + 1] = out[c + 1] * scale + p * v.y;
@@ -319,9 +354,9 @@ static __global__ void __launch_bounds__(F32_THREADS)
     }
     if (token >= T)
         return;
-    dst += (static_cast<size_t>(blockIdx.y) * T + token) * stride + blockIdx.x * HEAD;
+    dst += (static_cast<size_t>(blockIdx.y) * T + token) * stride + blockIdx.x * HS;
 #pragma unroll
-    for (int c = 0; c < HEAD; c += 4)
+    for (int c = 0; c < HS; c += 4)
         store4(dst + c, out[c] / total, out[c + 1] / total, out[c + 2] / total, out[c + 3] / total);
 }
 
@@ -359,38 +394,52 @@ static __global__ void __launch_bounds__(SOFTMAX_THREADS)
         dst[c] = from_float<T>(expf(src[c] - top) * r);
 }
 
+template <int HS>
 static cudaError_t launch_bf16(bf16 *dst, const bf16 *qkv, const float *q_norm, const float *k_norm,
                                const float *rope, int B, int T, int NH, cudaStream_t stream)
 {
-    const int keys = T <= MAX_KEYS ? (T + STEP - 1) / STEP * STEP : MAX_KEYS;
-    const int smem = 2 * keys * HEAD * static_cast<int>(sizeof(bf16));
+    const int most = head<HS>::max_keys;
+    const int keys = T <= most ? (T + STEP - 1) / STEP * STEP : most;
+    const int smem = 2 * keys * HS * static_cast<int>(sizeof(bf16));
     const cudaError_t status =
-        cudaFuncSetAttribute(attention_bf16, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
+        cudaFuncSetAttribute(attention_bf16<HS>, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
     if (status != cudaSuccess)
         return status;
     const int parts = (T + 16 * WARPS - 1) / (16 * WARPS);
-    const bool one_block = T <= MAX_KEYS && B * NH >= 128;
+    const bool one_block = T <= most && B * NH >= 128;
     const dim3 grid(static_cast<unsigned>(NH), static_cast<unsigned>(B),
                     one_block ? 1u : static_cast<unsigned>(parts));
-    IMF_LAUNCH(attention_bf16, grid, WARPS * 32, static_cast<size_t>(smem), stream, dst, qkv,
+    IMF_LAUNCH((attention_bf16<HS>), grid, WARPS * 32, static_cast<size_t>(smem), stream, dst, qkv,
                q_norm, k_norm, rope, T, NH, keys);
+    return cudaGetLastError();
+}
+
+template <int HS>
+static cudaError_t launch(void *dst, const void *qkv, enum k_type type, const float *q_norm,
+                          const float *k_norm, const float *rope, int B, int T, int NH,
+                          cudaStream_t stream)
+{
+    if (type == K_BF16)
+        return launch_bf16<HS>(static_cast<bf16 *>(dst), static_cast<const bf16 *>(qkv), q_norm,
+                               k_norm, rope, B, T, NH, stream);
+    const dim3 grid(static_cast<unsigned>(NH), static_cast<unsigned>(B),
+                    blocks_for(static_cast<size_t>(T), F32_THREADS));
+    IMF_LAUNCH((attention_f32<HS>), grid, F32_THREADS, 0, stream, static_cast<float *>(dst),
+               static_cast<const float *>(qkv), q_norm, k_norm, rope, T, NH);
     return cudaGetLastError();
 }
 
 extern "C" cudaError_t k_attention(void *dst, const void *qkv, enum k_type type,
                                    const float *q_norm, const float *k_norm, const float *rope,
-                                   int B, int T, int NH, cudaStream_t stream)
+                                   int B, int T, int NH, int HS, cudaStream_t stream)
 {
     if (B < 1 || B > 65535 || T < 1 || T > 1 << 20 || NH < 1 || NH > 65535)
         return cudaErrorInvalidValue;
-    if (type == K_BF16)
-        return launch_bf16(static_cast<bf16 *>(dst), static_cast<const bf16 *>(qkv), q_norm, k_norm,
-                           rope, B, T, NH, stream);
-    const dim3 grid(static_cast<unsigned>(NH), static_cast<unsigned>(B),
-                    blocks_for(static_cast<size_t>(T), F32_THREADS));
-    IMF_LAUNCH(attention_f32, grid, F32_THREADS, 0, stream, static_cast<float *>(dst),
-               static_cast<const float *>(qkv), q_norm, k_norm, rope, T, NH);
-    return cudaGetLastError();
+    if (HS == 64)
+        return launch<64>(dst, qkv, type, q_norm, k_norm, rope, B, T, NH, stream);
+    if (HS == 80)
+        return launch<80>(dst, qkv, type, q_norm, k_norm, rope, B, T, NH, stream);
+    return cudaErrorInvalidValue;
 }
 
 extern "C" cudaError_t k_softmax(void *dst, enum k_type type, const float *src, int rows, int cols,

@@ -20,7 +20,8 @@ static __global__ void scalar_embed(float *dst, const float *values, int rows)
     dst[row * 256 + 128 + k] = sinf(angle);
 }
 
-static __global__ void patchify(float *dst, const float *z, int total, int C, int S, int p)
+template <typename T>
+static __global__ void patchify(T *dst, const float *z, int total, int C, int S, int p)
 {
     const int i = static_cast<int>(blockIdx.x) * THREADS + static_cast<int>(threadIdx.x);
     if (i >= total)
@@ -30,13 +31,13 @@ static __global__ void patchify(float *dst, const float *z, int total, int C, in
     const int patch = row % P, b = row / P;
     const int c = f / (p * p), py = f / p % p, px = f % p;
     const int y = patch / side * p + py, x = patch % side * p + px;
-    dst[i] = z[((b * C + c) * S + y) * S + x];
+    dst[i] = from_float<T>(z[((b * C + c) * S + y) * S + x]);
 }
 
 /* One block per token; D elements by its threads, four at a time. */
 static __global__ void assemble(float *x, const float *tokens, const float *classes,
                                 const int32_t *labels, const float *scalars, const float *patches,
-                                int B, int P, int D)
+                                const float *positions, int B, int P, int D)
 {
     const int T = 20 + P;
     const int b = static_cast<int>(blockIdx.x) / T, t = static_cast<int>(blockIdx.x) % T;
@@ -44,6 +45,8 @@ static __global__ void assemble(float *x, const float *tokens, const float *clas
     const float *learned = NULL, *added;
     if (t >= 20) {
         added = patches + (static_cast<size_t>(b) * P + (t - 20)) * D;
+        if (positions)
+            learned = positions + static_cast<size_t>(t - 20) * D;
     } else {
         learned = tokens + static_cast<size_t>(t) * D;
         /* 8 class tokens, then 4 omega, 2 t_min, 2 t_max, 4 time: scalars 0, 1, 2, 3. */
@@ -66,8 +69,8 @@ static __global__ void assemble(float *x, const float *tokens, const float *clas
     }
 }
 
-static __global__ void euler(float *z, const float *u, const float *dt, int total, int C, int S,
-                             int p)
+static __global__ void euler(float *z, const float *out, int predicts_x, const float *dt, int total,
+                             int C, int S, int p)
 {
     const int i = static_cast<int>(blockIdx.x) * THREADS + static_cast<int>(threadIdx.x);
     if (i >= total)
@@ -75,7 +78,8 @@ static __global__ void euler(float *z, const float *u, const float *dt, int tota
     const int x = i % S, y = i / S % S, c = i / (S * S) % C, b = i / (S * S * C);
     const int side = S / p;
     const int patch = (b * side + y / p) * side + x / p;
-    z[i] -= dt[b] * u[((static_cast<size_t>(patch) * p + y % p) * p + x % p) * C + c];
+    const float o = out[((static_cast<size_t>(patch) * p + y % p) * p + x % p) * C + c];
+    z[i] -= dt[b] * (predicts_x ? z[i] - o : o);
 }
 
 extern "C" cudaError_t k_scalar_embed(float *dst, const float *values, int rows,
@@ -88,35 +92,39 @@ extern "C" cudaError_t k_scalar_embed(float *dst, const float *values, int rows,
     return cudaGetLastError();
 }
 
-extern "C" cudaError_t k_patchify(float *dst, const float *z, int B, int C, int S, int p,
-                                  cudaStream_t stream)
+extern "C" cudaError_t k_patchify(void *dst, enum k_type type, const float *z, int B, int C, int S,
+                                  int p, cudaStream_t stream)
 {
     const size_t total = static_cast<size_t>(B) * C * S * S;
     if (B < 1 || p < 1 || S % p != 0 || total > 0x40000000u)
         return cudaErrorInvalidValue;
-    IMF_LAUNCH(patchify, blocks_for(total, THREADS), THREADS, 0, stream, dst, z,
-               static_cast<int>(total), C, S, p);
+    if (type == K_BF16)
+        IMF_LAUNCH((patchify<bf16>), blocks_for(total, THREADS), THREADS, 0, stream,
+                   static_cast<bf16 *>(dst), z, static_cast<int>(total), C, S, p);
+    else
+        IMF_LAUNCH((patchify<float>), blocks_for(total, THREADS), THREADS, 0, stream,
+                   static_cast<float *>(dst), z, static_cast<int>(total), C, S, p);
     return cudaGetLastError();
 }
 
 extern "C" cudaError_t k_assemble(float *x, const float *tokens, const float *classes,
                                   const int32_t *labels, const float *scalars, const float *patches,
-                                  int B, int P, int D, cudaStream_t stream)
+                                  const float *positions, int B, int P, int D, cudaStream_t stream)
 {
     if (B < 1 || P < 1 || D < 1)
         return cudaErrorInvalidValue;
     IMF_LAUNCH(assemble, static_cast<unsigned>(B) * static_cast<unsigned>(20 + P), THREADS, 0,
-               stream, x, tokens, classes, labels, scalars, patches, B, P, D);
+               stream, x, tokens, classes, labels, scalars, patches, positions, B, P, D);
     return cudaGetLastError();
 }
 
-extern "C" cudaError_t k_euler(float *z, const float *u, const float *dt, int B, int C, int S,
-                               int p, cudaStream_t stream)
+extern "C" cudaError_t k_euler(float *z, const float *out, int predicts_x, const float *dt, int B,
+                               int C, int S, int p, cudaStream_t stream)
 {
     const size_t total = static_cast<size_t>(B) * C * S * S;
     if (B < 1 || p < 1 || S % p != 0 || total > 0x40000000u)
         return cudaErrorInvalidValue;
-    IMF_LAUNCH(euler, blocks_for(total, THREADS), THREADS, 0, stream, z, u, dt,
+    IMF_LAUNCH(euler, blocks_for(total, THREADS), THREADS, 0, stream, z, out, predicts_x, dt,
                static_cast<int>(total), C, S, p);
     return cudaGetLastError();
 }

@@ -24,21 +24,22 @@ enum k_type { K_F32, K_BF16 };
 /* ---- embed.cu: what stands before and after the blocks; formulas in engine/device.h ---- */
 cudaError_t k_scalar_embed(float *dst /* (rows, 256) */, const float *values, int rows,
                            cudaStream_t stream);
-cudaError_t k_patchify(float *dst, const float *z, int B, int C, int S, int p, cudaStream_t stream);
-cudaError_t k_assemble(float *x, const float *tokens, const float *classes, const int32_t *labels,
-                       const float *scalars, const float *patches, int B, int P, int D,
+cudaError_t k_patchify(void *dst, enum k_type type, const float *z, int B, int C, int S, int p,
                        cudaStream_t stream);
-cudaError_t k_euler(float *z, const float *u, const float *dt, int B, int C, int S, int p,
-                    cudaStream_t stream);
+cudaError_t k_assemble(float *x, const float *tokens, const float *classes, const int32_t *labels,
+                       const float *scalars, const float *patches, const float *positions, int B,
+                       int P, int D, cudaStream_t stream);
+cudaError_t k_euler(float *z, const float *out, int predicts_x, const float *dt, int B, int C,
+                    int S, int p, cudaStream_t stream);
 
 /* ---- rms_norm.cu ---- */
 cudaError_t k_rms_norm(void *dst, enum k_type type, const float *src, const float *weight, int B,
                        int T, int t0, int C, float eps, cudaStream_t stream);
 
-/* ---- attention.cu: qk_norm, rope, softmax(q k^T / 8) v for heads of 64 ---- */
-cudaError_t k_attention(void *dst /* (B, T, NH, 64) */, const void *qkv /* (B, T, 3, NH, 64) */,
+/* ---- attention.cu: qk_norm, rope, softmax(q k^T / sqrt(HS)) v for heads of 64 or 80 ---- */
+cudaError_t k_attention(void *dst /* (B, T, NH, HS) */, const void *qkv /* (B, T, 3, NH, HS) */,
                         enum k_type type, const float *q_norm, const float *k_norm,
-                        const float *rope /* (2, T, 32) */, int B, int T, int NH,
+                        const float *rope /* (2, T, HS / 2) */, int B, int T, int NH, int HS,
                         cudaStream_t stream);
 /* dst (rows, cols) = softmax of src's rows; src f32, dst of `type`, may be src when f32. */
 cudaError_t k_softmax(void *dst, enum k_type type, const float *src, int rows, int cols,

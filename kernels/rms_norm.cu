@@ -1,6 +1,6 @@
 /* RMSNorm over the last axis of float32 rows: dst = x / sqrt(mean(x^2) + eps) * weight.
  * One warp per row; the row stays in registers (VECTORS float4 a lane), so it is read once. Rows
- * that are no multiple of 4 or longer than 1024 take the plain version, which reads twice (from
+ * that are no multiple of 4 or longer than 1280 take the plain version, which reads twice (from
  * L1). */
 #include "common.cuh"
 
@@ -67,7 +67,7 @@ static void launch(T *dst, const float *src, const float *weight, int rows, int 
 #define RMS_NORM(vectors)                                                                          \
     IMF_LAUNCH((rms_norm<T, vectors>), grid, WARPS * 32, 0, stream, dst, src, weight, rows,        \
                tokens, T_all, t0, C, eps)
-    if (C % 4 != 0 || C > 1024)
+    if (C % 4 != 0 || C > 1280)
         IMF_LAUNCH((rms_norm_plain<T>), grid, WARPS * 32, 0, stream, dst, src, weight, rows, tokens,
                    T_all, t0, C, eps);
     else if (C <= 128)
@@ -76,8 +76,10 @@ static void launch(T *dst, const float *src, const float *weight, int rows, int 
         RMS_NORM(4);
     else if (C <= 768)
         RMS_NORM(6);
-    else
+    else if (C <= 1024)
         RMS_NORM(8);
+    else
+        RMS_NORM(10);
 #undef RMS_NORM
 }
 

@@ -2,15 +2,18 @@
  *
  * K and V of a head are packed once; then 12 query rows at a time go through scores, softmax and
  * values without leaving the first-level cache: scores (12, Tp) float32, Tp = T rounded up to 16.
+ * The head size HS is a constant in every function here: they are inlined into one version of
+ * attention_head for each of IMF__HEAD_SIZES.
  * bf16: pairs along the summed axis lie side by side, as the dot product instruction wants them:
  *     kp (HS/2, Tp, 2), vp (Tp/2, HS, 2), probabilities (12, Tp).
  * f32:  kp (HS, Tp), v in place of vp (Tp, HS). */
 #include "cpu/attention.h"
 #include "cpu/attention_tiles.h"
-
-#define HS IMF__HEAD_SIZE
+#include "device.h"
 
 #define ROWS 12
+#define MAX_HS 80
+#define INLINE static inline __attribute__((always_inline))
 
 #if defined(__AVX512BF16__)
 #define DOT_BF16 1
@@ -22,8 +25,9 @@ struct attention_layout {
     size_t q, k, v, s, p, total; /* byte offsets into work */
 };
 
-static struct attention_layout attention_layout(int T, bool dot_bf16)
+static struct attention_layout attention_layout(int T, int head_size, bool dot_bf16)
 {
+    size_t HS = (size_t)head_size;
     size_t Tp = round_up((size_t)T, LANES), e = dot_bf16 ? 2 : 4;
     struct attention_layout l;
     l.q = 0;
@@ -35,23 +39,24 @@ static struct attention_layout attention_layout(int T, bool dot_bf16)
     return l;
 }
 
-size_t IMF__ISA_NAME(imf__attention_work)(int T, bool bf16)
+size_t IMF__ISA_NAME(imf__attention_work)(int T, int HS, bool bf16)
 {
-    return attention_layout(T, bf16 && DOT_BF16).total;
+    return attention_layout(T, HS, bf16 && DOT_BF16).total;
 }
 
-/* y (64) = rope(rms_norm(x)) * scale. rope row t: 32 cosines at cosine, 32 sines at sine. */
-static void norm_rope(float *y, const void *x, bool bf16, const float *norm, const float *cosine,
-                      const float *sine, float scale)
+/* y (HS) = rope(rms_norm(x)) * scale. rope row t: HS / 2 cosines at cosine, as many sines at sine.
+ */
+INLINE void norm_rope(float *y, const void *x, int HS, bool bf16, const float *norm,
+                      const float *cosine, const float *sine, float scale)
 {
-    vf a[4], sum = splat(0);
-    for (int i = 0; i < 4; i++) {
+    vf a[MAX_HS / LANES], sum = splat(0);
+    for (int i = 0; i < HS / LANES; i++) {
         a[i] = load(x, (size_t)i * LANES, bf16);
         sum += a[i] * a[i];
     }
-    float r = 1.0f / sqrtf(sum_lanes(sum) / HS + 1e-6f) * scale;
-    float t[HS];
-    for (int i = 0; i < 4; i++)
+    float r = 1.0f / sqrtf(sum_lanes(sum) / (float)HS + 1e-6f) * scale;
+    float t[MAX_HS];
+    for (int i = 0; i < HS / LANES; i++)
         store_f32(t + i * LANES, a[i] * r * load_f32(norm + i * LANES));
     for (int i = 0; i < HS / 2; i++) {
         y[2 * i] = t[2 * i] * cosine[i] - t[2 * i + 1] * sine[i];
@@ -63,29 +68,31 @@ struct head {
     const char *q, *k, *v; /* first row of this head's q, k, v */
     size_t stride;         /* bytes between rows */
     size_t T, Tp;
-    const float *q_norm, *k_norm, *cosine, *sine; /* rope (T, 32) each */
+    const float *q_norm, *k_norm, *cosine, *sine; /* rope (T, HS / 2) each */
+    float scale;                                  /* 1 / sqrt(HS) */
     char *out;
     size_t out_stride;
 };
 
 #if DOT_BF16
 
-static void pack_bf16(const struct head *h, uint16_t *kp, uint16_t *vp)
+INLINE void pack_bf16(const struct head *h, int head_size, uint16_t *kp, uint16_t *vp)
 {
+    const size_t HS = (size_t)head_size;
     memset(kp, 0, HS * h->Tp * 2);
     memset(vp, 0, HS * h->Tp * 2);
     for (size_t t = 0; t < h->T; t++) {
-        float y[HS];
-        uint16_t b[HS];
-        norm_rope(y, h->k + t * h->stride, true, h->k_norm, h->cosine + t * 32, h->sine + t * 32,
-                  1.0f);
-        for (int i = 0; i < HS; i += LANES)
+        float y[MAX_HS];
+        uint16_t b[MAX_HS];
+        norm_rope(y, h->k + t * h->stride, head_size, true, h->k_norm, h->cosine + t * HS / 2,
+                  h->sine + t * HS / 2, 1.0f);
+        for (size_t i = 0; i < HS; i += LANES)
             store_bf16(b + i, load_f32(y + i));
         for (size_t d = 0; d < HS / 2; d++)
             memcpy(kp + (d * h->Tp + t) * 2, b + 2 * d, 4);
         const uint16_t *v = (const uint16_t *)(h->v + t * h->stride);
         uint16_t *vt = vp + (t / 2) * HS * 2 + (t & 1);
-        for (int d = 0; d < HS; d++)
+        for (size_t d = 0; d < HS; d++)
             vt[2 * d] = v[d];
     }
 }
@@ -129,26 +136,40 @@ static inline uint32_t pair_at(const uint16_t *p)
 TILE_BF16(tile_bf16_4x6, 4, 6)
 TILE_BF16(tile_bf16_12x1, 12, 1)
 TILE_BF16(tile_bf16_6x4, 6, 4)
+TILE_BF16(tile_bf16_4x5, 4, 5)
 
-static void attention_bf16(const struct head *h, char *work)
+/* o (12, HS) = p (12, Tp) vp. */
+INLINE void values_bf16(float *o, int HS, const uint16_t *p, const uint16_t *vp, size_t Tp)
 {
-    struct attention_layout l = attention_layout((int)h->T, true);
+    size_t ldo = (size_t)HS;
+    if (HS == 64)
+        for (size_t i = 0; i < ROWS; i += 6)
+            tile_bf16_6x4(o + i * ldo, ldo, p + i * Tp, Tp, vp, ldo, Tp / 2);
+    else
+        for (size_t i = 0; i < ROWS; i += 4)
+            tile_bf16_4x5(o + i * ldo, ldo, p + i * Tp, Tp, vp, ldo, Tp / 2);
+}
+
+INLINE void attention_bf16(const struct head *h, int head_size, char *work)
+{
+    const size_t HS = (size_t)head_size;
+    struct attention_layout l = attention_layout((int)h->T, head_size, true);
     uint16_t *q = (uint16_t *)(work + l.q), *kp = (uint16_t *)(work + l.k);
     uint16_t *vp = (uint16_t *)(work + l.v), *p = (uint16_t *)(work + l.p);
-    float *s = (float *)(work + l.s), inv[ROWS], o[ROWS * HS];
+    float *s = (float *)(work + l.s), inv[ROWS], o[ROWS * MAX_HS];
     size_t Tp = h->Tp;
-    pack_bf16(h, kp, vp);
+    pack_bf16(h, head_size, kp, vp);
     for (size_t t0 = 0; t0 < h->T; t0 += ROWS) {
-        int rows = h->T - t0 < ROWS ? (int)(h->T - t0) : ROWS;
-        for (int i = 0; i < rows; i++) {
-            float y[HS];
-            size_t t = t0 + (size_t)i;
-            norm_rope(y, h->q + t * h->stride, true, h->q_norm, h->cosine + t * 32,
-                      h->sine + t * 32, 0.125f);
-            for (int d = 0; d < HS; d += LANES)
+        size_t rows = h->T - t0 < ROWS ? h->T - t0 : ROWS;
+        for (size_t i = 0; i < rows; i++) {
+            float y[MAX_HS];
+            size_t t = t0 + i;
+            norm_rope(y, h->q + t * h->stride, head_size, true, h->q_norm, h->cosine + t * HS / 2,
+                      h->sine + t * HS / 2, h->scale);
+            for (size_t d = 0; d < HS; d += LANES)
                 store_bf16(q + i * HS + d, load_f32(y + d));
         }
-        memset(q + rows * HS, 0, (size_t)(ROWS - rows) * HS * 2);
+        memset(q + rows * HS, 0, (ROWS - rows) * HS * 2);
         size_t j = 0;
         for (; j + 6 * LANES <= Tp; j += 6 * LANES)
             for (size_t i = 0; i < ROWS; i += 4)
@@ -158,11 +179,10 @@ static void attention_bf16(const struct head *h, char *work)
         exponentials(s, inv, ROWS, (int)h->T, Tp);
         for (size_t i = 0; i < ROWS * Tp; i += LANES)
             store_bf16(p + i, load_f32(s + i));
-        for (size_t i = 0; i < ROWS; i += 6)
-            tile_bf16_6x4(o + i * HS, HS, p + i * Tp, Tp, vp, HS, Tp / 2);
-        for (int i = 0; i < rows; i++)
-            for (int d = 0; d < HS; d += LANES)
-                store_bf16((uint16_t *)(h->out + (t0 + (size_t)i) * h->out_stride) + d,
+        values_bf16(o, head_size, p, vp, Tp);
+        for (size_t i = 0; i < rows; i++)
+            for (size_t d = 0; d < HS; d += LANES)
+                store_bf16((uint16_t *)(h->out + (t0 + i) * h->out_stride) + d,
                            load_f32(o + i * HS + d) * inv[i]);
     }
 }
@@ -170,31 +190,50 @@ static void attention_bf16(const struct head *h, char *work)
 
 TILE_F32(tile_f32_scores, TILE_R, SCORE_V)
 TILE_F32(tile_f32_narrow, TILE_R, 1)
+#if NATIVE == 16
+TILE_F32(tile_f32_values80, TILE_R, 5)
+#endif
 
-static void attention_f32(const struct head *h, bool bf16, char *work)
+/* o (12, HS) = s (12, Tp) vp (Tp, HS). */
+INLINE void values_f32(float *o, size_t HS, const float *s, const float *vp, size_t Tp)
 {
-    struct attention_layout l = attention_layout((int)h->T, false);
+    for (size_t i = 0; i < ROWS; i += TILE_R) {
+#if NATIVE == 16
+        if (HS == 80) {
+            tile_f32_values80(o + i * HS, HS, s + i * Tp, Tp, vp, HS, Tp);
+            continue;
+        }
+#endif
+        for (size_t d = 0; d < HS; d += VALUE_V * NATIVE)
+            tile_f32_values(o + i * HS + d, HS, s + i * Tp, Tp, vp + d, HS, Tp);
+    }
+}
+
+INLINE void attention_f32(const struct head *h, int head_size, bool bf16, char *work)
+{
+    const size_t HS = (size_t)head_size;
+    struct attention_layout l = attention_layout((int)h->T, head_size, false);
     float *q = (float *)(work + l.q), *kp = (float *)(work + l.k), *vp = (float *)(work + l.v);
-    float *s = (float *)(work + l.s), inv[ROWS], o[ROWS * HS];
+    float *s = (float *)(work + l.s), inv[ROWS], o[ROWS * MAX_HS];
     size_t Tp = h->Tp;
     memset(kp, 0, HS * Tp * sizeof(float));
     memset(vp, 0, HS * Tp * sizeof(float));
     for (size_t t = 0; t < h->T; t++) {
-        float y[HS];
-        norm_rope(y, h->k + t * h->stride, bf16, h->k_norm, h->cosine + t * 32, h->sine + t * 32,
-                  1.0f);
+        float y[MAX_HS];
+        norm_rope(y, h->k + t * h->stride, head_size, bf16, h->k_norm, h->cosine + t * HS / 2,
+                  h->sine + t * HS / 2, 1.0f);
         for (size_t d = 0; d < HS; d++)
             kp[d * Tp + t] = y[d];
         for (size_t d = 0; d < HS; d += LANES)
             store_f32(vp + t * HS + d, load(h->v + t * h->stride, d, bf16));
     }
     for (size_t t0 = 0; t0 < h->T; t0 += ROWS) {
-        int rows = h->T - t0 < ROWS ? (int)(h->T - t0) : ROWS;
+        size_t rows = h->T - t0 < ROWS ? h->T - t0 : ROWS;
         memset(q, 0, ROWS * HS * sizeof(float));
-        for (int i = 0; i < rows; i++) {
-            size_t t = t0 + (size_t)i;
-            norm_rope(q + i * HS, h->q + t * h->stride, bf16, h->q_norm, h->cosine + t * 32,
-                      h->sine + t * 32, 0.125f);
+        for (size_t i = 0; i < rows; i++) {
+            size_t t = t0 + i;
+            norm_rope(q + i * HS, h->q + t * h->stride, head_size, bf16, h->q_norm,
+                      h->cosine + t * HS / 2, h->sine + t * HS / 2, h->scale);
         }
         for (size_t i = 0; i < ROWS; i += TILE_R) {
             size_t j = 0;
@@ -204,40 +243,53 @@ static void attention_f32(const struct head *h, bool bf16, char *work)
                 tile_f32_narrow(s + i * Tp + j, Tp, q + i * HS, HS, kp + j, Tp, HS);
         }
         exponentials(s, inv, ROWS, (int)h->T, Tp);
-        for (size_t i = 0; i < ROWS; i += TILE_R)
-            for (size_t d = 0; d < HS; d += VALUE_V * NATIVE)
-                tile_f32_values(o + i * HS + d, HS, s + i * Tp, Tp, vp + d, HS, Tp);
-        for (int i = 0; i < rows; i++)
+        values_f32(o, HS, s, vp, Tp);
+        for (size_t i = 0; i < rows; i++)
             for (size_t d = 0; d < HS; d += LANES)
-                store(h->out + (t0 + (size_t)i) * h->out_stride, d,
-                      load_f32(o + (size_t)i * HS + d) * inv[i], bf16);
+                store(h->out + (t0 + i) * h->out_stride, d, load_f32(o + i * HS + d) * inv[i],
+                      bf16);
     }
+}
+
+INLINE void attention_of(const struct head *h, int HS, bool bf16, char *work)
+{
+#if DOT_BF16
+    if (bf16) {
+        attention_bf16(h, HS, work);
+        return;
+    }
+#endif
+    attention_f32(h, HS, bf16, work);
 }
 
 void IMF__ISA_NAME(imf__attention_head)(void *dst, const void *qkv, bool bf16, const float *q_norm,
                                         const float *k_norm, const float *rope, int T, int NH,
-                                        int head, void *work)
+                                        int HS, int head, void *work)
 {
-    size_t e = bf16 ? 2 : 4, width = (size_t)NH * HS;
+    size_t e = bf16 ? 2 : 4, size = (size_t)HS, width = (size_t)NH * size;
     struct head h = {
-        .q = (const char *)qkv + (size_t)head * HS * e,
+        .q = (const char *)qkv + (size_t)head * size * e,
         .stride = 3 * width * e,
         .T = (size_t)T,
         .Tp = round_up((size_t)T, LANES),
         .q_norm = q_norm,
         .k_norm = k_norm,
         .cosine = rope,
-        .sine = rope + (size_t)T * (HS / 2),
-        .out = (char *)dst + (size_t)head * HS * e,
+        .sine = rope + (size_t)T * (size / 2),
+        .scale = 1.0f / sqrtf((float)HS),
+        .out = (char *)dst + (size_t)head * size * e,
         .out_stride = width * e,
     };
     h.k = h.q + width * e;
     h.v = h.k + width * e;
-#if DOT_BF16
-    if (bf16) {
-        attention_bf16(&h, work);
-        return;
+    switch (HS) {
+#define ATTENTION_OF(size)                                                                         \
+    case size:                                                                                     \
+        attention_of(&h, size, bf16, work);                                                        \
+        break;
+        IMF__HEAD_SIZES(ATTENTION_OF)
+#undef ATTENTION_OF
+    default:
+        break; /* the device has checked it */
     }
-#endif
-    attention_f32(&h, bf16, work);
 }

@@ -10,8 +10,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define IMF__HEAD_SIZE 64
-
 /* Attention with one head of C channels over T positions, all (T, C) float32. Pack every strip of K
  * and V, then attend to every block of rows. */
 struct imf__single_sizes {
@@ -33,12 +31,12 @@ struct imf__cpu_kernels {
     /* dst (C) = src / sqrt(mean(src^2) + eps) * weight; weight NULL: ones. */
     void (*rms_norm)(void *dst, bool dst_bf16, const float *src, const float *weight, int C,
                      float eps);
-    /* One head of one sample. dst, qkv point at the sample's first row; row strides NH * 64 and
-     * 3 * NH * 64 elements. work: attention_work(T, bf16) bytes, 64-byte aligned. */
+    /* One head of one sample. dst, qkv point at the sample's first row; row strides NH * HS and
+     * 3 * NH * HS elements. work: attention_work(T, HS, bf16) bytes, 64-byte aligned. */
     void (*attention_head)(void *dst, const void *qkv, bool bf16, const float *q_norm,
-                           const float *k_norm, const float *rope, int T, int NH, int head,
+                           const float *k_norm, const float *rope, int T, int NH, int HS, int head,
                            void *work);
-    size_t (*attention_work)(int T, bool bf16);
+    size_t (*attention_work)(int T, int HS, bool bf16);
     const struct imf__single_attention *single;
     /* Adds each channel's sum and sum of squares over `pixels` pixels to sums (2, C); consecutive
      * pixels are `stride` elements apart. */

@@ -28,22 +28,24 @@ imf_status cpu_rms_norm(struct imf__device *d, void *dst, enum imf__dtype dst_ty
 }
 
 imf_status cpu_attention(struct imf__device *d, void *dst, const void *qkv, const float *q_norm,
-                         const float *k_norm, const float *rope, int B, int T, int NH)
+                         const float *k_norm, const float *rope, int B, int T, int NH, int HS)
 {
     struct cpu_device *cpu = cpu_of(d);
     bool bf16 = cpu_bf16(cpu);
-    size_t piece = cpu_round_up(cpu->k->attention_work(T, bf16), 4096);
+    if (!imf__head_size_valid(HS))
+        return IMF_EUNSUPPORTED;
+    size_t piece = cpu_round_up(cpu->k->attention_work(T, HS, bf16), 4096);
     IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_THREADS, piece * (size_t)cpu->threads));
     if (d->dry)
         return IMF_OK;
     char *work = cpu_scratch(cpu, CPU_SCRATCH_THREADS);
-    size_t out = (size_t)T * (size_t)NH * IMF__HEAD_SIZE * d->act_size, in = 3 * out;
+    size_t out = (size_t)T * (size_t)NH * (size_t)HS * d->act_size, in = 3 * out;
 #pragma omp parallel for collapse(2) schedule(static) num_threads(cpu->threads)
     for (int b = 0; b < B; b++) {
         for (int h = 0; h < NH; h++)
             cpu->k->attention_head((char *)dst + (size_t)b * out,
                                    (const char *)qkv + (size_t)b * in, bf16, q_norm, k_norm, rope,
-                                   T, NH, h, work + piece * (size_t)omp_get_thread_num());
+                                   T, NH, HS, h, work + piece * (size_t)omp_get_thread_num());
     }
     return IMF_OK;
 }
@@ -92,21 +94,28 @@ imf_status cpu_scalar_embed(struct imf__device *d, float *dst, const float *valu
     return IMF_OK;
 }
 
-imf_status cpu_patchify(struct imf__device *d, float *dst, const float *z, int B, int C, int S,
-                        int p)
+imf_status cpu_patchify(struct imf__device *d, void *dst, enum imf__dtype dst_type, const float *z,
+                        int B, int C, int S, int p)
 {
+    struct cpu_device *cpu = cpu_of(d);
     if (d->dry)
         return IMF_OK;
+    bool bf16 = dst_type == IMF__ACT && cpu_bf16(cpu);
+    size_t n = (size_t)p, features = (size_t)C * n * n, run = n * (bf16 ? 2 : 4);
     int side = S / p;
+#pragma omp parallel for collapse(2) schedule(static)
     for (int b = 0; b < B; b++) {
         for (int gy = 0; gy < side; gy++) {
+            size_t patch = ((size_t)b * (size_t)side + (size_t)gy) * (size_t)side;
+            char *out = (char *)dst + patch * features * (bf16 ? 2 : 4);
             for (int gx = 0; gx < side; gx++) {
-                for (int c = 0; c < C; c++) {
-                    const float *plane = z + ((size_t)b * (size_t)C + (size_t)c) * (size_t)(S * S);
-                    for (int y = 0; y < p; y++) {
-                        memcpy(dst, plane + (gy * p + y) * S + gx * p, (size_t)p * sizeof(float));
-                        dst += p;
-                    }
+                for (int i = 0; i < C * p; i++, out += run) {
+                    size_t row = (size_t)(b * C + i / p) * (size_t)S + (size_t)(gy * p + i % p);
+                    const float *from = z + row * (size_t)S + (size_t)(gx * p);
+                    if (bf16)
+                        cpu->k->to_bf16((uint16_t *)out, from, n);
+                    else
+                        memcpy(out, from, run);
                 }
             }
         }
@@ -124,8 +133,8 @@ static void add_rows(float *x, const float *tokens, const float *embedding, int 
 }
 
 imf_status cpu_assemble(struct imf__device *d, float *x, const float *tokens, const float *classes,
-                        const int32_t *labels, const float *scalars, const float *patches, int B,
-                        int P, int D)
+                        const int32_t *labels, const float *scalars, const float *patches,
+                        const float *positions, int B, int P, int D)
 {
     static const int counts[4] = {4, 2, 2,
                                   4}; /* omega, t_min, t_max, h tokens, after 8 class ones */
@@ -144,30 +153,42 @@ imf_status cpu_assemble(struct imf__device *d, float *x, const float *tokens, co
             y += (size_t)counts[s] * row;
             learned += (size_t)counts[s] * row;
         }
-        memcpy(y, patches + (size_t)b * (size_t)P * row, (size_t)P * row * sizeof(float));
+        const float *patch = patches + (size_t)b * (size_t)P * row;
+        if (!positions)
+            memcpy(y, patch, (size_t)P * row * sizeof(float));
+        for (size_t i = 0; positions && i < (size_t)P * row; i++)
+            y[i] = patch[i] + positions[i];
     }
     return IMF_OK;
 }
 
-imf_status cpu_euler(struct imf__device *d, float *z, const float *u, const float *dt, int B, int C,
-                     int S, int p)
+/* One row of patches: z (C, p, S) -= dt u. */
+static void euler_row(float *z, size_t plane, const float *out, bool predicts_x, float dt, int C,
+                      int S, int p)
+{
+    for (int i = 0; i < S / p * p; i++) { /* patch i / p, its row i % p */
+        for (int c = 0; c < C; c++) {
+            float *at = z + (size_t)c * plane + (size_t)(i % p) * (size_t)S + (size_t)(i / p * p);
+            const float *from = out + (size_t)(i * p * C + c);
+            for (int x = 0; x < p; x++, from += C)
+                at[x] -= dt * (predicts_x ? at[x] - *from : *from);
+        }
+    }
+}
+
+imf_status cpu_euler(struct imf__device *d, float *z, const float *out, bool predicts_x,
+                     const float *dt, int B, int C, int S, int p)
 {
     if (d->dry)
         return IMF_OK;
     int side = S / p;
+    size_t plane = (size_t)S * (size_t)S, row = (size_t)p * (size_t)S;
+#pragma omp parallel for collapse(2) schedule(static)
     for (int b = 0; b < B; b++) {
-        for (int gy = 0; gy < side; gy++) {
-            for (int gx = 0; gx < side; gx++) {
-                for (int y = 0; y < p; y++) {
-                    for (int x = 0; x < p; x++) {
-                        size_t pixel = (size_t)(gy * p + y) * (size_t)S + (size_t)(gx * p + x);
-                        for (int c = 0; c < C; c++)
-                            z[((size_t)b * (size_t)C + (size_t)c) * (size_t)(S * S) + pixel] -=
-                                dt[b] * *u++;
-                    }
-                }
-            }
-        }
+        for (int gy = 0; gy < side; gy++)
+            euler_row(z + (size_t)b * (size_t)C * plane + (size_t)gy * row, plane,
+                      out + ((size_t)b * (size_t)side + (size_t)gy) * row * (size_t)C, predicts_x,
+                      dt[b], C, S, p);
     }
     return IMF_OK;
 }

@@ -166,15 +166,15 @@ imf_status cuda_rms_norm(struct imf__device *d, void *dst, enum imf__dtype dst_t
                          const float *src, const float *weight, int B, int T, int t0, int C,
                          float eps);
 imf_status cuda_attention(struct imf__device *d, void *dst, const void *qkv, const float *q_norm,
-                          const float *k_norm, const float *rope, int B, int T, int NH);
+                          const float *k_norm, const float *rope, int B, int T, int NH, int HS);
 imf_status cuda_scalar_embed(struct imf__device *d, float *dst, const float *values, int rows);
-imf_status cuda_patchify(struct imf__device *d, float *dst, const float *z, int B, int C, int S,
-                         int p);
+imf_status cuda_patchify(struct imf__device *d, void *dst, enum imf__dtype dst_type, const float *z,
+                         int B, int C, int S, int p);
 imf_status cuda_assemble(struct imf__device *d, float *x, const float *tokens, const float *classes,
-                         const int32_t *labels, const float *scalars, const float *patches, int B,
-                         int P, int D);
-imf_status cuda_euler(struct imf__device *d, float *z, const float *u, const float *dt, int B,
-                      int C, int S, int p);
+                         const int32_t *labels, const float *scalars, const float *patches,
+                         const float *positions, int B, int P, int D);
+imf_status cuda_euler(struct imf__device *d, float *z, const float *out, bool predicts_x,
+                      const float *dt, int B, int C, int S, int p);
 imf_status cuda_attention_single(struct imf__device *d, float *dst, const float *q, const float *k,
                                  const float *v, int n, int T, int C);
 void cuda_attention_plans_free(struct cuda_device *c);

@@ -16,11 +16,13 @@ imf_status cuda_rms_norm(struct imf__device *d, void *dst, enum imf__dtype dst_t
 }
 
 imf_status cuda_attention(struct imf__device *d, void *dst, const void *qkv, const float *q_norm,
-                          const float *k_norm, const float *rope, int B, int T, int NH)
+                          const float *k_norm, const float *rope, int B, int T, int NH, int HS)
 {
     CUDA_ENTER(d);
+    if (!imf__head_size_valid(HS))
+        return cuda_refuse(c, "heads of %d", HS);
     CUDA_DRY_STOPS_HERE(c);
-    CUDA_TRY(c, k_attention(dst, qkv, c->act, q_norm, k_norm, rope, B, T, NH, c->stream));
+    CUDA_TRY(c, k_attention(dst, qkv, c->act, q_norm, k_norm, rope, B, T, NH, HS, c->stream));
     return IMF_OK;
 }
 
@@ -32,31 +34,32 @@ imf_status cuda_scalar_embed(struct imf__device *d, float *dst, const float *val
     return IMF_OK;
 }
 
-imf_status cuda_patchify(struct imf__device *d, float *dst, const float *z, int B, int C, int S,
-                         int p)
+imf_status cuda_patchify(struct imf__device *d, void *dst, enum imf__dtype dst_type, const float *z,
+                         int B, int C, int S, int p)
 {
     CUDA_ENTER(d);
     CUDA_DRY_STOPS_HERE(c);
-    CUDA_TRY(c, k_patchify(dst, z, B, C, S, p, c->stream));
+    CUDA_TRY(c, k_patchify(dst, cuda_type(c, dst_type), z, B, C, S, p, c->stream));
     return IMF_OK;
 }
 
 imf_status cuda_assemble(struct imf__device *d, float *x, const float *tokens, const float *classes,
-                         const int32_t *labels, const float *scalars, const float *patches, int B,
-                         int P, int D)
+                         const int32_t *labels, const float *scalars, const float *patches,
+                         const float *positions, int B, int P, int D)
 {
     CUDA_ENTER(d);
     CUDA_DRY_STOPS_HERE(c);
-    CUDA_TRY(c, k_assemble(x, tokens, classes, labels, scalars, patches, B, P, D, c->stream));
+    CUDA_TRY(
+        c, k_assemble(x, tokens, classes, labels, scalars, patches, positions, B, P, D, c->stream));
     return IMF_OK;
 }
 
-imf_status cuda_euler(struct imf__device *d, float *z, const float *u, const float *dt, int B,
-                      int C, int S, int p)
+imf_status cuda_euler(struct imf__device *d, float *z, const float *out, bool predicts_x,
+                      const float *dt, int B, int C, int S, int p)
 {
     CUDA_ENTER(d);
     CUDA_DRY_STOPS_HERE(c);
-    CUDA_TRY(c, k_euler(z, u, dt, B, C, S, p, c->stream));
+    CUDA_TRY(c, k_euler(z, out, predicts_x, dt, B, C, S, p, c->stream));
     return IMF_OK;
 }
 

@@ -30,10 +30,10 @@ static imf_status embed(struct imf__mit *m, struct imf__activations *a,
         IMF_TRY(ops->linear(m->dev, hidden, IMF__F32, waves, w[0], B, IMF__SILU));
         IMF_TRY(ops->linear(m->dev, scalars + s * n * D, IMF__F32, hidden, w[1], B, IMF__STORE));
     }
-    IMF_TRY(ops->patchify(m->dev, patches, in->z, B, m->channels, m->size, m->patch));
+    IMF_TRY(ops->patchify(m->dev, patches, IMF__F32, in->z, B, m->channels, m->size, m->patch));
     IMF_TRY(ops->linear(m->dev, embedded, IMF__F32, patches, m->patch_embed, B * m->P, IMF__STORE));
-    IMF_TRY(ops->assemble(m->dev, x, m->tokens, m->class_table, in->labels, scalars, embedded, B,
-                          m->P, m->D));
+    IMF_TRY(ops->assemble(m->dev, x, m->tokens, m->class_table, in->labels, scalars, embedded, NULL,
+                          B, m->P, m->D));
     imf__activations_reset(a, mark);
     return IMF_OK;
 }
@@ -51,8 +51,8 @@ static imf_status block(struct imf__mit *m, int layer, float *x, const struct wo
     int rows = B * m->T;
     IMF_TRY(ops->rms_norm(m->dev, ws->normed, IMF__ACT, x, NULL, B, m->T, 0, m->D, NORM_EPS));
     IMF_TRY(ops->linear(m->dev, ws->wide, IMF__ACT, ws->normed, w->qkv, rows, IMF__STORE));
-    IMF_TRY(
-        ops->attention(m->dev, ws->mixed, ws->wide, w->q_norm, w->k_norm, m->rope, B, m->T, m->NH));
+    IMF_TRY(ops->attention(m->dev, ws->mixed, ws->wide, w->q_norm, w->k_norm, m->rope, B, m->T,
+                           m->NH, 64));
     IMF_TRY(ops->linear(m->dev, x, IMF__F32, ws->mixed, w->out, rows, IMF__ADD));
     IMF_TRY(tap(m, "attention", layer, x, B));
     IMF_TRY(ops->rms_norm(m->dev, ws->normed, IMF__ACT, x, NULL, B, m->T, 0, m->D, NORM_EPS));
@@ -87,7 +87,7 @@ imf_status imf__mit_forward(struct imf__mit *m, struct imf__activations *arena,
     IMF_TRY(ops->rms_norm(m->dev, ws.normed, IMF__F32, x, NULL, B, m->T, IMF__MIT_PREFIX, m->D,
                           NORM_EPS));
     IMF_TRY(ops->linear(m->dev, u, IMF__F32, ws.normed, m->final, B * m->P, IMF__STORE));
-    IMF_TRY(ops->euler(m->dev, in->z, u, in->dt, B, m->channels, m->size, m->patch));
+    IMF_TRY(ops->euler(m->dev, in->z, u, false, in->dt, B, m->channels, m->size, m->patch));
     imf__activations_reset(arena, mark);
     return IMF_OK;
 }

@@ -78,35 +78,46 @@ static imf_status run_rms_norm(struct imf__op_run *r, const int *p)
     return imf__op_take(r, dst, count, dst_type);
 }
 
+/* What pair i of token t is turned by: its place in the sequence; or, for the last side * side
+ * tokens, its row and column, and nothing for those before. */
+static double rope_angle(int t, int i, int T, int HS, int side)
+{
+    if (!side)
+        return t * pow(10000, -2.0 * i / HS);
+    int patch = t - (T - side * side), half = HS / 4;
+    if (patch < 0)
+        return 0;
+    return (i < half ? patch / side : patch % side) * pow(10000, -4.0 * (i % half) / HS);
+}
+
 static imf_status run_attention(struct imf__op_run *r, const int *p)
 {
-    enum { HS = 64 };
-    int T = p[0], NH = p[1];
+    int T = p[0], NH = p[1], HS = p[2], side = p[3];
     struct imf__device *d = r->d;
     float *x, *qn, *kn, *angles;
     void *qkv, *q_norm, *k_norm, *rope, *dst;
-    size_t count = N(r->B) * N(T) * N(NH) * HS;
-    IMF_TRY(imf__op_samples(r, &x, 0, N(T) * N(3 * NH) * HS, 1, true));
-    IMF_TRY(imf__op_values(r, &qn, WEIGHT_SEED, 1, HS, 0.5f, false));
-    IMF_TRY(imf__op_values(r, &kn, WEIGHT_SEED, 2, HS, 0.5f, false));
+    size_t count = N(r->B) * N(T) * N(NH) * N(HS);
+    IMF_TRY(imf__op_samples(r, &x, 0, N(T) * N(3 * NH) * N(HS), 1, true));
+    IMF_TRY(imf__op_values(r, &qn, WEIGHT_SEED, 1, N(HS), 0.5f, false));
+    IMF_TRY(imf__op_values(r, &kn, WEIGHT_SEED, 2, N(HS), 0.5f, false));
     for (int i = 0; i < HS; i++) {
         qn[i] += 1.5f; /* sharp enough that some softmax rows have one winner */
         kn[i] += 1.5f;
     }
-    IMF_TRY(imf__op_values(r, &angles, WEIGHT_SEED, 3, N(T) * HS, 1, false));
+    IMF_TRY(imf__op_values(r, &angles, WEIGHT_SEED, 3, N(T) * N(HS), 1, false));
     for (int t = 0; t < T; t++) {
         for (int i = 0; i < HS / 2; i++) {
-            double angle = t * pow(10000, -2.0 * i / HS);
+            double angle = rope_angle(t, i, T, HS, side);
             angles[t * (HS / 2) + i] = (float)cos(angle);
             angles[(T + t) * (HS / 2) + i] = (float)sin(angle);
         }
     }
     IMF_TRY(imf__op_upload(r, &qkv, x, 3 * count, IMF__ACT));
-    IMF_TRY(imf__op_upload(r, &q_norm, qn, HS, IMF__F32));
-    IMF_TRY(imf__op_upload(r, &k_norm, kn, HS, IMF__F32));
-    IMF_TRY(imf__op_upload(r, &rope, angles, N(T) * HS, IMF__F32));
+    IMF_TRY(imf__op_upload(r, &q_norm, qn, N(HS), IMF__F32));
+    IMF_TRY(imf__op_upload(r, &k_norm, kn, N(HS), IMF__F32));
+    IMF_TRY(imf__op_upload(r, &rope, angles, N(T) * N(HS), IMF__F32));
     IMF_TRY(imf__op_output(r, &dst, count, IMF__ACT));
-    OP_CALL(r, d->ops->attention(d, dst, qkv, q_norm, k_norm, rope, r->B, T, NH));
+    OP_CALL(r, d->ops->attention(d, dst, qkv, q_norm, k_norm, rope, r->B, T, NH, HS));
     return imf__op_take(r, dst, count, IMF__ACT);
 }
 
@@ -148,23 +159,24 @@ static imf_status run_scalar_embed(struct imf__op_run *r, const int *p)
 static imf_status run_patchify(struct imf__op_run *r, const int *p)
 {
     int C = p[0], S = p[1], patch = p[2];
+    enum imf__dtype type = p[3] ? IMF__ACT : IMF__F32;
     struct imf__device *d = r->d;
     float *x;
     void *z, *dst;
     size_t count = N(r->B) * N(C) * N(S) * N(S);
     IMF_TRY(imf__op_samples(r, &x, 0, N(C) * N(S) * N(S), 1, false));
     IMF_TRY(imf__op_upload(r, &z, x, count, IMF__F32));
-    IMF_TRY(imf__op_output(r, &dst, count, IMF__F32));
-    OP_CALL(r, d->ops->patchify(d, dst, z, r->B, C, S, patch));
-    return imf__op_take(r, dst, count, IMF__F32);
+    IMF_TRY(imf__op_output(r, &dst, count, type));
+    OP_CALL(r, d->ops->patchify(d, dst, type, z, r->B, C, S, patch));
+    return imf__op_take(r, dst, count, type);
 }
 
 static imf_status run_assemble(struct imf__op_run *r, const int *p)
 {
     int P = p[0], D = p[1], classes = p[2];
     struct imf__device *d = r->d;
-    float *tokens, *table, *scalars, *patches;
-    void *dev[5], *dst;
+    float *tokens, *table, *scalars, *patches, *positions;
+    void *dev[6] = {NULL}, *dst;
     int32_t labels[16];
     if (r->B > 16)
         return IMF_EINVAL;
@@ -183,9 +195,14 @@ static imf_status run_assemble(struct imf__op_run *r, const int *p)
     IMF_TRY(imf__op_upload_bytes(r, &dev[2], labels, N(r->B) * sizeof(labels[0])));
     IMF_TRY(imf__op_upload(r, &dev[3], scalars, 4 * N(r->B) * N(D), IMF__F32));
     IMF_TRY(imf__op_upload(r, &dev[4], patches, N(r->B) * N(P) * N(D), IMF__F32));
+    if (p[3]) {
+        IMF_TRY(imf__op_values(r, &positions, WEIGHT_SEED, 5, N(P) * N(D), 1, false));
+        IMF_TRY(imf__op_upload(r, &dev[5], positions, N(P) * N(D), IMF__F32));
+    }
     size_t count = N(r->B) * N(20 + P) * N(D);
     IMF_TRY(imf__op_output(r, &dst, count, IMF__F32));
-    OP_CALL(r, d->ops->assemble(d, dst, dev[0], dev[1], dev[2], dev[3], dev[4], r->B, P, D));
+    OP_CALL(r,
+            d->ops->assemble(d, dst, dev[0], dev[1], dev[2], dev[3], dev[4], dev[5], r->B, P, D));
     return imf__op_take(r, dst, count, IMF__F32);
 }
 
@@ -203,7 +220,7 @@ static imf_status run_euler(struct imf__op_run *r, const int *p)
     IMF_TRY(d->ops->upload(d, dz, z, count * sizeof(float)));
     IMF_TRY(imf__op_upload(r, &du, u, count, IMF__F32));
     IMF_TRY(imf__op_upload(r, &ddt, dt, N(r->B), IMF__F32));
-    OP_CALL(r, d->ops->euler(d, dz, du, ddt, r->B, C, S, patch));
+    OP_CALL(r, d->ops->euler(d, dz, du, p[3], ddt, r->B, C, S, patch));
     return imf__op_take(r, dz, count, IMF__F32);
 }
 
@@ -213,13 +230,13 @@ static const struct imf__op linear = {"linear", "rows N K act dst_act epilogue b
                                       false};
 static const struct imf__op swiglu = {"swiglu", "rows M K", run_swiglu, false};
 static const struct imf__op rms_norm = {"rms_norm", "T t0 C dst_act weight", run_rms_norm, false};
-static const struct imf__op attention = {"attention", "T NH", run_attention, false};
+static const struct imf__op attention = {"attention", "T NH HS side", run_attention, false};
 static const struct imf__op attention_single = {"attention_single", "T C", run_attention_single,
                                                 false};
 static const struct imf__op scalar_embed = {"scalar_embed", "rows", run_scalar_embed, false};
-static const struct imf__op patchify = {"patchify", "C S patch", run_patchify, false};
-static const struct imf__op assemble = {"assemble", "P D classes", run_assemble, false};
-static const struct imf__op euler = {"euler", "C S patch", run_euler, false};
+static const struct imf__op patchify = {"patchify", "C S patch act", run_patchify, false};
+static const struct imf__op assemble = {"assemble", "P D classes positions", run_assemble, false};
+static const struct imf__op euler = {"euler", "C S patch x", run_euler, false};
 
 const struct imf__op_case imf__op_token_cases[] = {
     /* The four matrices of a block, then every epilogue and type the models use. */
@@ -239,35 +256,60 @@ const struct imf__op_case imf__op_token_cases[] = {
     CASE(linear, 33, 64, 64, 0, 0, IMF__ADD, 1),
     CASE(linear, 40, 1024, 1024, 1, 0, IMF__ADD, 0),
     CASE(linear, 1, 1008, 2048, 0, 0, IMF__STORE, 0),
+    /* Pixel models: patches through a bottleneck, wide patches out. */
+    CASE(linear, 16, 128, 768, 1, 1, IMF__STORE, 1),
+    CASE(linear, 16, 256, 3072, 1, 1, IMF__STORE, 1),
+    CASE(linear, 16, 160, 256, 1, 0, IMF__STORE, 1),
+    CASE(linear, 16, 768, 160, 1, 0, IMF__STORE, 1),
+    CASE(linear, 16, 3072, 128, 1, 0, IMF__STORE, 1),
+    CASE(linear, 24, 1280, 1280, 1, 0, IMF__ADD, 0),
     CASE(swiglu, 276, 344, 128),
     CASE(swiglu, 276, 341, 128),
     CASE(swiglu, 37, 72, 40),
     CASE(swiglu, 84, 512, 192),
     CASE(swiglu, 5, 2736, 1024),
+    CASE(swiglu, 5, 3416, 1280),
     CASE(rms_norm, 276, 0, 128, 1, 0),
     CASE(rms_norm, 276, 20, 768, 1, 1),
     CASE(rms_norm, 276, 20, 1024, 0, 1),
+    CASE(rms_norm, 36, 20, 1280, 1, 0),
+    CASE(rms_norm, 36, 0, 160, 1, 0),
     CASE(rms_norm, 84, 0, 192, 1, 1),
     CASE(rms_norm, 5, 3, 40, 0, 0),
-    CASE(attention, 276, 2),
-    CASE(attention, 84, 3),
-    CASE(attention, 37, 1),
-    CASE(attention, 64, 1),
-    CASE(attention, 276, 5),
-    CASE(attention, 400, 1), /* more keys than the CUDA kernel keeps in shared memory */
-    CASE(attention, 5, 1),   /* so few that one key too many is seen */
+    CASE(attention, 276, 2, 64, 0),
+    CASE(attention, 84, 3, 64, 0),
+    CASE(attention, 37, 1, 64, 0),
+    CASE(attention, 64, 1, 64, 0),
+    CASE(attention, 276, 5, 64, 0),
+    CASE(attention, 400, 1, 64, 0), /* more keys than the CUDA kernel keeps in shared memory */
+    CASE(attention, 5, 1, 64, 0),   /* so few that one key too many is seen */
+    CASE(attention, 276, 2, 64, 16),
+    CASE(attention, 36, 2, 64, 4),
+    CASE(attention, 276, 2, 80, 16),
+    CASE(attention, 36, 2, 80, 4),
+    CASE(attention, 37, 1, 80, 0),
+    CASE(attention, 320, 1, 80, 0), /* as above */
+    CASE(attention, 5, 1, 80, 0),
     CASE(attention_single, 64, 64),
     CASE(attention_single, 49, 40),
     CASE(attention_single, 256, 128),
     CASE(scalar_embed, 1),
     CASE(scalar_embed, 4),
-    CASE(patchify, 4, 32, 2),
-    CASE(patchify, 4, 16, 2),
-    CASE(patchify, 3, 12, 4),
-    CASE(assemble, 256, 128, 11),
-    CASE(assemble, 64, 72, 3),
-    CASE(euler, 4, 32, 2),
-    CASE(euler, 4, 16, 2),
-    CASE(euler, 3, 12, 4),
+    CASE(patchify, 4, 32, 2, 0),
+    CASE(patchify, 4, 16, 2, 0),
+    CASE(patchify, 3, 12, 4, 0),
+    CASE(patchify, 3, 64, 16, 1),
+    CASE(patchify, 3, 64, 32, 1),
+    CASE(patchify, 4, 10, 5, 1),
+    CASE(assemble, 256, 128, 11, 0),
+    CASE(assemble, 64, 72, 3, 0),
+    CASE(assemble, 16, 160, 11, 1),
+    CASE(assemble, 9, 75, 3, 1),
+    CASE(euler, 4, 32, 2, 0),
+    CASE(euler, 4, 16, 2, 0),
+    CASE(euler, 3, 12, 4, 0),
+    CASE(euler, 3, 64, 16, 1),
+    CASE(euler, 3, 64, 32, 1),
+    CASE(euler, 4, 10, 5, 1),
     {.op = NULL},
 };

@@ -109,22 +109,22 @@ static imf_status rms_norm(struct imf__device *d, void *dst, enum imf__dtype dst
     return IMF_OK;
 }
 
-enum { HS = 64 }; /* head size, the same in every model of the family */
+enum { MAX_HS = 128 };
 
-/* dst (T, 64) = rope(norm(q or k)) of one head; qkv points at sample b. */
+/* dst (T, HS) = rope(norm(q or k)) of one head; qkv points at sample b. */
 static void normed_rotated(const struct imf__device *d, double *dst, const void *qkv, size_t first,
-                           size_t stride, const float *weight, const float *rope, int T)
+                           size_t stride, const float *weight, const float *rope, int T, int HS)
 {
     for (int t = 0; t < T; t++) {
-        float x[HS];
-        double y[HS];
+        float x[MAX_HS];
+        double y[MAX_HS];
         for (int i = 0; i < HS; i++)
             x[i] = imf__plain_get(d, IMF__ACT, qkv, first + (size_t)t * stride + (size_t)i);
         normalise(y, x, weight, HS, 1e-6);
         for (int i = 0; i < HS / 2; i++) {
             double c = rope[t * (HS / 2) + i];
             double s = rope[(T + t) * (HS / 2) + i];
-            double *out = dst + (size_t)t * HS + 2 * i;
+            double *out = dst + t * HS + 2 * i;
             out[0] = imf__plain_act(d, y[2 * i] * c - y[2 * i + 1] * s);
             out[1] = imf__plain_act(d, y[2 * i] * s + y[2 * i + 1] * c);
         }
@@ -145,26 +145,31 @@ static double exponentials(double *p, int T)
 }
 
 static imf_status attention(struct imf__device *d, void *dst, const void *qkv, const float *q_norm,
-                            const float *k_norm, const float *rope, int B, int T, int NH)
+                            const float *k_norm, const float *rope, int B, int T, int NH, int HS)
 {
+    if (HS > MAX_HS)
+        return IMF_EUNSUPPORTED;
     if (d->dry)
         return IMF_OK;
-    double *q = malloc((size_t)T * HS * sizeof(*q)), *k = malloc((size_t)T * HS * sizeof(*k));
+    size_t head_size = (size_t)HS;
+    double *q = malloc((size_t)T * head_size * sizeof(*q));
+    double *k = malloc((size_t)T * head_size * sizeof(*k));
     double *p = malloc((size_t)T * sizeof(*p));
     imf_status status = q && k && p ? IMF_OK : IMF_ENOMEM;
-    size_t stride = (size_t)3 * (size_t)NH * HS; /* from a token to the next */
+    size_t stride = (size_t)3 * (size_t)NH * head_size; /* from a token to the next */
     for (int bh = 0; status == IMF_OK && bh < B * NH; bh++) {
         size_t sample = (size_t)(bh / NH), head = (size_t)(bh % NH);
-        size_t first = sample * (size_t)T * stride + head * HS;
-        size_t k_first = first + (size_t)NH * HS, v_first = k_first + (size_t)NH * HS;
-        normed_rotated(d, q, qkv, first, stride, q_norm, rope, T);
-        normed_rotated(d, k, qkv, k_first, stride, k_norm, rope, T);
+        size_t first = sample * (size_t)T * stride + head * head_size;
+        size_t k_first = first + (size_t)NH * head_size;
+        size_t v_first = k_first + (size_t)NH * head_size;
+        normed_rotated(d, q, qkv, first, stride, q_norm, rope, T, HS);
+        normed_rotated(d, k, qkv, k_first, stride, k_norm, rope, T, HS);
         for (int t = 0; t < T; t++) {
             for (int s = 0; s < T; s++) {
                 double score = 0;
                 for (int i = 0; i < HS; i++)
                     score += q[t * HS + i] * k[s * HS + i];
-                p[s] = score / 8;
+                p[s] = score / sqrt(HS);
             }
             double sum = exponentials(p, T);
             for (int i = 0; i < HS; i++) {
@@ -173,7 +178,7 @@ static imf_status attention(struct imf__device *d, void *dst, const void *qkv, c
                     y += imf__plain_act(d, p[s]) *
                          imf__plain_get(d, IMF__ACT, qkv, v_first + (size_t)s * stride + (size_t)i);
                 size_t row = sample * (size_t)T + (size_t)t;
-                imf__plain_set(d, IMF__ACT, dst, (row * (size_t)NH + head) * HS + (size_t)i,
+                imf__plain_set(d, IMF__ACT, dst, (row * (size_t)NH + head) * head_size + (size_t)i,
                                y / sum);
             }
         }
@@ -220,8 +225,8 @@ static imf_status scalar_embed(struct imf__device *d, float *dst, const float *v
     return IMF_OK;
 }
 
-static imf_status patchify(struct imf__device *d, float *dst, const float *z, int B, int C, int S,
-                           int p)
+static imf_status patchify(struct imf__device *d, void *dst, enum imf__dtype dst_type,
+                           const float *z, int B, int C, int S, int p)
 {
     int G = S / p; /* patches along a side */
     for (int b = 0; !d->dry && b < B; b++) {
@@ -229,8 +234,8 @@ static imf_status patchify(struct imf__device *d, float *dst, const float *z, in
             for (int f = 0; f < C * p * p; f++) {
                 int c = f / (p * p), py = f / p % p, px = f % p;
                 int y = patch / G * p + py, x = patch % G * p + px;
-                dst[((size_t)b * G * G + patch) * C * p * p + f] =
-                    z[(((size_t)b * C + c) * S + y) * S + x];
+                imf__plain_set(d, dst_type, dst, ((size_t)b * G * G + patch) * C * p * p + f,
+                               z[(((size_t)b * C + c) * S + y) * S + x]);
             }
         }
     }
@@ -239,27 +244,28 @@ static imf_status patchify(struct imf__device *d, float *dst, const float *z, in
 
 static imf_status assemble(struct imf__device *d, float *x, const float *tokens,
                            const float *classes, const int32_t *labels, const float *scalars,
-                           const float *patches, int B, int P, int D)
+                           const float *patches, const float *positions, int B, int P, int D)
 {
     for (int b = 0; !d->dry && b < B; b++) {
         for (int t = 0; t < 20 + P; t++) {
-            const float *add;
+            const float *add, *learned = t < 20 ? tokens + (size_t)t * D : NULL;
             if (t < 8)
                 add = classes + (size_t)labels[b] * D;
             else if (t < 20) /* omega, t_min, t_max, h */
                 add = scalars + ((size_t)(t < 12 ? 0 : t < 14 ? 1 : t < 16 ? 2 : 3) * B + b) * D;
             else
                 add = patches + ((size_t)b * P + (t - 20)) * D;
+            if (t >= 20 && positions)
+                learned = positions + (size_t)(t - 20) * D;
             for (int c = 0; c < D; c++)
-                x[((size_t)b * (20 + P) + t) * D + c] =
-                    add[c] + (t < 20 ? tokens[(size_t)t * D + c] : 0);
+                x[((size_t)b * (20 + P) + t) * D + c] = add[c] + (learned ? learned[c] : 0);
         }
     }
     return IMF_OK;
 }
 
-static imf_status euler(struct imf__device *d, float *z, const float *u, const float *dt, int B,
-                        int C, int S, int p)
+static imf_status euler(struct imf__device *d, float *z, const float *out, bool predicts_x,
+                        const float *dt, int B, int C, int S, int p)
 {
     int G = S / p;
     for (int b = 0; !d->dry && b < B; b++) {
@@ -267,7 +273,8 @@ static imf_status euler(struct imf__device *d, float *z, const float *u, const f
             int c = i / (S * S), y = i / S % S, x = i % S;
             size_t patch = (size_t)b * G * G + (size_t)(y / p * G + x / p);
             float *at = &z[(size_t)b * C * S * S + i];
-            *at = (float)(*at - (double)dt[b] * u[(patch * p * p + (y % p * p + x % p)) * C + c]);
+            double u = out[(patch * p * p + (y % p * p + x % p)) * C + c];
+            *at = (float)(*at - dt[b] * (predicts_x ? *at - u : u));
         }
     }
     return IMF_OK;

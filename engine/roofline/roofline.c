@@ -327,17 +327,17 @@ static imf_status rms_norm(struct imf__device *d, void *dst, enum imf__dtype dst
 }
 
 static imf_status attention(struct imf__device *d, void *dst, const void *qkv, const float *q_norm,
-                            const float *k_norm, const float *rope, int B, int T, int NH)
+                            const float *k_norm, const float *rope, int B, int T, int NH, int HS)
 {
     (void)dst, (void)qkv, (void)q_norm, (void)k_norm, (void)rope;
-    double heads = (double)B * NH, n = heads * T * 64;
-    double useful = 4 * heads * T * T * 64;
-    /* Queries by 16 a warp, keys by 32; K and V are read again only above 384 tokens. */
-    double rereads = T > 384 && narrow(d) ? (T + 95) / 96 : 1;
+    double heads = (double)B * NH, n = heads * T * HS;
+    double useful = 4 * heads * T * T * HS;
+    /* Queries by 16 a warp, keys by 32; K and V are read again only where a head does not fit. */
+    double rereads = T > (HS > 64 ? 288 : 384) && narrow(d) ? (T + 95) / 96 : 1;
     struct launch launch = {
-        .flops = narrow(d) ? 4 * heads * round_up(T, 16) * round_up(T, 32) * 64 : useful,
+        .flops = narrow(d) ? 4 * heads * round_up(T, 16) * round_up(T, 32) * HS : useful,
         .useful = useful,
-        .bytes = (n * (1 + 2 * rereads) + n) * act(d) + 2.0 * T * 32 * 4,
+        .bytes = (n * (1 + 2 * rereads) + n) * act(d) + 4.0 * T * HS,
         .tensor = narrow(d),
     };
     return count(d, launch, "attention");
@@ -350,27 +350,27 @@ static imf_status scalar_embed(struct imf__device *d, float *dst, const float *v
     return count(d, launch, "embed");
 }
 
-static imf_status patchify(struct imf__device *d, float *dst, const float *z, int B, int C, int S,
-                           int p)
+static imf_status patchify(struct imf__device *d, void *dst, enum imf__dtype dst_type,
+                           const float *z, int B, int C, int S, int p)
 {
     (void)dst, (void)z, (void)p;
-    struct launch launch = {.bytes = 8.0 * B * C * S * S};
+    struct launch launch = {.bytes = (4.0 + size_of(d, dst_type)) * B * C * S * S};
     return count(d, launch, "embed");
 }
 
 static imf_status assemble(struct imf__device *d, float *x, const float *tokens,
                            const float *classes, const int32_t *labels, const float *scalars,
-                           const float *patches, int B, int P, int D)
+                           const float *patches, const float *positions, int B, int P, int D)
 {
     (void)x, (void)tokens, (void)classes, (void)labels, (void)scalars, (void)patches;
-    struct launch launch = {.bytes = 4.0 * D * (B * (20.0 + 2 * P + 5) + 20)};
+    struct launch launch = {.bytes = 4.0 * D * (B * (20.0 + 2 * P + 5) + 20 + (positions ? P : 0))};
     return count(d, launch, "assemble");
 }
 
-static imf_status euler(struct imf__device *d, float *z, const float *u, const float *dt, int B,
-                        int C, int S, int p)
+static imf_status euler(struct imf__device *d, float *z, const float *out, bool predicts_x,
+                        const float *dt, int B, int C, int S, int p)
 {
-    (void)z, (void)u, (void)dt, (void)p;
+    (void)z, (void)out, (void)predicts_x, (void)dt, (void)p;
     struct launch launch = {.bytes = 12.0 * B * C * S * S, .flops = 2.0 * B * C * S * S};
     return count(d, launch, "euler");
 }

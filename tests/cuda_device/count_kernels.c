@@ -94,10 +94,10 @@ static void run_rms_norm(struct run *r, const int *p)
 
 static void run_attention(struct run *r, const int *p)
 {
-    size_t T = (size_t)p[0], NH = (size_t)p[1];
-    void *dst = memory(r, T * NH * 64 * 4), *qkv = memory(r, T * NH * 192 * 4);
-    float *norm = memory(r, 64 * 4), *rope = memory(r, 2 * T * 32 * 4);
-    OPERATION(r, r->d->ops->attention(r->d, dst, qkv, norm, norm, rope, 1, p[0], p[1]));
+    size_t T = (size_t)p[0], NH = (size_t)p[1], HS = (size_t)p[2];
+    void *dst = memory(r, T * NH * HS * 4), *qkv = memory(r, T * NH * HS * 3 * 4);
+    float *norm = memory(r, HS * 4), *rope = memory(r, T * HS * 4);
+    OPERATION(r, r->d->ops->attention(r->d, dst, qkv, norm, norm, rope, 1, p[0], p[1], p[2]));
 }
 
 static void run_linear(struct run *r, const int *p)
@@ -223,17 +223,25 @@ static void run_assemble(struct run *r, const int *p)
     size_t D = (size_t)p[0];
     float *x = memory(r, 276 * D * 4), *tokens = memory(r, 20 * D * 4);
     float *classes = memory(r, 11 * D * 4), *scalars = memory(r, 4 * D * 4);
-    float *patches = memory(r, 256 * D * 4);
+    float *patches = memory(r, 256 * D * 4), *positions = p[1] ? memory(r, 256 * D * 4) : NULL;
     int32_t *labels = memory(r, 4);
-    OPERATION(
-        r, r->d->ops->assemble(r->d, x, tokens, classes, labels, scalars, patches, 1, 256, p[0]));
+    OPERATION(r, r->d->ops->assemble(r->d, x, tokens, classes, labels, scalars, patches, positions,
+                                     1, 256, p[0]));
 }
 
 static void run_euler(struct run *r, const int *p)
 {
-    size_t n = (size_t)(4 * p[0] * p[0]);
-    float *z = memory(r, n * 4), *u = memory(r, n * 4), *dt = memory(r, 4);
-    OPERATION(r, r->d->ops->euler(r->d, z, u, dt, 1, 4, p[0], 2));
+    size_t n = (size_t)(p[1] * p[0] * p[0]);
+    float *z = memory(r, n * 4), *out = memory(r, n * 4), *dt = memory(r, 4);
+    OPERATION(r, r->d->ops->euler(r->d, z, out, p[3], dt, 1, p[1], p[0], p[2]));
+}
+
+static void run_patchify(struct run *r, const int *p)
+{
+    size_t n = (size_t)(3 * p[0] * p[0]);
+    float *z = memory(r, n * 4);
+    void *dst = memory(r, n * 4);
+    OPERATION(r, r->d->ops->patchify(r->d, dst, IMF__ACT, z, 1, 3, p[0], p[1]));
 }
 
 static void run_attention_single(struct run *r, const int *p)
@@ -248,13 +256,18 @@ static void run_attention_single(struct run *r, const int *p)
  */
 static const struct shape shapes[] = {
     {"assemble, D 1024", run_assemble, {1024}, 1.3},
+    {"assemble with positions, D 1280", run_assemble, {1280, 1}, 1.3},
+    {"patchify, 256 x 256 by 16", run_patchify, {256, 16}, 1.3},
     {"rms_norm, 276 x 1024", run_rms_norm, {276, 1024}, 1.3},
     {"rms_norm, 276 x 768", run_rms_norm, {276, 768}, 1.3},
+    {"rms_norm, 276 x 1280", run_rms_norm, {276, 1280}, 1.3},
     {"linear, 276 x 384 x 128", run_linear, {276, 384, 128, 0, 0}, 1.5},
     {"linear add, 276 x 128 x 128", run_linear, {276, 128, 128, 0, 1}, 1.5},
-    {"attention, 276 tokens, 2 heads", run_attention, {276, 2}, 1.3},
+    {"attention, 276 tokens, 2 heads", run_attention, {276, 2, 64}, 1.3},
+    {"attention, 276 tokens, 2 heads of 80", run_attention, {276, 2, 80}, 1.3},
     {"swiglu, 276 x 352 x 128", run_swiglu, {276, 352, 128}, 1.5},
-    {"euler, 32 x 32", run_euler, {32}, 1.3},
+    {"euler, 32 x 32", run_euler, {32, 4, 2}, 1.3},
+    {"euler to x, 256 x 256", run_euler, {256, 3, 16, 1}, 1.3},
     {"image_from_latent, 32 x 32", run_from_latent, {32}, 1.3},
     {"conv 3x3, 32 x 32, 4 to 128", run_conv, {32, 4, 128, 3, 3, 1, 1, 1, 0, 0, 0}, 1.5},
     {"conv 3x3, 32 x 32, 128 to 128", run_conv, {32, 128, 128, 3, 3, 1, 1, 1, 0, 0, 0}, 1.5},

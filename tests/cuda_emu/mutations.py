@@ -19,7 +19,7 @@ PLANTED = [
     ("attention.cu", "pair * 2 + (lane >> 4)", "pair * 2 + (lane >> 3 & 1)", "wrong fragment of V"),
     ("attention.cu", "8 * j + 2 * t + e >= valid", "8 * j + 2 * t + e > valid", "a key too many"),
     ("attention.cu", "token >= T", "token > T", "a query too many"),
-    ("attention.cu", "chunk ^ (row & 7)", "chunk", "no swizzle: bank conflicts"),
+    ("attention.cu", "chunk ^ swizzle", "chunk", "no swizzle: bank conflicts"),
     ("attention.cu", "static_cast<int>(blockIdx.z) * F32_THREADS + tid",
      "static_cast<int>(blockIdx.z) * F32_THREADS + (tid & ~1)", "two threads write one row"),
     ("conv.cu", "step % STAGES * STAGE_ELEMENTS", "(step + 1) % STAGES * STAGE_ELEMENTS",
