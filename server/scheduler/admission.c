@@ -27,7 +27,8 @@ bool core__refuse(struct sched_core *c, struct sched_refusal *out, enum sched_re
     return false;
 }
 
-bool core__admit(struct sched_core *c, const struct sched_spec *s, struct sched_refusal *out)
+bool core__admit(struct sched_core *c, const struct sched_spec *s, uint64_t now,
+                 struct sched_refusal *out)
 {
     const struct core_model *m = &c->model[s->model];
     char text[160];
@@ -52,12 +53,14 @@ bool core__admit(struct sched_core *c, const struct sched_spec *s, struct sched_
         if (fresh > 0 && queued + fresh > capacity) {
             snprintf(text, sizeof(text), "the queue is full: %u of %u pictures are waiting", queued,
                      capacity);
-            return core__refuse(c, out, SCHED_REJECT_QUEUE, core_retry_us(c, s->model, fresh),
+            return core__refuse(c, out, SCHED_REJECT_QUEUE, core_retry_us(c, s->model, fresh, now),
                                 text);
         }
     }
-    if (s->timeout_us != 0) {
-        uint64_t need = core_estimate(c, s, count_new(c, s));
+    /* A speed measured long ago, or on a machine still busy starting, must not shut everybody out:
+     * then one request is let in whatever it seems to need. */
+    if (s->timeout_us != 0 && !(list_empty(&m->requests) && core_speed_unknown(m, now))) {
+        uint64_t need = core_estimate(c, s, count_new(c, s), now);
         if (need > s->timeout_us) {
             snprintf(text, sizeof(text),
                      "the deadline of %.3f s cannot be met: at the measured speed this needs at "

@@ -160,8 +160,7 @@ static void load_model(struct engine_thread *t, int index)
         snprintf(err.message, sizeof(err.message), "%s", imf_status_sentence(status));
     }
     if (status == IMF_OK) {
-        core_measure(&s->core.model[index], WORK_STEP, 1, step_us);
-        core_measure(&s->core.model[index], WORK_DECODE, 1, decode_us);
+        core_guess(&s->core.model[index], step_us, decode_us, shell_now());
         t->model[index] = model;
         t->weights_bytes += info->weights_bytes;
         t->arena_bytes += info->arena_bytes;
@@ -314,7 +313,7 @@ static void completed(struct engine_thread *t, struct flight *f, struct flight *
     t->busy_us += now > since ? now - since : 0;
     t->busy_until = now;
     if (f->status != IMF_OK)
-        core_abandon(&s->core, &other->work);
+        core_abandon(&s->core, &other->work, now);
     bool was_full = s->core.encoding >= s->core.options.max_encoding;
     core_complete(&s->core, t->index, &f->work, f->status, f->err.message, now);
     if (was_full) /* pictures that need no PNG leave their place to another device's */

@@ -291,14 +291,10 @@ static void pick_decodes(struct sched_core *c, int device, int model, bool conte
 
 /* ---- Pick ------------------------------------------------------------------------------------ */
 
-void core_pick(struct sched_core *c, int device, struct sched_work *work, uint64_t now)
+static void choose(struct sched_core *c, int device, struct sched_work *work, uint64_t now)
 {
     struct core_device *d = &c->device[device];
     struct candidate step = {0}, decode = {0};
-    work->kind = WORK_NONE;
-    work->n = 0;
-    work->wake_at = 0;
-    work->started_at = now;
     if (d->held_since != 0) {
         c->stats.held_us += now - d->held_since;
         d->held_since = 0;
@@ -323,6 +319,25 @@ void core_pick(struct sched_core *c, int device, struct sched_work *work, uint64
     }
     if (can_decode)
         pick_decodes(c, device, decode.request->spec.model, can_step, work, now);
+}
+
+void core_pick(struct sched_core *c, int device, struct sched_work *work, uint64_t now)
+{
+    struct core_device *d = &c->device[device];
+    work->kind = WORK_NONE;
+    work->device = device;
+    work->n = 0;
+    work->wake_at = 0;
+    work->started_at = now;
+    choose(c, device, work, now);
+    if (work->kind == WORK_NONE)
+        return;
+    if (d->in_hand++ == 0)
+        d->progress_at = now;
+    d->hand_kind = work->kind;
+    d->hand_model = work->model;
+    d->hand_n = work->n;
+    d->hand_since = now;
 }
 
 /* ---- Complete -------------------------------------------------------------------------------- */
@@ -358,21 +373,32 @@ static void decoded(struct sched_core *c, struct picture *p, uint64_t now)
         list_append(&c->to_encode, &p->place);
 }
 
-static void add_statistics(struct sched_core *c, const struct sched_work *work, uint64_t us)
+static void add_statistics(struct sched_core *c, const struct sched_work *work, uint64_t now)
 {
     enum sched_stage stage = work->kind == WORK_STEP ? SCHED_STEP : SCHED_DECODE;
     struct sched_stats *s = &c->stats;
+    uint64_t us = now - work->started_at;
     s->engine_busy_us += us;
     if (work->kind == WORK_STEP)
         s->network_evaluations += (uint64_t)work->n;
     histogram_add(&s->duration[stage], sched_duration_bounds, SCHED_DURATION_BUCKETS,
                   (double)us * 1e-6);
     histogram_add(&s->batch[stage], sched_batch_bounds, SCHED_BATCH_BUCKETS, work->n);
-    core_measure(&c->model[work->model], work->kind, work->n, us);
+    core_measure(&c->model[work->model], work->kind, work->n, us, now);
 }
 
-void core_abandon(struct sched_core *c, struct sched_work *work)
+/* The device's account of what it has in hand. */
+static void give_back(struct sched_core *c, const struct sched_work *work, uint64_t now)
 {
+    struct core_device *d = &c->device[work->device];
+    d->in_hand--;
+    d->progress_at = now;
+}
+
+void core_abandon(struct sched_core *c, struct sched_work *work, uint64_t now)
+{
+    if (work->kind != WORK_NONE)
+        give_back(c, work, now);
     for (int i = 0; i < work->n && work->kind != WORK_NONE; i++)
         work->picture[i]->in_hand = false;
     if (work->kind == WORK_DECODE)
@@ -385,13 +411,14 @@ void core_complete(struct sched_core *c, int device, struct sched_work *work, im
 {
     assert(work->kind != WORK_NONE && work->n > 0);
     if (status != IMF_OK) {
-        core_abandon(c, work);
+        core_abandon(c, work, now);
         core_device_failed(c, device, message, now);
         return;
     }
+    give_back(c, work, now);
     for (int i = 0; i < work->n; i++)
         work->picture[i]->in_hand = false;
-    add_statistics(c, work, now - work->started_at);
+    add_statistics(c, work, now);
     /* First the good ones: failing a picture ends requests, which may drop pictures of this batch
      * that are no longer in hand. So those are taken one by one, and looked up no more. */
     bool any_bad = false;

@@ -180,7 +180,7 @@ struct sched_request *core_submit(struct sched_core *c, const struct sched_spec 
     assert((s->want & (SCHED_PNG | SCHED_RGB)) != 0);
     assert(s->sampling.steps >= 1 && s->sampling.steps <= IMF_MAX_STEPS);
     core_arrived(c, now);
-    if (!core__admit(c, s, refusal))
+    if (!core__admit(c, s, now, refusal))
         return NULL;
     struct tenant *t = core__tenant_get(c, s->tenant != NULL ? s->tenant : "");
     struct sched_request *r = t != NULL && reserve_heap(c) ? request_new(c, s, now) : NULL;

@@ -1,11 +1,16 @@
-/* Measured speed, and what follows from it: when a request would be finished, when to try again,
- * and whether a batch that is not full should wait for clients about to return. */
+/* Measured speed, and what follows from it: when a request would be finished, and whether a batch
+ * that is not full should wait for clients about to return. */
 #include "scheduler/state.h"
 
 #include <math.h>
 #include <string.h>
 
 #define WEIGHT 0.2 /* of a new measurement in the running mean */
+/* A speed measured this long ago counts for half in what a request is thought to need. */
+#define SPEED_HALF_LIFE_US 30e6
+/* After this long without work the next request is let in whatever it is thought to need: it is the
+ * measurement. */
+#define SPEED_STALE_US 5000000
 /* An answer to which no new request came within this time counts as not returned. */
 #define RETURN_WITHIN_US 50000
 #define HOLD_MAX_US 20000
@@ -15,37 +20,87 @@ static void average(double *mean, double value)
     *mean = *mean == 0 ? value : *mean + WEIGHT * (value - *mean);
 }
 
-void core_measure(struct core_model *m, enum work_kind kind, int n, uint64_t us)
+/* A speed follows what is measured: at once where it was less than half as fast before (the machine
+ * was busy with something else), else smoothly. */
+static void speed_follow(struct core_speed *s, double us, uint64_t now)
 {
-    double duration = us > 0 ? (double)us : 0.5; /* 0 means not measured */
-    if (kind == WORK_STEP) {
-        average(&m->step_us[n], duration);
-        average(&m->step_lane_us, duration / n);
-    } else {
-        average(&m->decode_us[n], duration);
-        average(&m->decode_lane_us, duration / n);
-    }
+    if (us < s->us / 2)
+        s->us = us;
+    else
+        average(&s->us, us);
+    s->at = now;
 }
 
-/* Duration of a batch of n: measured at that size, or else no more than any bigger batch took, and
- * never more than a guess from the mean time per lane. */
-static double batch_us(const double *measured, double lane_us, int n, int max)
+/* What the model's measurements are still worth when nothing of it has run since: half as much
+ * every SPEED_HALF_LIFE_US, for a machine that was busy then need not be so now. */
+static double worth(const struct core_model *m, uint64_t now)
 {
-    double best = n * lane_us;
-    for (int b = n; b <= max; b++) {
-        if (measured[b] > 0 && (b == n || measured[b] < best)) {
-            best = measured[b];
-            if (b == n)
-                break;
-        }
+    return exp2(-(double)(now - m->step.lane.at) / SPEED_HALF_LIFE_US);
+}
+
+void core_measure(struct core_model *m, enum work_kind kind, int n, uint64_t us, uint64_t now)
+{
+    double duration = us > 0 ? (double)us : 0.5; /* 0 means not measured */
+    if (m->guessed) { /* so far only the warm-up's picture, the slowest there is */
+        memset(&m->step, 0, sizeof(m->step));
+        memset(&m->decode, 0, sizeof(m->decode));
+        m->guessed = false;
+    }
+    struct core_stage_speed *s = kind == WORK_STEP ? &m->step : &m->decode;
+    speed_follow(&s->batch[n], duration, now);
+    speed_follow(&s->lane, duration / n, now);
+}
+
+void core_guess(struct core_model *m, uint64_t step_us, uint64_t decode_us, uint64_t now)
+{
+    if (m->step.lane.us > 0)
+        return; /* another device has measured it */
+    core_measure(m, WORK_STEP, 1, step_us, now);
+    core_measure(m, WORK_DECODE, 1, decode_us, now);
+    m->guessed = true;
+}
+
+bool core_speed_unknown(const struct core_model *m, uint64_t now)
+{
+    return m->step.lane.us == 0 || m->decode.lane.us == 0 || m->guessed ||
+           now - m->step.lane.at > SPEED_STALE_US;
+}
+
+/* Whether batches of that size are among those seen lately: others say more than one that is old.
+ */
+static bool seen(const struct core_stage_speed *s, int n)
+{
+    return s->batch[n].us > 0 && (double)(s->lane.at - s->batch[n].at) < SPEED_HALF_LIFE_US;
+}
+
+double core__batch_us(const struct core_stage_speed *s, int n, int max)
+{
+    if (seen(s, n))
+        return s->batch[n].us;
+    double best = n * s->lane.us;
+    for (int b = n + 1; b <= max; b++) {
+        double us = seen(s, b) ? s->batch[b].us : best;
+        if (us < best)
+            best = us;
     }
     return best;
+}
+
+/* The least that a batch of n can be thought to take: no less than a smaller one. */
+static double least_us(const struct core_stage_speed *s, int n, int max)
+{
+    double guess = core__batch_us(s, n, max);
+    for (int b = n; b >= 1; b--) {
+        if (seen(s, b))
+            return s->batch[b].us < guess ? s->batch[b].us : guess;
+    }
+    return guess;
 }
 
 /* Engine time of a picture when batches are as they have been lately. */
 static double picture_us(const struct core_model *m, int steps)
 {
-    return steps * m->step_lane_us + m->decode_lane_us;
+    return steps * m->step.lane.us + m->decode.lane.us;
 }
 
 static int healthy_devices(const struct core_model *m)
@@ -59,28 +114,27 @@ static double remaining_us(const struct sched_core *c, const struct sched_reques
     return (r->spec.n - r->done) * picture_us(&c->model[r->spec.model], r->spec.sampling.steps);
 }
 
-/* If the request were alone: its batches one after the other. */
+/* If the request were alone, at best: its batches one after the other. */
 static double own_us(const struct core_model *m, int steps, uint32_t n)
 {
     int devices = healthy_devices(m);
     double on_one = ceil((double)n / devices);
     int batch = on_one < m->max_batch ? (int)on_one : m->max_batch;
     int decode_batch = on_one < m->decode_batch ? (int)on_one : m->decode_batch;
-    return ceil(on_one / batch) * steps *
-               batch_us(m->step_us, m->step_lane_us, batch, m->max_batch) +
-           ceil(on_one / decode_batch) *
-               batch_us(m->decode_us, m->decode_lane_us, decode_batch, m->max_batch);
+    return ceil(on_one / batch) * steps * least_us(&m->step, batch, m->max_batch) +
+           ceil(on_one / decode_batch) * least_us(&m->decode, decode_batch, m->max_batch);
 }
 
 /* Among requests of equal priority service is shared evenly, first between tenants, then between a
  * tenant's requests: while w microseconds of ours are served, any other one gets no more than w.
  * Requests of better priority go first, those of worse one wait. */
-uint64_t core_estimate(const struct sched_core *c, const struct sched_spec *s, uint32_t fresh)
+uint64_t core_estimate(const struct sched_core *c, const struct sched_spec *s, uint32_t fresh,
+                       uint64_t now)
 {
     const struct core_model *m = &c->model[s->model];
-    if (fresh == 0 || m->step_lane_us == 0 || m->decode_lane_us == 0)
+    if (fresh == 0 || m->step.lane.us == 0 || m->decode.lane.us == 0)
         return 0;
-    double w = fresh * picture_us(m, s->sampling.steps), ahead = 0, ours = w;
+    double w = fresh * picture_us(m, s->sampling.steps) * worth(m, now), ahead = 0, ours = w;
     LIST_EACH(t_it, &c->tenants)
     {
         const struct tenant *t = LIST_OF(t_it, struct tenant, active);
@@ -101,31 +155,9 @@ uint64_t core_estimate(const struct sched_core *c, const struct sched_spec *s, u
         }
         ahead += theirs < w ? theirs : w;
     }
-    double total = (ahead + ours - w) / healthy_devices(m) + own_us(m, s->sampling.steps, fresh);
+    double total = (ahead + ours - w) / healthy_devices(m) +
+                   own_us(m, s->sampling.steps, fresh) * worth(m, now);
     return total < 1e15 ? (uint64_t)total : (uint64_t)1e15;
-}
-
-/* The queue must shrink until n pictures fit; it shrinks at the measured speed. */
-uint64_t core_retry_us(const struct sched_core *c, int model, uint32_t n)
-{
-    const struct core_model *m = &c->model[model];
-    double pictures = 0, us = 0;
-    for (int i = 0; i < c->model_count; i++) {
-        if ((c->model[i].devices & m->devices) == 0)
-            continue;
-        LIST_EACH(it, &c->model[i].requests)
-        {
-            const struct sched_request *r = LIST_OF(it, struct sched_request, of_model);
-            pictures += r->spec.n - r->done;
-            us += remaining_us(c, r);
-        }
-    }
-    uint64_t need = (uint64_t)c->stats.queue_images + n;
-    double excess = need > c->options.max_queue ? (double)(need - c->options.max_queue) : 0;
-    double each = pictures > 0 ? us / pictures : picture_us(m, 1);
-    if (each == 0)
-        return 1000000; /* nothing measured yet */
-    return (uint64_t)(excess * each / healthy_devices(m)) + 1000;
 }
 
 /* ---- Clients about to return ----------------------------------------------------------------- */
@@ -162,14 +194,15 @@ void core_arrived(struct sched_core *c, uint64_t now)
 static double fixed_us(const struct core_model *m)
 {
     int small = 1, large = m->max_batch;
-    while (small < large && m->step_us[small] == 0)
+    const struct core_speed *batch = m->step.batch;
+    while (small < large && batch[small].us == 0)
         small++;
-    while (large > small && m->step_us[large] == 0)
+    while (large > small && batch[large].us == 0)
         large--;
     if (large == small)
         return 0;
-    double slope = (m->step_us[large] - m->step_us[small]) / (large - small);
-    double fixed = m->step_us[small] - small * (slope > 0 ? slope : 0);
+    double slope = (batch[large].us - batch[small].us) / (large - small);
+    double fixed = batch[small].us - small * (slope > 0 ? slope : 0);
     return fixed > 0 ? fixed : 0;
 }
 
@@ -180,8 +213,7 @@ uint64_t core_hold_until(const struct sched_core *c, const struct core_model *m,
         return 0;
     int full =
         n + (int)c->departure_count < m->max_batch ? n + (int)c->departure_count : m->max_batch;
-    double batch =
-        batch_us(m->step_us, m->step_lane_us, full, m->max_batch) + full * m->decode_lane_us;
+    double batch = core__batch_us(&m->step, full, m->max_batch) + full * m->decode.lane.us;
     /* On a processor, where time grows with the batch, waiting gains nothing and the bound is the
      * small share allowed. On a GPU, where it hardly does, clients that fall into two groups cost
      * one fixed part more a round: so much may be spent, as far as they can be relied on. */

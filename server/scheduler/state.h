@@ -94,6 +94,17 @@ struct sched_request {
     struct waiter waiters[]; /* window */
 };
 
+/* A running mean of durations; us 0: never measured. */
+struct core_speed {
+    double us;
+    uint64_t at; /* of the last measurement */
+};
+
+struct core_stage_speed {
+    struct core_speed batch[CORE_MAX_BATCH + 1]; /* of a batch of that size */
+    struct core_speed lane;                      /* a lane's share of a batch, as batches are */
+};
+
 struct core_model {
     int max_batch, decode_batch;
     uint64_t decode_cost; /* of a picture, in CORE_EVALUATION units */
@@ -101,10 +112,11 @@ struct core_model {
     uint32_t devices; /* bit set: loaded and healthy */
     struct list requests;
     char message[200]; /* why it is sick */
-    /* Measured: microseconds of a batch of that size (0: never seen), and per lane lately. */
-    double step_us[CORE_MAX_BATCH + 1], decode_us[CORE_MAX_BATCH + 1];
-    double step_lane_us, decode_lane_us;
+    struct core_stage_speed step, decode;
+    bool guessed; /* these are the warm-up's, which the first real batch replaces */
 };
+
+enum work_kind { WORK_NONE, WORK_STEP, WORK_DECODE };
 
 struct core_device {
     bool failed;
@@ -115,13 +127,17 @@ struct core_device {
     struct imf_lane **spare[SCHED_MAX_MODELS];
     uint32_t spare_count[SCHED_MAX_MODELS];
     uint64_t held_since; /* a batch is being held since then; 0: none */
+    /* Batches picked and not completed, and the last of them. */
+    int in_hand, hand_model, hand_n;
+    enum work_kind hand_kind;
+    uint64_t hand_since;
+    uint64_t
+        progress_at; /* while in_hand: when the oldest of them was all there was, or one ended */
 };
-
-enum work_kind { WORK_NONE, WORK_STEP, WORK_DECODE };
 
 struct sched_work {
     enum work_kind kind;
-    int model, n;
+    int device, model, n;
     uint64_t wake_at; /* WORK_NONE: call pick again then, whatever happens; 0: when told */
     uint64_t started_at;
     /* Yours until complete. For a step: lane is NULL where the driver must make one, and step 0
@@ -130,7 +146,7 @@ struct sched_work {
     bool bad[CORE_MAX_BATCH]; /* set by the driver: this one could not be started */
 };
 
-/* A request in the order of who is served next; see scheduler_pick.c. */
+/* A request in the order of who is served next; see pick.c. */
 struct candidate {
     int priority;
     uint64_t tenant_service, request_service, sequence;
@@ -175,7 +191,7 @@ struct core_event {
     struct sched_picture picture;
 };
 
-/* ---- Set-up; scheduler_core.c ---- */
+/* ---- Set-up; state.c ---- */
 IMF_MUST_CHECK imf_status core_init(struct sched_core *c, const struct sched_options *o);
 void core_destroy(struct sched_core *c);  /* with no request and no work in hand */
 int core_add_model(struct sched_core *c); /* LOADING */
@@ -185,7 +201,7 @@ bool core_model_ready(struct sched_core *c, int model, int device,
                       const struct imf_model_info *info);
 void core_model_failed(struct sched_core *c, int model, const char *message, uint64_t now);
 
-/* ---- Requests; scheduler_requests.c ---- */
+/* ---- Requests; requests.c ---- */
 struct sched_request *core_submit(struct sched_core *c, const struct sched_spec *spec, uint64_t now,
                                   struct sched_refusal *refusal);
 void core_release(struct sched_core *c, struct sched_request *r, uint32_t count, uint64_t now);
@@ -198,14 +214,14 @@ void core_stop(struct sched_core *c, uint64_t now);
 /* False when there is none. */
 bool core_next_event(struct sched_core *c, struct core_event *event);
 
-/* ---- Work; scheduler_pick.c ---- */
+/* ---- Work; pick.c ---- */
 void core_pick(struct sched_core *c, int device, struct sched_work *work, uint64_t now);
 /* status is the engine's; message is used when it is not IMF_OK, and for bad pictures. On any
  * status but IMF_OK the device counts as failed: all its pictures fail, others go on. */
 void core_complete(struct sched_core *c, int device, struct sched_work *work, imf_status status,
                    const char *message, uint64_t now);
 /* Work in hand is given up, right before its device fails: that fails its pictures too. */
-void core_abandon(struct sched_core *c, struct sched_work *work);
+void core_abandon(struct sched_core *c, struct sched_work *work, uint64_t now);
 /* The device is of no more use: as after a failed complete, without work in hand. */
 void core_device_failed(struct sched_core *c, int device, const char *message, uint64_t now);
 /* The next picture to encode, in hand until core_encoded; NULL when there is none. */
@@ -214,12 +230,21 @@ struct picture *core_encode_next(struct sched_core *c);
 void core_encoded(struct sched_core *c, struct picture *p, struct blob *png, uint64_t duration_us,
                   uint64_t now);
 
-/* ---- Measured speed and what follows from it; scheduler_speed.c ---- */
-void core_measure(struct core_model *m, enum work_kind kind, int n, uint64_t us);
+/* ---- Measured speed and what follows from it; speed.c, retry.c ---- */
+void core_measure(struct core_model *m, enum work_kind kind, int n, uint64_t us, uint64_t now);
+/* The warm-up's picture: better than nothing until there is a measurement. */
+void core_guess(struct core_model *m, uint64_t step_us, uint64_t decode_us, uint64_t now);
+/* Whether the next request of an idle model should be let in to measure it. */
+bool core_speed_unknown(const struct core_model *m, uint64_t now);
 /* Microseconds until a request like this would be finished, `fresh` of whose pictures need the
  * engine; 0 when nothing is known yet. It is optimistic: a deadline before this cannot be met. */
-uint64_t core_estimate(const struct sched_core *c, const struct sched_spec *spec, uint32_t fresh);
-uint64_t core_retry_us(const struct sched_core *c, int model, uint32_t n);
+uint64_t core_estimate(const struct sched_core *c, const struct sched_spec *spec, uint32_t fresh,
+                       uint64_t now);
+/* Microseconds until the queue has room for n more pictures, if nobody else comes. */
+uint64_t core_retry_us(const struct sched_core *c, int model, uint32_t n, uint64_t now);
+/* Duration of a batch of n: measured lately at that size, or else no more than any bigger batch
+ * took and n lanes' share of batches as they are. */
+double core__batch_us(const struct core_stage_speed *s, int n, int max);
 void core_departed(struct sched_core *c, uint64_t now);
 void core_arrived(struct sched_core *c, uint64_t now);
 /* Until when a partial step batch of this model is worth holding for clients about to return; 0:
@@ -227,12 +252,12 @@ void core_arrived(struct sched_core *c, uint64_t now);
 uint64_t core_hold_until(const struct sched_core *c, const struct core_model *m, int n,
                          uint64_t now);
 
-/* ---- Statistics; scheduler_stats.c ---- */
+/* ---- Statistics; stats.c ---- */
 void core_get_stats(const struct sched_core *c, struct sched_stats *out);
 void histogram_add(struct sched_histogram *h, const double *bounds, int count, double value);
 uint32_t core_queue_images(const struct sched_core *c);
 
-/* ---- Between the core's files: scheduler_requests.c ---- */
+/* ---- Between the core's files: requests.c ---- */
 
 /* The key of picture `index` of what is asked. */
 void core__sample_key(const struct sched_spec *s, uint32_t index, struct picture_key *key);
@@ -242,7 +267,7 @@ void core__waiter_ready(struct sched_core *c, struct waiter *w, uint64_t now);
 void core__request_end(struct sched_core *c, struct sched_request *r, enum sched_result result,
                        const char *message, uint64_t now);
 
-/* ---- scheduler_pictures.c ---- */
+/* ---- pictures.c ---- */
 
 /* Whether it is being made. */
 bool core__picture_known(const struct sched_core *c, const struct picture_key *key);
@@ -260,15 +285,16 @@ void core__picture_ready(struct sched_core *c, struct picture *p, struct blob *p
 void core__picture_fail(struct sched_core *c, struct picture *p, const char *message, uint64_t now);
 void core__lane_free(struct sched_core *c, struct picture *p);
 
-/* ---- scheduler_admission.c ---- */
+/* ---- admission.c ---- */
 
 /* False: *out says why not. */
-bool core__admit(struct sched_core *c, const struct sched_spec *s, struct sched_refusal *out);
+bool core__admit(struct sched_core *c, const struct sched_spec *s, uint64_t now,
+                 struct sched_refusal *out);
 /* Fills *out, counts the refusal and returns false. */
 bool core__refuse(struct sched_core *c, struct sched_refusal *out, enum sched_reject why,
                   uint64_t retry_us, const char *message);
 
-/* ---- scheduler_tenants.c ---- */
+/* ---- tenants.c ---- */
 
 /* The tenant of that name, made when it is new. NULL when out of memory. */
 struct tenant *core__tenant_get(struct sched_core *c, const char *id);

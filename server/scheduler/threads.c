@@ -355,7 +355,7 @@ struct blob *sched_cached_png(struct scheduler *s, const struct picture_key *key
 uint64_t sched_retry_us(struct scheduler *s, int model, uint32_t n)
 {
     uv_mutex_lock(&s->lock);
-    uint64_t us = core_retry_us(&s->core, model, n);
+    uint64_t us = core_retry_us(&s->core, model, n, shell_now());
     uv_mutex_unlock(&s->lock);
     return us;
 }
