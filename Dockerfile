@@ -28,8 +28,8 @@ RUN cmake --preset release -DIMFD_TESTS=OFF -DIMFD_CUDA=OFF -DCMAKE_INSTALL_PREF
 
 FROM ${BASE} AS cpu
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends libcjson1 libdeflate0 libdnnl2 libgomp1 liblapacke \
-       libmicrohttpd12 libopenblas0-pthread libpng16-16 libuv1 zlib1g \
+    && apt-get install -y --no-install-recommends libcjson1 libdeflate0 libdnnl2 libgomp1 libjpeg62-turbo \
+       liblapacke libmicrohttpd12 libopenblas0-pthread libpng16-16 libuv1 libwebp7 zlib1g \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/* \
     && groupadd --system --gid 10001 imfd \
     && useradd --system --uid 10001 --gid imfd --home-dir /nonexistent --shell /usr/sbin/nologin imfd \

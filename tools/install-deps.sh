@@ -18,6 +18,8 @@ libuv1-dev           build        event loop
 libcjson-dev         build        JSON
 libdeflate-dev       build        deflate and checksums of PNGs
 libpng-dev           build        pictures
+libjpeg62-turbo-dev  build        pictures
+libwebp-dev          build        pictures
 zlib1g-dev           build        deflated .npz files
 liblapacke-dev       build        eigenvalues of FID
 libopenblas-dev      build        matrices of the metrics in float64
@@ -39,6 +41,7 @@ devscripts           test         hardening-check
 dpkg-dev             test         dependencies of the .deb
 debootstrap          test         a Debian 12 to install the .deb in
 mandoc               test         manual page
+libimage-exiftool-perl test       metadata of pictures, read by another program
 chromium             web          drives the web page
 chromium-driver      web          drives the web page
 "

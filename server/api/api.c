@@ -108,7 +108,8 @@ static bool check_headers(struct api_call *c, struct api_problem *p)
                                "Content-Type: application/json is expected");
     if (c->route == ROUTE_GENERATE && !api_generate_acceptable(c))
         return api_problem_set(p, API_ACCEPT, NULL,
-                               "Accept names none of application/json, image/png, multipart/mixed, "
+                               "Accept names none of application/json, image/png, image/jpeg, "
+                               "image/webp, multipart/mixed, "
                                "text/event-stream, application/x-npy");
     return true;
 }

@@ -25,7 +25,7 @@ void api_set_http(struct api *a, struct http_server *http);
 /* Callbacks for http_server_create. */
 struct http_app api_http_app(struct api *a);
 /* sched_options.describe and .on_model, with the api as their user. */
-void api_describe(void *api, const struct picture_key *key, struct png_text *text);
+void api_describe(void *api, const struct picture_key *key, struct picture_text *text);
 void api_on_model(void *api, struct scheduler *s, int model);
 /* New keys after SIGHUP; the old ones are freed. */
 void api_set_keys(struct api *a, struct keys *keys);

@@ -93,6 +93,29 @@ int api_field_sampling(const struct api *a, const char *name, double v, bool is_
     return 0;
 }
 
+bool api_field_encoding(const cJSON *format, const cJSON *compression, struct picture_params *out,
+                        struct api_problem *p)
+{
+    const char *name = NULL;
+    uint64_t quality = API_QUALITY;
+    if (!api_field_text(format, "output_format", &name, p) ||
+        (compression != NULL &&
+         !api_field_integer(compression, "output_compression", 0, 100, &quality, p)))
+        return false;
+    out->format_given = name != NULL;
+    out->quality = (uint8_t)quality;
+    for (int f = 0; name != NULL; f++) {
+        if (f == PICTURE_FORMATS)
+            return api_problem_set(p, API_INVALID, "output_format",
+                                   "output_format: \"png\", \"jpeg\" or \"webp\" is expected");
+        if (strcmp(name, picture_format_name(f)) == 0) {
+            picture_params_format(out, f);
+            break;
+        }
+    }
+    return true;
+}
+
 cJSON *api_parse_body(const char *body, size_t length, struct api_problem *p)
 {
     const char *end = NULL;

@@ -27,6 +27,10 @@ bool api_field_bool(const cJSON *value, const char *name, bool *out, struct api_
 enum { GIVEN_STEPS = 1, GIVEN_OMEGA = 2, GIVEN_T_MIN = 4, GIVEN_T_MAX = 8 };
 int api_field_sampling(const struct api *a, const char *name, double v, bool is_number,
                        struct imf_sampling *s, unsigned *given, struct api_problem *p);
+/* output_format and output_compression (each may be NULL), the latter being the quality of JPEG and
+ * WebP, for PNG without effect. */
+bool api_field_encoding(const cJSON *format, const cJSON *compression, struct picture_params *out,
+                        struct api_problem *p);
 bool api_check_interval(const struct imf_sampling *s, struct api_problem *p);
 
 #endif

@@ -45,12 +45,14 @@ void form_resource_path(const struct api *a, const struct picture_params *params
     append_class(a, params, picture_label(params, i), out);
     /* "+" of an exponent would read as a blank, but omega is the only one that could be that large.
      */
-    buffer_printf(out, "/%llu.png?steps=%d&omega=", (unsigned long long)picture_seed(params, i),
-                  params->sampling.steps);
+    buffer_printf(out, "/%llu.%s?steps=%d&omega=", (unsigned long long)picture_seed(params, i),
+                  picture_format_suffix(params->encoding.format), params->sampling.steps);
     char encoded[96];
     percent_encode(encoded, sizeof(encoded), omega);
     buffer_append_text(out, encoded);
     buffer_printf(out, "&t_min=%s&t_max=%s", low, high);
+    if (params->encoding.format != PICTURE_PNG)
+        buffer_printf(out, "&output_compression=%d", params->encoding.quality);
 }
 
 void form_server_timing(struct api_call *c)
@@ -129,22 +131,22 @@ static void file_name(struct api_call *c, const struct picture_params *params, u
 void form_binary_headers(struct api_call *c, const struct picture_params *params)
 {
     char disposition[80];
-    file_name(c, params, 0, "png", disposition);
+    file_name(c, params, 0, picture_format_suffix(params->encoding.format), disposition);
     list_headers(c, params);
     http_header(c->http, "X-Imfd-Fingerprint", c->api->models[params->model].info->fingerprint);
     http_header(c->http, "Content-Disposition", disposition);
 }
 
-void form_reply_png(struct picture_job *job, struct blob *png)
+void form_reply_file(struct picture_job *job, struct blob *file)
 {
     struct api_call *c = job->call;
     form_binary_headers(c, &job->params);
     form_server_timing(c);
-    http_header(c->http, "Content-Type", "image/png");
-    if (job->form == FORM_PNG)
+    http_header(c->http, "Content-Type", picture_format_type(job->params.encoding.format));
+    if (job->form == FORM_FILE)
         http_header(c->http, "Cache-Control", "no-store");
     api_common_headers(c);
-    http_reply_blob(c->http, 200, png);
+    http_reply_blob(c->http, 200, file);
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
@@ -229,7 +231,7 @@ static void write_openai_facts(struct picture_job *job, struct json_writer *w)
     json_key(w, "background");
     json_string(w, "opaque");
     json_key(w, "output_format");
-    json_string(w, "png");
+    json_string(w, picture_format_name(job->params.encoding.format));
     json_key(w, "quality");
     json_string(w, "high");
     char size[32];
@@ -299,9 +301,10 @@ static void sse_done(struct picture_job *job, struct buffer *out)
 static void part_head(struct picture_job *job, uint32_t index, size_t size, struct buffer *out)
 {
     char disposition[80];
-    file_name(job->call, &job->params, index, "png", disposition);
-    buffer_printf(out, "--%s\r\nContent-Type: image/png\r\nContent-Length: %zu\r\n", job->boundary,
-                  size);
+    int format = job->params.encoding.format;
+    file_name(job->call, &job->params, index, picture_format_suffix(format), disposition);
+    buffer_printf(out, "--%s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n", job->boundary,
+                  picture_format_type(format), size);
     buffer_printf(out, "Content-Disposition: %s\r\nX-Imfd-Index: %u\r\nX-Imfd-Seed: %llu\r\n",
                   disposition, index, (unsigned long long)picture_seed(&job->params, index));
     buffer_append_text(out, "X-Imfd-Class: ");
@@ -430,9 +433,9 @@ void form_picture(struct picture_job *job, uint32_t index, struct blob *b)
     case FORM_NPY:
         http_push_blob(r, b, 0, b->size, false, true);
         break;
-    case FORM_PNG:
+    case FORM_FILE:
     case FORM_RESOURCE:
-        break; /* form_reply_png */
+        break; /* form_reply_file */
     }
     push_scratch(job);
 }

@@ -1,4 +1,5 @@
-/* The forms a picture reply may take: JSON, PNG, multipart, server-sent events, npy, and OpenAI's.
+/* The forms a picture reply may take: JSON, a file, multipart, server-sent events, npy, and
+ * OpenAI's.
  */
 #ifndef API_FORMS_H
 #define API_FORMS_H
@@ -9,13 +10,13 @@
 
 enum form {
     FORM_JSON,
-    FORM_PNG,
+    FORM_FILE, /* one picture's bytes */
     FORM_MULTIPART,
     FORM_SSE,
     FORM_NPY,
     FORM_OPENAI_JSON,
     FORM_OPENAI_SSE,
-    FORM_RESOURCE, /* GET: PNG with cache headers, which are set already */
+    FORM_RESOURCE, /* GET: a file with cache headers, which are set already */
 };
 
 struct picture_job {
@@ -40,8 +41,8 @@ struct picture_job {
 void form_begin(struct picture_job *job, struct blob *first);
 void form_picture(struct picture_job *job, uint32_t index, struct blob *b); /* borrows b */
 void form_end(struct picture_job *job);
-/* The whole reply is this PNG; takes the reference. */
-void form_reply_png(struct picture_job *job, struct blob *png);
+/* The whole reply is this file; takes the reference. */
+void form_reply_file(struct picture_job *job, struct blob *file);
 /* The error reply, or, when the reply has begun, an error event or a cut connection. */
 void form_fail(struct picture_job *job, const struct api_problem *p);
 

@@ -386,16 +386,17 @@ void api_get_version(struct api_call *c)
     api_reply_json(c, 200, &body);
 }
 
-/* ---- PNG text chunks ------------------------------------------------------------------------- */
+/* ---- Metadata of pictures ---------------------------------------------------------------------
+ */
 
 /* On a pool thread: reads only what was set before the first picture was asked for. The form of
  * "parameters" is the one that image tools read. */
-void api_describe(void *user, const struct picture_key *key, struct png_text *text)
+void api_describe(void *user, const struct picture_key *key, struct picture_text *text)
 {
     struct api *a = user;
     const struct imf_model_info *info = a->models[key->model].info;
     const char *id = a->settings->models.items[key->model].id;
-    text->parameters[0] = text->imfd[0] = '\0';
+    text->parameters[0] = text->imfd[0] = text->software[0] = '\0';
     if (info == NULL)
         return; /* the warm-up's picture */
     char omega[32], low[32], high[32];
@@ -408,6 +409,8 @@ void api_describe(void *user, const struct picture_key *key, struct png_text *te
              "Version: imfd %s",
              name, key->sampling.steps, omega, (unsigned long long)key->seed, info->image_width,
              info->image_height, id, imf_version());
+
+    snprintf(text->software, sizeof(text->software), "imfd %s", imf_version());
 
     struct buffer b;
     struct json_writer w;

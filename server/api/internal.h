@@ -8,6 +8,8 @@
 #include "http/proxy.h"
 #include "api/ratelimit.h"
 
+/* Of JPEG and WebP where a request names none: OpenAI's default. */
+#define API_QUALITY 100
 #define API_MAX_SEED ((UINT64_C(1) << 53) - 1)
 
 /* ---- api_problem.c: errors; kind, status, type, code ----------------------------------------- */
@@ -167,6 +169,9 @@ struct picture_params {
     uint64_t *seeds; /* owned, or NULL */
     int priority;
     uint64_t timeout_ms;
+    uint8_t quality; /* of formats that have one */
+    struct picture_encoding encoding;
+    bool format_given; /* by output_format: then Accept chooses no other */
     bool embed;
     bool url, stream; /* OpenAI */
 };
@@ -178,6 +183,8 @@ bool api_parse_openai(struct api *a, const char *body, size_t length, struct pic
 /* GET /v1/images/...: decoded path parts and the encoded query. */
 bool api_parse_resource(struct api *a, const char *model, const char *class_name, const char *file,
                         const char *query, struct picture_params *out, struct api_problem *p);
+/* Sets the encoding: that format at the quality asked for. */
+void picture_params_format(struct picture_params *params, int format);
 void picture_params_free(struct picture_params *params);
 /* Picture i's class and seed. */
 int32_t picture_label(const struct picture_params *params, uint32_t i);

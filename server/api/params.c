@@ -17,6 +17,12 @@ void picture_params_free(struct picture_params *params)
     params->seeds = NULL;
 }
 
+void picture_params_format(struct picture_params *params, int format)
+{
+    params->encoding.format = (uint8_t)format;
+    params->encoding.quality = format == PICTURE_PNG ? 0 : params->quality;
+}
+
 int32_t picture_label(const struct picture_params *params, uint32_t i)
 {
     return params->labels != NULL ? params->labels[i] : params->label;
@@ -212,6 +218,7 @@ static void params_init(const struct api *a, struct picture_params *out)
     out->n = 1;
     out->priority = 5;
     out->timeout_ms = (uint64_t)a->settings->request_timeout_ms;
+    out->quality = API_QUALITY;
     out->embed = true;
 }
 
@@ -227,12 +234,16 @@ enum {
     F_TIMEOUT,
     F_PRIORITY,
     F_FORMAT,
+    F_COMPRESSION,
     F_EMBED,
     F_COUNT
 };
-static const char *const generate_fields[] = {
-    "model",    "class",         "classes",        "n", "seed", "seeds", "timeout_ms",
-    "priority", "output_format", "embed_metadata", NULL};
+static const char *const generate_fields[] = {"model",          "class",
+                                              "classes",        "n",
+                                              "seed",           "seeds",
+                                              "timeout_ms",     "priority",
+                                              "output_format",  "output_compression",
+                                              "embed_metadata", NULL};
 
 /* Model first, as defaults and class names depend on it; then what the request sets over them. */
 static bool start_params(struct api *a, const cJSON *root, const char *const *names,
@@ -256,22 +267,12 @@ static bool start_params(struct api *a, const cJSON *root, const char *const *na
     return api_check_interval(&out->sampling, p);
 }
 
-static bool png_only(const cJSON *value, struct api_problem *p)
-{
-    const char *format = "png";
-    if (!api_field_text(value, "output_format", &format, p))
-        return false;
-    if (strcmp(format, "png") != 0)
-        return api_problem_set(p, API_INVALID, "output_format",
-                               "output_format: only \"png\" is supported");
-    return true;
-}
-
 static bool generate_from(struct api *a, const cJSON *root, struct picture_params *out,
                           struct api_problem *p)
 {
     const cJSON *f[F_COUNT] = {NULL};
-    if (!start_params(a, root, generate_fields, f, F_MODEL, out, p) || !png_only(f[F_FORMAT], p) ||
+    if (!start_params(a, root, generate_fields, f, F_MODEL, out, p) ||
+        !api_field_encoding(f[F_FORMAT], f[F_COMPRESSION], out, p) ||
         !api_field_bool(f[F_EMBED], "embed_metadata", &out->embed, p))
         return false;
     if (f[F_CLASS] != NULL && f[F_CLASSES] != NULL)
@@ -316,12 +317,23 @@ bool api_parse_generate(struct api *a, const char *body, size_t length, struct p
 
 /* ---- The OpenAI call ------------------------------------------------------------------------- */
 
-enum { O_MODEL, O_PROMPT, O_N, O_SIZE, O_RESPONSE, O_STREAM, O_SEED, O_FORMAT, O_COUNT = 15 };
+enum {
+    O_MODEL,
+    O_PROMPT,
+    O_N,
+    O_SIZE,
+    O_RESPONSE,
+    O_STREAM,
+    O_SEED,
+    O_FORMAT,
+    O_COMPRESSION,
+    O_COUNT = 15
+};
 static const char *const openai_fields[] = {"model", "prompt", "n", "size", "response_format",
-                                            "stream", "seed", "output_format",
+                                            "stream", "seed", "output_format", "output_compression",
                                             /* accepted, without effect */
                                             "quality", "style", "background", "moderation", "user",
-                                            "output_compression", "partial_images", NULL};
+                                            "partial_images", NULL};
 
 static bool openai_size(const struct api *a, const cJSON *value, const struct picture_params *out,
                         struct api_problem *p)
@@ -346,7 +358,8 @@ static bool openai_from(struct api *a, const cJSON *root, struct picture_params 
     if (!start_params(a, root, openai_fields, f, O_MODEL, out, p) ||
         !api_field_text(f[O_PROMPT], "prompt", &prompt, p) || !openai_size(a, f[O_SIZE], out, p) ||
         !api_field_text(f[O_RESPONSE], "response_format", &response, p) ||
-        !api_field_bool(f[O_STREAM], "stream", &out->stream, p) || !png_only(f[O_FORMAT], p))
+        !api_field_bool(f[O_STREAM], "stream", &out->stream, p) ||
+        !api_field_encoding(f[O_FORMAT], f[O_COMPRESSION], out, p))
         return false;
     if (prompt == NULL)
         return api_problem_set(p, API_INVALID, "prompt", "prompt: required; it names the class");
@@ -378,27 +391,45 @@ bool api_parse_openai(struct api *a, const char *body, size_t length, struct pic
 
 /* ---- The resource ---------------------------------------------------------------------------- */
 
-static bool parse_seed(const char *file, uint64_t *seed, struct api_problem *p)
+static bool parse_file(const char *file, struct picture_params *out, struct api_problem *p)
 {
     uint64_t value = 0;
     size_t n = 0;
     for (; file[n] >= '0' && file[n] <= '9' && n < 17; n++)
         value = value * 10 + (uint64_t)(file[n] - '0');
-    if (strcmp(file + n, ".png") != 0)
+    int format = 0;
+    while (format < PICTURE_FORMATS &&
+           (file[n] != '.' || strcmp(file + n + 1, picture_format_suffix(format)) != 0))
+        format++;
+    if (format == PICTURE_FORMATS)
         return api_problem_set(p, n > 0 && file[n] == '.' ? API_NOT_FOUND : API_INVALID, "seed",
-                               "the path ends in {seed}.png");
+                               "the path ends in {seed}.png, .jpg or .webp");
     if (n == 0 || value > API_MAX_SEED || (n > 1 && file[0] == '0'))
         return api_problem_set(p, API_INVALID, "seed", "seed: a number from 0 to %llu is expected",
                                (unsigned long long)API_MAX_SEED);
-    *seed = value;
+    out->seed = value;
+    picture_params_format(out, format);
     return true;
 }
 
-static bool parse_query(const struct api *a, const char *query, struct imf_sampling *s,
+static bool parse_quality(const char *text, struct picture_params *out, struct api_problem *p)
+{
+    size_t n = strspn(text, "0123456789");
+    unsigned long value = n > 0 && n < 4 && text[n] == '\0' ? strtoul(text, NULL, 10) : 101;
+    if (value > 100)
+        return api_problem_set(p, API_INVALID, "output_compression",
+                               "output_compression: a whole number from 0 to 100 is expected");
+    out->quality = (uint8_t)value;
+    picture_params_format(out, out->encoding.format);
+    return true;
+}
+
+static bool parse_query(const struct api *a, const char *query, struct picture_params *out,
                         struct api_problem *p)
 {
     struct query_pair pair;
     unsigned given = 0;
+    bool quality = false;
     int more;
     while ((more = query_next(&query, &pair)) > 0) {
         /* strtod alone would take hexadecimal, "inf" and blanks too. */
@@ -406,7 +437,16 @@ static bool parse_query(const struct api *a, const char *query, struct imf_sampl
         bool plain = pair.value[strspn(pair.value, "0123456789.eE+-")] == '\0';
         double v = plain ? strtod(pair.value, &end) : NAN;
         bool number = end != pair.value && *end == '\0';
-        int found = api_field_sampling(a, pair.key, v, number, s, &given, p);
+        if (strcmp(pair.key, "output_compression") == 0) {
+            if (quality)
+                return api_problem_set(p, API_INVALID, "output_compression",
+                                       "output_compression: given twice");
+            if (!parse_quality(pair.value, out, p))
+                return false;
+            quality = true;
+            continue;
+        }
+        int found = api_field_sampling(a, pair.key, v, number, &out->sampling, &given, p);
         if (found < 0)
             return false;
         if (found == 0)
@@ -414,15 +454,15 @@ static bool parse_query(const struct api *a, const char *query, struct imf_sampl
     }
     if (more < 0)
         return api_problem_set(p, API_BAD_REQUEST, NULL, "the query is badly encoded or too long");
-    return api_check_interval(s, p);
+    return api_check_interval(&out->sampling, p);
 }
 
 bool api_parse_resource(struct api *a, const char *model, const char *class_name, const char *file,
                         const char *query, struct picture_params *out, struct api_problem *p)
 {
     params_init(a, out);
-    if (!find_model(a, model, out, p) || !parse_seed(file, &out->seed, p) ||
-        !parse_query(a, query, &out->sampling, p))
+    if (!find_model(a, model, out, p) || !parse_file(file, out, p) ||
+        !parse_query(a, query, out, p))
         return false;
     if (!class_from_text(a, out->model, class_name, "class", false, &out->label, p)) {
         if (p->kind == API_UNKNOWN_CLASS)

@@ -1,10 +1,11 @@
 /* Picture requests: submitting the work and writing the replies, each picture as soon as it may go.
  *
  * What a request holds does not grow with n: the scheduler makes at most a window of pictures ahead
- * of what the client has read, a PNG goes to the socket from the memory the cache shares, and
+ * of what the client has read, a file goes to the socket from the memory the cache shares, and
  * base64 is made piece by piece while it is sent. */
 #include "api/internal.h"
 #include "api/forms.h"
+#include "base/encode.h"
 #include "http/text.h"
 
 #define XXH_INLINE_ALL
@@ -23,36 +24,46 @@ enum { PING_AFTER_MS = 5000, MIN_WINDOW = 16, MAX_WINDOW = 64 };
 static const struct {
     enum form form;
     const char *type;
-} generate_forms[] = {{FORM_JSON, "application/json"},
-                      {FORM_PNG, "image/png"},
-                      {FORM_MULTIPART, "multipart/mixed"},
-                      {FORM_SSE, "text/event-stream"},
-                      {FORM_NPY, "application/x-npy"}};
+    int format; /* of FORM_FILE */
+} generate_forms[] = {
+    {FORM_JSON, "application/json", 0},      {FORM_FILE, "image/png", PICTURE_PNG},
+    {FORM_FILE, "image/jpeg", PICTURE_JPEG}, {FORM_FILE, "image/webp", PICTURE_WEBP},
+    {FORM_MULTIPART, "multipart/mixed", 0},  {FORM_SSE, "text/event-stream", 0},
+    {FORM_NPY, "application/x-npy", 0}};
 
 /* The acceptable form of highest quality; between equals the one named most exactly, then the
- * first. One picture only fits image/png. */
-static bool choose_form(const char *accept, uint32_t n, enum form *out)
+ * first. One picture only fits image/...; a format that the body names is the only one then. */
+static bool choose_form(const char *accept, struct picture_params *params, enum form *out)
 {
+    int format = params->encoding.format;
     double best = 0;
     int best_specificity = -1;
     for (size_t i = 0; i < sizeof(generate_forms) / sizeof(generate_forms[0]); i++) {
         int specificity;
         double quality = accept_quality(accept, generate_forms[i].type, &specificity);
-        if (quality <= 0 || (generate_forms[i].form == FORM_PNG && n > 1))
+        if (quality <= 0)
+            continue;
+        if (generate_forms[i].form == FORM_FILE &&
+            (params->n > 1 ||
+             (params->format_given && generate_forms[i].format != params->encoding.format)))
             continue;
         if (quality > best || (quality == best && specificity > best_specificity)) {
             best = quality;
             best_specificity = specificity;
             *out = generate_forms[i].form;
+            format = *out == FORM_FILE ? generate_forms[i].format : params->encoding.format;
         }
     }
+    if (best > 0)
+        picture_params_format(params, format);
     return best > 0;
 }
 
 bool api_generate_acceptable(const struct api_call *c)
 {
     enum form form;
-    return choose_form(c->http->headers[HTTP_ACCEPT], 1, &form);
+    struct picture_params any = {.n = 1};
+    return choose_form(c->http->headers[HTTP_ACCEPT], &any, &form);
 }
 
 /* ---- The job --------------------------------------------------------------------------------- */
@@ -128,25 +139,13 @@ static void note_timings(struct sched_timings *all, const struct sched_timings *
     all->encode = one->encode > all->encode ? one->encode : all->encode;
 }
 
-/* The PNG without its text chunks, as a blob of its own. Takes nothing, gives a reference. */
-static struct blob *without_text(struct blob *png)
-{
-    struct blob *plain = blob_new(png->size - png->text_size);
-    if (plain == NULL)
-        return NULL;
-    size_t rest = png->text_offset + png->text_size;
-    memcpy(plain->data, png->data, png->text_offset);
-    memcpy(plain->data + png->text_offset, png->data + rest, png->size - rest);
-    return plain;
-}
-
 /* Sends picture `index`; takes the blob's reference. */
 static void send_picture(struct picture_job *job, uint32_t index, struct blob *b)
 {
     struct http_request *r = job->call->http;
     job->sent++;
     if (!job->params.embed && job->form != FORM_NPY && b->text_size > 0) {
-        struct blob *plain = without_text(b);
+        struct blob *plain = picture_without_text(b, job->params.encoding.format);
         blob_drop(b);
         b = plain;
     }
@@ -156,8 +155,8 @@ static void send_picture(struct picture_job *job, uint32_t index, struct blob *b
         form_fail(job, &p);
         return;
     }
-    if (job->form == FORM_PNG || job->form == FORM_RESOURCE) {
-        form_reply_png(job, b);
+    if (job->form == FORM_FILE || job->form == FORM_RESOURCE) {
+        form_reply_file(job, b);
         return;
     }
     if (!http_has_reply(r))
@@ -318,6 +317,7 @@ static void submit(struct api_call *c, enum form form, struct picture_params *pa
     spec.labels = params->labels;
     spec.seeds = params->seeds;
     spec.sampling = params->sampling;
+    spec.encoding = params->encoding;
     spec.want = form == FORM_NPY ? SCHED_RGB : SCHED_PNG;
     spec.priority = params->priority;
     spec.timeout_us = params->timeout_ms * 1000;
@@ -348,10 +348,14 @@ void api_generate(struct api_call *c)
         api_fail(c, &p);
         return;
     }
-    if (!choose_form(c->http->headers[HTTP_ACCEPT], params.n, &form)) {
+    if (!choose_form(c->http->headers[HTTP_ACCEPT], &params, &form)) {
+        if (params.n > 1)
+            api_problem_set(&p, API_ACCEPT, "n", "an image holds one picture; %u were asked for",
+                            params.n);
+        else
+            api_problem_set(&p, API_ACCEPT, "output_format", "Accept does not name %s",
+                            picture_format_type(params.encoding.format));
         picture_params_free(&params);
-        api_problem_set(&p, API_ACCEPT, "n", "image/png holds one picture; %u were asked for",
-                        params.n);
         api_fail(c, &p);
         return;
     }
@@ -423,7 +427,7 @@ static void make_etag(const struct api *a, const struct picture_params *params, 
         int32_t label, steps;
         uint64_t seed;
         float omega, t_min, t_max;
-        int32_t level;
+        int32_t level, format, quality;
     } parts;
     memset(&parts, 0, sizeof(parts));
     copy_text(parts.fingerprint, sizeof(parts.fingerprint), info->fingerprint);
@@ -435,7 +439,9 @@ static void make_etag(const struct api *a, const struct picture_params *params, 
     parts.omega = params->sampling.omega;
     parts.t_min = params->sampling.t_min;
     parts.t_max = params->sampling.t_max;
-    parts.level = (int32_t)a->settings->png_level;
+    parts.format = params->encoding.format;
+    parts.quality = params->encoding.quality;
+    parts.level = parts.format == PICTURE_PNG ? (int32_t)a->settings->png_level : 0;
     XXH128_hash_t h = XXH3_128bits(&parts, sizeof(parts));
     static const char digits[] = "0123456789abcdef";
     for (int i = 0; i < 16; i++) {
@@ -473,18 +479,19 @@ void api_image(struct api_call *c, const char *model, const char *class_name, co
         http_reply_static(r, 304, "", 0);
         return;
     }
-    struct picture_key key = {params.model, params.label, params.seed, params.sampling};
-    struct blob *png = sched_cached_png(a->scheduler, &key);
-    if (png == NULL && r->method == HTTP_GET) {
+    struct picture_key key = {params.model, params.label, params.seed, params.sampling,
+                              params.encoding};
+    struct blob *cached = sched_cached_png(a->scheduler, &key);
+    if (cached == NULL && r->method == HTTP_GET) {
         submit(c, FORM_RESOURCE, &params);
         return;
     }
     form_binary_headers(c, &params);
     form_server_timing(c);
-    http_header(r, "Content-Type", "image/png");
+    http_header(r, "Content-Type", picture_format_type(params.encoding.format));
     api_common_headers(c);
-    if (png != NULL)
-        http_reply_blob(r, 200, png);
+    if (cached != NULL)
+        http_reply_blob(r, 200, cached);
     else
         http_reply_head(r, 200); /* HEAD starts no work */
 }

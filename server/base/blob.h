@@ -1,4 +1,4 @@
-/* Shared immutable bytes with a reference count: a finished PNG or the pixels of a picture, held at
+/* Shared immutable bytes with a reference count: a finished file or the pixels of a picture, held at
  * the same time by the cache and by any number of replies. Reference counts are atomic: take and
  * drop on any thread. The bytes are written once, before the blob is shared. */
 #ifndef BLOB_H
@@ -10,8 +10,7 @@
 struct blob {
     int refs;    /* atomic */
     size_t size; /* bytes in data */
-    /* PNG only: the text chunks occupy data[text_offset, text_offset + text_size). The PNG without
-     * embedded metadata is what comes before followed by what comes after: no second encoding. */
+    /* Files of pictures: their text occupies data[text_offset, text_offset + text_size). */
     size_t text_offset, text_size;
     uint8_t data[];
 };

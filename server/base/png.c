@@ -196,17 +196,16 @@ static bool is_ascii(const char *s)
     return true;
 }
 
-#define TEXT_OVERHEAD (12 + 12 + 5) /* chunk framing, keyword with its zero, iTXt's own fields */
+#define TEXT_OVERHEAD (12 + 20 + 5) /* chunk framing, keyword with its zero, iTXt's own fields */
 
-static uint8_t *put_text(uint8_t *p, const char *keyword, const char *text)
+static uint8_t *put_text(uint8_t *p, const char *keyword, const char *text, size_t size, bool ascii)
 {
-    if (text[0] == '\0')
+    if (size == 0)
         return p;
     uint8_t *d = p + 8;
-    size_t keyword_size = strlen(keyword) + 1, size = strlen(text);
+    size_t keyword_size = strlen(keyword) + 1;
     memcpy(d, keyword, keyword_size);
     d += keyword_size;
-    bool ascii = is_ascii(text);
     if (!ascii) {
         memset(d, 0, 4); /* not compressed, method 0, no language, no translated keyword */
         d += 4;
@@ -228,7 +227,7 @@ static imf_status reserve(uint8_t **buffer, size_t *have, size_t need)
 }
 
 imf_status png_encode(struct png_encoder *e, const uint8_t *rgb, int width, int height,
-                      const struct png_text *text, struct blob **out)
+                      const struct picture_text *text, struct blob **out)
 {
     static const uint8_t signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
     if (width < 1 || height < 1 || width > MAX_SIDE || height > MAX_SIDE)
@@ -248,8 +247,11 @@ imf_status png_encode(struct png_encoder *e, const uint8_t *rgb, int width, int 
     size_t packed = e->runs
                         ? deflate_runs(e->packed, e->rows, filtered)
                         : libdeflate_zlib_compress(e->deflate, e->rows, filtered, e->packed, bound);
-    size_t text_bound =
-        text == NULL ? 0 : strlen(text->parameters) + strlen(text->imfd) + 2 * TEXT_OVERHEAD;
+    char xmp[METADATA_MAX_XMP];
+    size_t parameters_size = text != NULL ? strlen(text->parameters) : 0;
+    size_t imfd_size = text != NULL ? strlen(text->imfd) : 0;
+    size_t xmp_size = text != NULL ? metadata_xmp(text, xmp) : 0;
+    size_t text_bound = parameters_size + imfd_size + xmp_size + 3 * TEXT_OVERHEAD;
     struct blob *b = blob_new(8 + 25 + text_bound + 12 + packed + 12);
     if (b == NULL)
         return IMF_ENOMEM;
@@ -262,8 +264,10 @@ imf_status png_encode(struct png_encoder *e, const uint8_t *rgb, int width, int 
     p = chunk_end(p, "IHDR", 13);
     b->text_offset = (size_t)(p - b->data);
     if (text != NULL) {
-        p = put_text(p, "parameters", text->parameters);
-        p = put_text(p, "imfd", text->imfd);
+        p = put_text(p, "parameters", text->parameters, parameters_size,
+                     is_ascii(text->parameters));
+        p = put_text(p, "imfd", text->imfd, imfd_size, is_ascii(text->imfd));
+        p = put_text(p, "XML:com.adobe.xmp", xmp, xmp_size, false);
     }
     b->text_size = (size_t)(p - b->data) - b->text_offset;
     memcpy(p + 8, e->packed, packed);

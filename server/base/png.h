@@ -4,13 +4,8 @@
 #define PNG_ENCODE_H
 
 #include "base/blob.h"
+#include "base/metadata.h"
 #include "imf.h"
-
-/* One text chunk each; "" leaves it out. tEXt when the text is ASCII, else iTXt (UTF-8). */
-struct png_text {
-    char parameters[512]; /* keyword "parameters": the form image tools read */
-    char imfd[512];       /* keyword "imfd": JSON */
-};
 
 struct png_encoder; /* opaque; a deflate state and scratch rows, used by one thread at a time */
 
@@ -19,9 +14,11 @@ struct png_encoder; /* opaque; a deflate state and scratch rows, used by one thr
  */
 IMF_MUST_CHECK imf_status png_encoder_create(struct png_encoder **out, int level);
 void png_encoder_destroy(struct png_encoder *e); /* NULL is fine */
-/* rgb is (height, width, 3). text may be NULL. The blob comes with one reference. IMF_EINVAL for a
- * picture of no or absurd size (over 16384 on a side). */
+/* rgb is (height, width, 3). text may be NULL; each part of it is a chunk: tEXt when it is ASCII,
+ * else iTXt (UTF-8). The blob comes with one reference. IMF_EINVAL for a picture of no or absurd
+ * size (over 16384 on a side). */
 IMF_MUST_CHECK imf_status png_encode(struct png_encoder *e, const uint8_t *rgb, int width,
-                                     int height, const struct png_text *text, struct blob **out);
+                                     int height, const struct picture_text *text,
+                                     struct blob **out);
 
 #endif

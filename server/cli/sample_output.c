@@ -203,7 +203,7 @@ static imf_status write_stdout(const void *data, size_t size, struct imf_error *
 }
 
 /* The text that image tools show, and the same as JSON. */
-static void describe(struct png_text *text, const struct imfd_output *o,
+static void describe(struct picture_text *text, const struct imfd_output *o,
                      const struct imfd_sample *s)
 {
     const struct imf_sampling *g = &s->sampling;
@@ -226,11 +226,12 @@ static void describe(struct png_text *text, const struct imfd_output *o,
 static imf_status encode(struct imfd_output *o, struct blob **png, const uint8_t *rgb, int columns,
                          int rows, const struct imfd_sample *s, struct imf_error *err)
 {
-    struct png_text text;
+    struct picture_text text = {.software = ""};
+    snprintf(text.software, sizeof(text.software), "imfd %s", imf_version());
     if (s)
         describe(&text, o, s);
     imf_status status = png_encode(o->encoder, rgb, columns * o->info->image_width,
-                                   rows * o->info->image_height, s ? &text : NULL, png);
+                                   rows * o->info->image_height, &text, png);
     return status == IMF_OK ? IMF_OK
                             : imf__fail(err, status, "PNG: %s", imf_status_sentence(status));
 }

@@ -188,7 +188,7 @@ static void on_device_lost(void *user, struct scheduler *scheduler, int device)
               status.message);
 }
 
-static void describe(void *user, const struct picture_key *key, struct png_text *text)
+static void describe(void *user, const struct picture_key *key, struct picture_text *text)
 {
     struct server *s = user;
     api_describe(s->api, key, text);

@@ -1,4 +1,4 @@
-/* Byte-bounded cache of PNGs: a chained hash table that doubles, and a list in order of use. */
+/* Byte-bounded cache of files: a chained hash table that doubles, and a list in order of use. */
 #include "scheduler/image_cache.h"
 #include "base/list.h"
 
@@ -41,6 +41,7 @@ uint64_t picture_key_hash(const struct picture_key *key)
     h = mix(h, key->seed);
     h = mix(h, (uint64_t)(uint32_t)key->sampling.steps << 32 | float_bits(key->sampling.omega));
     h = mix(h, float_bits(key->sampling.t_min) << 32 | float_bits(key->sampling.t_max));
+    h = mix(h, (uint64_t)key->encoding.format << 8 | key->encoding.quality);
     return h ^ h >> 32;
 }
 
@@ -48,7 +49,8 @@ bool picture_key_equal(const struct picture_key *a, const struct picture_key *b)
 {
     return a->model == b->model && a->label == b->label && a->seed == b->seed &&
            a->sampling.steps == b->sampling.steps && a->sampling.omega == b->sampling.omega &&
-           a->sampling.t_min == b->sampling.t_min && a->sampling.t_max == b->sampling.t_max;
+           a->sampling.t_min == b->sampling.t_min && a->sampling.t_max == b->sampling.t_max &&
+           a->encoding.format == b->encoding.format && a->encoding.quality == b->encoding.quality;
 }
 
 struct image_cache *image_cache_new(size_t capacity_bytes)

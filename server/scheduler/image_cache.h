@@ -1,4 +1,4 @@
-/* Finished PNGs, the least recently used dropped first, bounded in bytes. Not thread-safe: the
+/* Finished files, the least recently used dropped first, bounded in bytes. Not thread-safe: the
  * scheduler calls it under its lock. */
 #ifndef IMAGE_CACHE_H
 #define IMAGE_CACHE_H

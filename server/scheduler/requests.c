@@ -61,6 +61,7 @@ void core__sample_key(const struct sched_spec *s, uint32_t index, struct picture
     key->label = s->labels != NULL ? s->labels[index] : s->label;
     key->seed = s->seeds != NULL ? s->seeds[index] : s->seed + index;
     key->sampling = s->sampling;
+    key->encoding = s->encoding;
 }
 
 /* Gives waiters to as many of the request's pictures as the window allows. */

@@ -15,6 +15,7 @@
 
 #include "scheduler/backend.h"
 #include "base/blob.h"
+#include "base/format.h"
 
 #include <uv.h>
 
@@ -27,16 +28,16 @@ struct sched_request; /* opaque; see sched_submit for its lifetime */
 #define SCHED_MAX_DEVICES 32
 #define SCHED_PRIORITIES 10 /* 0 is served first */
 
-/* Everything that makes a picture: same key, same bytes. */
+struct picture_text; /* base/metadata.h */
+
+/* Everything that makes a picture's file: same key, same bytes. */
 struct picture_key {
     int32_t model; /* index given by sched_add_model */
     int32_t label;
     uint64_t seed;
     struct imf_sampling sampling;
+    struct picture_encoding encoding;
 };
-
-/* Text for a picture's PNG chunks; see png_encode.h. */
-struct png_text;
 
 struct sched_options {
     uint32_t max_queue;    /* pictures waiting, all requests together; 1024 */
@@ -49,12 +50,12 @@ struct sched_options {
      * batch will take, plus what a batch costs whatever its size, at most 20 ms in all.
      * 10; 0: never. */
     int return_gap_percent;
-    size_t cache_bytes;    /* finished PNGs kept; 0: none; 64 MiB */
-    int png_level;         /* 0..9; see png_encode.h; 1 */
+    size_t cache_bytes;    /* finished files kept; 0: none; 64 MiB */
+    int png_level;         /* 0..9; see base/png.h; 1 */
     uint32_t max_encoding; /* decoded pictures not yet encoded before engines pause; 64 */
-    /* Fills the text chunks of a picture; NULL: none. Called on a pool thread, so it may read only
+    /* Fills the metadata of a picture; NULL: none. Called on a pool thread, so it may read only
      * what never changes. Must depend on the key alone: bytes are deterministic. */
-    void (*describe)(void *user, const struct picture_key *key, struct png_text *text);
+    void (*describe)(void *user, const struct picture_key *key, struct picture_text *text);
     void *describe_user;
     /* A model became ready, sick or failed to load, or made progress in loading; may be NULL. */
     void (*on_model)(void *user, struct scheduler *s, int model);
@@ -135,7 +136,7 @@ enum sched_source { SCHED_COMPUTED, SCHED_COALESCED, SCHED_CACHED };
 struct sched_picture {
     uint32_t index; /* 0..n-1 */
     struct picture_key key;
-    struct blob *png; /* NULL unless wanted; borrowed: blob_take to keep it */
+    struct blob *png; /* the file, PNG or not; NULL unless wanted; borrowed: blob_take to keep it */
     struct blob *rgb; /* (image_height, image_width, 3); NULL unless wanted; borrowed */
     enum sched_source source;
     struct sched_timings timings;
@@ -157,7 +158,7 @@ struct sched_callbacks {
                    const char *message);
 };
 
-enum sched_want { SCHED_PNG = 1, SCHED_RGB = 2 };
+enum sched_want { SCHED_PNG = 1 /* the file, as `encoding` says */, SCHED_RGB = 2 };
 
 struct sched_spec {
     int model;
@@ -169,11 +170,12 @@ struct sched_spec {
     const int32_t *labels;
     const uint64_t *seeds;
     struct imf_sampling sampling;
-    unsigned want;       /* SCHED_PNG, SCHED_RGB or both */
-    int priority;        /* 0..9 */
-    uint64_t timeout_us; /* from now, queue included; 0: none */
-    const char *tenant;  /* API key id or address: who shares fairly with whom; copied; NULL: "" */
-    uint32_t window;     /* 0: the options' */
+    struct picture_encoding encoding; /* of the files wanted */
+    unsigned want;                    /* SCHED_PNG, SCHED_RGB or both */
+    int priority;                     /* 0..9 */
+    uint64_t timeout_us;              /* from now, queue included; 0: none */
+    const char *tenant; /* API key id or address: who shares fairly with whom; copied; NULL: "" */
+    uint32_t window;    /* 0: the options' */
 };
 
 void sched_spec_init(
@@ -228,8 +230,8 @@ enum sched_outcome {
  * it was not. */
 int sched_close(struct sched_request *r, enum sched_outcome outcome);
 
-/* The PNG of a picture if the cache holds it, with a reference for the caller, else NULL. The short
- * way for GET; counts as hit (a miss is counted by the sched_submit that follows). */
+/* The file of a picture if the cache holds it, with a reference for the caller, else NULL. The
+ * short way for GET; counts as hit (a miss is counted by the sched_submit that follows). */
 struct blob *sched_cached_png(struct scheduler *s, const struct picture_key *key);
 /* What a request of n pictures refused now would be told to wait. */
 uint64_t sched_retry_us(struct scheduler *s, int model, uint32_t n);

@@ -57,7 +57,7 @@ static void free_scheduler(struct scheduler *s)
         free(t);
     }
     for (int i = 0; i < SHELL_ENCODERS; i++)
-        png_encoder_destroy(s->encoder[i].png);
+        picture_encoder_destroy(s->encoder[i].files);
     core_destroy(&s->core);
     uv_mutex_destroy(&s->lock);
     free(s);
@@ -72,7 +72,7 @@ static imf_status create_encoders(struct scheduler *s)
     s->encoder_count = count < 1 ? 1 : count > SHELL_ENCODERS ? SHELL_ENCODERS : count;
     for (int i = 0; i < s->encoder_count; i++) {
         s->encoder[i].scheduler = s;
-        imf_status status = png_encoder_create(&s->encoder[i].png, s->core.options.png_level);
+        imf_status status = picture_encoder_create(&s->encoder[i].files, s->core.options.png_level);
         if (status != IMF_OK)
             return status;
     }
@@ -367,11 +367,12 @@ static void encode_one(struct encoder *e, struct picture *p, int width, int heig
     struct scheduler *s = e->scheduler;
     const struct sched_options *o = &s->core.options;
     uint64_t begin = shell_now();
-    struct png_text text = {0};
+    struct picture_text text = {0};
     struct blob *png = NULL;
     if (o->describe != NULL)
         o->describe(o->describe_user, &p->key, &text);
-    if (png_encode(e->png, p->rgb->data, width, height, &text, &png) != IMF_OK)
+    if (picture_encode(e->files, &p->key.encoding, p->rgb->data, width, height, &text, &png) !=
+        IMF_OK)
         png = NULL;
     uint64_t end = shell_now();
     uv_mutex_lock(&s->lock);

@@ -4,7 +4,7 @@
 #ifndef SCHEDULER_SHELL_H
 #define SCHEDULER_SHELL_H
 
-#include "base/png.h"
+#include "base/encode.h"
 #include "scheduler/state.h"
 
 #include <uv.h>
@@ -49,7 +49,7 @@ struct engine_thread {
 struct encoder {
     uv_work_t work;
     struct scheduler *scheduler;
-    struct png_encoder *png;
+    struct picture_encoder *files;
     bool active; /* the loop's */
 };
 

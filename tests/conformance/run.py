@@ -1,6 +1,6 @@
 """Runs one conformance suite against a real imfd with the fake engine.
 
-usage: run.py openai|openapi|schemathesis|curl|promtool IMFD VENV
+usage: run.py openai|openapi|schemathesis|curl|metadata|promtool IMFD VENV
 
 Exit status 77 means skipped: a tool is missing and could not be had."""
 import os
@@ -61,6 +61,11 @@ def main():
         if not shutil.which("curl"):
             skip("curl is not installed")
         status = subprocess.run([sys.executable, "-W", "ignore", "-m", "unittest", "-v", "test_curl"],
+                                cwd=HERE).returncode
+    elif suite == "metadata":
+        if not shutil.which("exiftool"):
+            skip("exiftool is not installed (Debian package libimage-exiftool-perl)")
+        status = subprocess.run([sys.executable, "-W", "ignore", "-m", "unittest", "-v", "test_metadata"],
                                 cwd=HERE).returncode
     elif suite == "promtool":
         promtool = shutil.which("promtool")

@@ -7,7 +7,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from imfd_server import Server, ServerTest  # noqa: E402
 from openapi_spec_validator import validate  # noqa: E402
 
-VALUES = {"model": "fake", "class": "207", "seed": "7", "id": None, "file": "style.css"}
+VALUES = {"model": "fake", "class": "207", "seed": "7", "format": "jpg", "id": None, "file": "style.css"}
 
 
 class OpenApi(ServerTest):

@@ -5,6 +5,7 @@ set(server_flags ${flags} -I${server} ${FUZZ_SERVER_CFLAGS})
 set(server_objects)
 foreach(source ${server}/api/fields.c ${server}/api/params.c ${server}/api/problem.c ${server}/api/classes.c
         ${server}/api/keys.c ${server}/http/text.c ${server}/http/proxy.c ${server}/base/json_write.c
+        ${server}/base/format.c
         ${server}/settings/file.c ${server}/settings/models.c ${server}/settings/print.c
         ${server}/settings/settings.c ${server}/settings/table.c ${server}/settings/value.c
         ${engine}/common/status.c ${CMAKE_BINARY_DIR}/server/api/embed_embedded_classes.c)

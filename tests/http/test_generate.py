@@ -222,7 +222,7 @@ class Forms(ServerTest):
                 headers = {"accept": accept} if accept else {}
                 r = self.server.generate({"class": 1, "seed": 1, "n": n}, **headers)
                 self.assertEqual(r.headers["Content-Type"].split(";")[0], expected)
-        for accept, n in [("text/html", 1), ("image/png", 2), ("image/webp", 1), ("*/*;q=0", 1)]:
+        for accept, n in [("text/html", 1), ("image/png", 2), ("image/webp", 2), ("image/avif", 1), ("*/*;q=0", 1)]:
             with self.subTest(accept=accept):
                 r = self.server.generate({"class": 1, "n": n}, accept=accept)
                 self.assertEqual((r.status, r.error()["code"]), (406, "not_acceptable"))
@@ -273,7 +273,7 @@ class Validation(ServerTest):
         ({"class": 1, "t_min": 0.6, "t_max": 0.5}, "t_min", "invalid_value"),
         ({"class": 1, "timeout_ms": 0}, "timeout_ms", "invalid_value"),
         ({"class": 1, "priority": 10}, "priority", "invalid_value"),
-        ({"class": 1, "output_format": "jpeg"}, "output_format", "invalid_value"),
+        ({"class": 1, "output_format": "gif"}, "output_format", "invalid_value"),
         ({"class": 1, "output_format": 1}, "output_format", "invalid_value"),
         ({"class": 1, "embed_metadata": 1}, "embed_metadata", "invalid_value"),
         ({"class": 1, "klass": 2}, "klass", "unknown_field"),

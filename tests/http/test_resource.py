@@ -59,7 +59,7 @@ class Resource(ServerTest):
                  ("/v1/images/fake/random/1.png", 404, "class"), ("/v1/images/fake/1/x.png", 400, "seed"),
                  ("/v1/images/fake/1/-1.png", 400, "seed"), ("/v1/images/fake/1/01.png", 400, "seed"),
                  ("/v1/images/fake/1/9007199254740992.png", 400, "seed"),
-                 ("/v1/images/fake/1/1.jpg", 404, "seed"), ("/v1/images/fake/1/%00.png", 404, None),
+                 ("/v1/images/fake/1/1.gif", 404, "seed"), ("/v1/images/fake/1/%00.png", 404, None),
                  ("/v1/images/fake/%zz/1.png", 404, None), ("/v1/images/fake/" + "a" * 300 + "/1.png", 404, None),
                  ("/v1/images/fake/1/1.png?steps=0", 400, "steps"), ("/v1/images/fake/1/1.png?steps=0x1", 400, "steps"),
                  ("/v1/images/fake/1/1.png?omega=inf", 400, "omega"), ("/v1/images/fake/1/1.png?omega=nan", 400, "omega"),
@@ -159,7 +159,7 @@ class Resource(ServerTest):
     def test_openapi(self):
         v = self.server.get("/openapi.json").json()
         self.assertTrue(v["openapi"].startswith("3.1"))
-        for path in ("/v1/generate", "/v1/images/generations", "/v1/images/{model}/{class}/{seed}.png",
+        for path in ("/v1/generate", "/v1/images/generations", "/v1/images/{model}/{class}/{seed}.{format}",
                      "/v1/models", "/v1/models/{id}", "/v1/classes", "/v1/classes/{id}", "/livez",
                      "/readyz", "/health", "/metrics", "/version", "/openapi.json"):
             self.assertIn(path, v["paths"])

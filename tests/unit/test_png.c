@@ -114,7 +114,7 @@ static void on_png_error(png_structp png, png_const_charp message)
 }
 
 struct texts {
-    char parameters[600], imfd[600];
+    char parameters[600], imfd[600], xmp[METADATA_MAX_XMP];
     int count;
 };
 
@@ -141,15 +141,17 @@ static void read_png(const uint8_t *data, size_t size, uint8_t *rgb, int width, 
     png_textp text;
     texts->count = png_get_text(png, info, &text, NULL);
     for (int i = 0; i < texts->count; i++) {
-        char *to = strcmp(text[i].key, "parameters") == 0 ? texts->parameters : texts->imfd;
-        ck_assert(to == texts->parameters || strcmp(text[i].key, "imfd") == 0);
+        char *to = strcmp(text[i].key, "parameters") == 0 ? texts->parameters
+                   : strcmp(text[i].key, "imfd") == 0     ? texts->imfd
+                                                          : texts->xmp;
+        ck_assert(to != texts->xmp || strcmp(text[i].key, "XML:com.adobe.xmp") == 0);
         strcpy(to, text[i].text);
     }
     png_destroy_read_struct(&png, &info, NULL);
 }
 
 static void round_trip(int level, int width, int height, enum pattern pattern,
-                       const struct png_text *text)
+                       const struct picture_text *text)
 {
     size_t size = (size_t)width * (size_t)height * 3;
     uint8_t *rgb = malloc(size), *back = malloc(size);
@@ -171,6 +173,8 @@ static void round_trip(int level, int width, int height, enum pattern pattern,
     ck_assert_mem_eq(back, rgb, size);
     ck_assert_str_eq(texts.parameters, text != NULL ? text->parameters : "");
     ck_assert_str_eq(texts.imfd, text != NULL ? text->imfd : "");
+    ck_assert_int_eq(strstr(texts.xmp, "/trainedAlgorithmicMedia\"") != NULL,
+                     text != NULL && text->software[0] != '\0');
     /* Without the text range: the picture and no text. */
     size_t after = a->text_offset + a->text_size;
     memmove(a->data + a->text_offset, a->data + after, a->size - after);
@@ -188,7 +192,8 @@ static void round_trip(int level, int width, int height, enum pattern pattern,
 
 START_TEST(test_levels)
 {
-    struct png_text text = {"golden retriever\nSteps: 1, Sampler: iMF", "{\"class\":207}"};
+    struct picture_text text = {"golden retriever\nSteps: 1, Sampler: iMF", "{\"class\":207}",
+                                "imfd 1.2"};
     for (int pattern = 0; pattern < PATTERNS; pattern++)
         round_trip(_i, 64, 48, (enum pattern)pattern, &text);
     round_trip(_i, 256, 256, MIXED, NULL);
@@ -207,7 +212,7 @@ END_TEST
 
 START_TEST(test_text)
 {
-    struct png_text text = {"caf\xc3\xa9 \xe2\x98\x95", ""}; /* UTF-8: iTXt */
+    struct picture_text text = {"caf\xc3\xa9 \xe2\x98\x95", "", ""}; /* UTF-8: iTXt */
     round_trip(1, 8, 8, RAMP, &text);
     memset(text.parameters, 'x', sizeof(text.parameters) - 1);
     text.parameters[sizeof(text.parameters) - 1] = '\0';

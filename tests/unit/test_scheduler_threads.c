@@ -56,14 +56,14 @@ static void on_end(void *user, struct sched_request *r, enum sched_result result
 
 static const struct sched_callbacks callbacks = {on_picture, on_end};
 
-static void describe(void *user, const struct picture_key *key, struct png_text *text);
+static void describe(void *user, const struct picture_key *key, struct picture_text *text);
 
 static int describe_calls; /* atomic */
 
 #include "base/png.h"
 #include "run_suite.h"
 
-static void describe(void *user, const struct picture_key *key, struct png_text *text)
+static void describe(void *user, const struct picture_key *key, struct picture_text *text)
 {
     ck_assert_ptr_eq(user, &describe_calls);
     __atomic_fetch_add(&describe_calls, 1, __ATOMIC_RELAXED);

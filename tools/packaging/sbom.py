@@ -30,7 +30,8 @@ LICENCES = {
     "libtasn1-6": "LGPL-2.1-or-later", "libp11-kit0": "BSD-3-Clause", "libmicrohttpd12": "LGPL-2.1-or-later",
     "liblapacke": BSD_BLAS, "libtmglib3": BSD_BLAS, "liblapack3": BSD_BLAS, "libblas3": BSD_BLAS,
     "libopenblas0-pthread": BSD_BLAS, "libopenblas0-openmp": BSD_BLAS, "libopenblas0-serial": BSD_BLAS,
-    "libpng16-16": "libpng-2.0", "libuv1": "MIT", "ocl-icd-libopencl1": "BSD-2-Clause", "zlib1g": "Zlib",
+    "libjpeg62-turbo": "IJG AND BSD-3-Clause AND Zlib", "libwebp7": "BSD-3-Clause", "libpng16-16": "libpng-2.0",
+    "libuv1": "MIT", "ocl-icd-libopencl1": "BSD-2-Clause", "zlib1g": "Zlib",
     "libtbb12": "Apache-2.0", "libxxhash0": "BSD-2-Clause",
 }
 NVIDIA = "LicenseRef-NVIDIA-CUDA-EULA"
