@@ -102,9 +102,11 @@ void imf_engine_destroy(struct imf_engine *e); /* after its models; NULL is fine
 
 struct imf_model_params {
     const char *checkpoint; /* .pth, .bin, .safetensors, or a sharded .safetensors.index.json */
-    const char *decoder;    /* sd-vae or taesd file or folder, or "none" for pixel-space models */
-    int max_batch;          /* lanes per imf_step; 0: 8 */
-    int decode_batch;       /* pictures per decoder pass; 0: the device's choice, 1 on the CPU */
+    const char
+        *checkpoint_key; /* which of its state dicts ("model_ema"); NULL: docs/checkpoints.md */
+    const char *decoder; /* sd-vae or taesd file or folder, or "none" for pixel-space models */
+    int max_batch;       /* lanes per imf_step; 0: 8 */
+    int decode_batch;    /* pictures per decoder pass; 0: the device's choice, 1 on the CPU */
     void (*progress)(void *user, double fraction); /* called by imf_model_load; may be NULL */
     void *progress_user;
 };
@@ -118,8 +120,10 @@ struct imf_sampling {   /* guidance and steps; what a checkpoint recommends, or 
 #define IMF_MAX_STEPS 64
 
 struct imf_model_info {
-    char name[64];    /* "MiT_B_2", or "MiT_d4_h128" for a size nobody listed */
-    char decoder[16]; /* "sd-vae", "taesd", "none" */
+    char name[64];               /* "MiT_B_2", or "MiT_d4_h128" for a size nobody listed */
+    char decoder[16];            /* "sd-vae", "taesd", "none" */
+    char checkpoint_key[64];     /* the state dict that was taken; "" for a file of tensors only */
+    char checkpoint_others[128]; /* what else could have been: "ema, model_ema1", or "" */
     int depth, shared_depth, hidden, heads, mlp_hidden; /* u blocks = depth - shared_depth */
     int classes; /* without the null class, whose label is `classes` */
     int channels, input_size, patch_size;

@@ -155,7 +155,7 @@ static imf_status load_weights(struct imf_model *m, const struct imf_model_param
 {
     struct imf__loader ld;
     uint64_t mit_print[2], decoder_print[2];
-    IMF_TRY(imf__loader_open(&ld, p->checkpoint, m->engine->dev, err));
+    IMF_TRY(imf__loader_open(&ld, p->checkpoint, p->checkpoint_key, m->engine->dev, err));
     ld.progress = p->progress;
     ld.progress_user = p->progress_user;
     imf_status status = imf__mit_load(&m->mit, &ld);

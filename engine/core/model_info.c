@@ -116,6 +116,10 @@ imf_status imf__model_describe(struct imf_model *m, struct imf__loader *ld)
         snprintf(info->name, sizeof(info->name), "%s", published);
     else
         snprintf(info->name, sizeof(info->name), "MiT_d%d_h%d", mit->depth, mit->D);
+    snprintf(info->checkpoint_key, sizeof(info->checkpoint_key), "%.63s",
+             imf__checkpoint_nesting(ld->ckpt));
+    snprintf(info->checkpoint_others, sizeof(info->checkpoint_others), "%.127s",
+             imf__checkpoint_others(ld->ckpt));
     info->depth = mit->depth;
     info->shared_depth = mit->shared_depth;
     info->hidden = mit->D;

@@ -1,6 +1,7 @@
 /* Checkpoints: opening and telling formats apart, the list of tensors, and looking names up.
  * Reading the values is in checkpoint_read.c; one file per format parses its directory. */
 #include "files/checkpoint_parts.h"
+#include "files/spellings.h"
 #include "files/json.h"
 
 #include <errno.h>
@@ -186,8 +187,11 @@ imf_status imf__checkpoint_add(struct imf__checkpoint *c, const struct imf__entr
         c->entries = grown;
         c->capacity = capacity;
     }
+    char spelling[IMF__MAX_NAME + 1];
+    size_t length = imf__spelling(spelling, e.tensor.name);
     e.tensor.name = imf__arena_string(&c->arena, e.tensor.name, n);
-    if (!e.tensor.name)
+    e.tensor.spelling = imf__arena_string(&c->arena, spelling, length);
+    if (!e.tensor.name || !e.tensor.spelling)
         return imf__fail(err, IMF_ENOMEM, "%s: out of memory", f->label);
     c->entries[c->count++] = e;
     return IMF_OK;
@@ -214,10 +218,18 @@ imf_status imf__checkpoint_add_meta(struct imf__checkpoint *c, const char *key, 
     return IMF_OK;
 }
 
+/* By spelling, then by the very name; NULL comes before any name. */
+static int compare_tensors(const struct imf__tensor *t, const char *spelling, const char *name)
+{
+    int order = strcmp(t->spelling, spelling);
+    return order ? order : name ? strcmp(t->name, name) : 1;
+}
+
 static int compare_names(const void *a, const void *b, void *entries)
 {
     const struct imf__entry *e = entries;
-    return strcmp(e[*(const uint32_t *)a].tensor.name, e[*(const uint32_t *)b].tensor.name);
+    const struct imf__tensor *second = &e[*(const uint32_t *)b].tensor;
+    return compare_tensors(&e[*(const uint32_t *)a].tensor, second->spelling, second->name);
 }
 
 /* Sorts the names for lookup; two of the same name are refused, since whichever was meant, the
@@ -249,10 +261,18 @@ static bool ends_with(const char *s, const char *end)
     return n >= m && strcmp(s + n - m, end) == 0;
 }
 
+static imf_status no_state_dicts(const struct imf__checkpoint *c, const char *path,
+                                 struct imf_error *err)
+{
+    return imf__fail(err, IMF_EFORMAT,
+                     "%.180s: a safetensors file has no state dicts to choose from, so no \"%s\"",
+                     path, imf__quote(c->key).text);
+}
+
 static imf_status open_any(struct imf__checkpoint *c, const char *path, struct imf_error *err)
 {
     if (ends_with(path, ".index.json"))
-        return imf__safetensors_open_index(c, path, err);
+        return c->key ? no_state_dicts(c, path, err) : imf__safetensors_open_index(c, path, err);
     imf_status status = imf__checkpoint_add_file(c, path, err);
     if (status != IMF_OK)
         return status;
@@ -267,7 +287,7 @@ static imf_status open_any(struct imf__checkpoint *c, const char *path, struct i
     if (memcmp(head, "PK\3\4", 4) == 0)
         return imf__torch_zip_open(c, err);
     if (head[8] == '{')
-        return imf__safetensors_open(c, err);
+        return c->key ? no_state_dicts(c, path, err) : imf__safetensors_open(c, err);
     if (head[0] == 0x80)
         return imf__torch_legacy_open(c, err);
     return imf__fail(err, IMF_EFORMAT,
@@ -293,13 +313,14 @@ static char *weights_in(const char *folder)
     return NULL;
 }
 
-imf_status imf__checkpoint_open(struct imf__checkpoint **out, const char *path,
+imf_status imf__checkpoint_open(struct imf__checkpoint **out, const char *path, const char *key,
                                 struct imf_error *err)
 {
     struct imf__checkpoint *c = calloc(1, sizeof(*c));
     if (!c)
         return imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
-    c->nesting = "";
+    c->key = key;
+    c->nesting = c->others = "";
     struct stat st;
     bool folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
     c->path = folder ? weights_in(path) : strdup(path);
@@ -360,6 +381,11 @@ const char *imf__checkpoint_nesting(const struct imf__checkpoint *c)
     return c->nesting;
 }
 
+const char *imf__checkpoint_others(const struct imf__checkpoint *c)
+{
+    return c->others;
+}
+
 uint64_t imf__checkpoint_bytes(const struct imf__checkpoint *c)
 {
     uint64_t bytes = 0;
@@ -383,33 +409,34 @@ size_t imf__checkpoint_index(const struct imf__checkpoint *c, const struct imf__
     return (size_t)((const struct imf__entry *)t - c->entries);
 }
 
-static const struct imf__tensor *find_exactly(const struct imf__checkpoint *c, const char *name)
+/* Where in by_name the first tensor stands that is not before the given one. */
+static size_t lower_bound(const struct imf__checkpoint *c, const char *spelling, const char *name)
 {
     size_t low = 0, high = c->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        const struct imf__tensor *t = &c->entries[c->by_name[middle]].tensor;
-        int order = strcmp(name, t->name);
-        if (order == 0)
-            return t;
-        if (order < 0)
-            high = middle;
-        else
+        if (compare_tensors(&c->entries[c->by_name[middle]].tensor, spelling, name) < 0)
             low = middle + 1;
+        else
+            high = middle;
     }
-    return NULL;
+    return low;
 }
 
 const struct imf__tensor *imf__checkpoint_find(const struct imf__checkpoint *c, const char *name)
 {
-    const struct imf__tensor *t = find_exactly(c, name);
-    if (t)
-        return t;
-    if (strncmp(name, "net.", 4) == 0)
-        return find_exactly(c, name + 4);
-    char with_net[IMF__MAX_NAME + 8];
-    int n = snprintf(with_net, sizeof(with_net), "net.%s", name);
-    return n > 0 && (size_t)n < sizeof(with_net) ? find_exactly(c, with_net) : NULL;
+    char spelling[IMF__MAX_NAME + 1];
+    if (strlen(name) > IMF__MAX_NAME)
+        return NULL;
+    imf__spelling(spelling, name);
+    const char *const exact_first[] = {name, NULL};
+    for (int i = 0; i < 2; i++) {
+        size_t at = lower_bound(c, spelling, exact_first[i]);
+        const struct imf__tensor *t = at < c->count ? &c->entries[c->by_name[at]].tensor : NULL;
+        if (t && strcmp(t->spelling, spelling) == 0 && (i == 1 || strcmp(t->name, name) == 0))
+            return t;
+    }
+    return NULL;
 }
 
 const char *imf__checkpoint_metadata(const struct imf__checkpoint *c, const char *key)

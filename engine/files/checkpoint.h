@@ -21,7 +21,8 @@ enum imf__stored_type {
 #define IMF__MAX_DIMS 8
 
 struct imf__tensor {
-    const char *name;
+    const char *name;     /* as in the file */
+    const char *spelling; /* the same as all files spell it (spellings.h) */
     enum imf__stored_type type;
     int ndim;
     int64_t shape[IMF__MAX_DIMS];
@@ -32,23 +33,27 @@ struct imf__checkpoint; /* opaque */
 
 /* Opens and parses the directory of tensors. `path` is a file, a shard index
  * (NAME.safetensors.index.json), or a folder that holds weights under a published name
- * (diffusion_pytorch_model.safetensors, ...). A nesting dict ("model", "state_dict", "ema", ...) is
- * entered; names are as in the file. On failure `err` names file, tensor and cause. */
+ * (diffusion_pytorch_model.safetensors, ...). A nesting dict is entered: the one whose last key is
+ * `key` ("model_ema", or with those before it: "state.model_ema"); NULL: as torch_state.c tells. On
+ * failure `err` names file, tensor and cause. */
 IMF_MUST_CHECK imf_status imf__checkpoint_open(struct imf__checkpoint **out, const char *path,
-                                               struct imf_error *err);
+                                               const char *key, struct imf_error *err);
 void imf__checkpoint_close(struct imf__checkpoint *c);             /* NULL is fine */
 const char *imf__checkpoint_path(const struct imf__checkpoint *c); /* in a folder: of the file */
 const char *imf__checkpoint_format(
     const struct imf__checkpoint *c); /* "torch zip", "torch legacy", "safetensors" */
 /* The dict that was entered ("model", "ema"), "" when the tensors were at the top. */
 const char *imf__checkpoint_nesting(const struct imf__checkpoint *c);
+/* The other state dicts, which `key` would have taken: "ema, model_ema1"; "" when there are none.
+ */
+const char *imf__checkpoint_others(const struct imf__checkpoint *c);
 uint64_t imf__checkpoint_bytes(const struct imf__checkpoint *c); /* all its files, on disk */
 
 size_t imf__checkpoint_count(const struct imf__checkpoint *c);
 const struct imf__tensor *imf__checkpoint_at(const struct imf__checkpoint *c, size_t i);
 /* The i of which imf__checkpoint_at gives t. */
 size_t imf__checkpoint_index(const struct imf__checkpoint *c, const struct imf__tensor *t);
-/* By name, then by name with or without a leading "net."; NULL when missing. */
+/* Under any spelling (spellings.h), the very name first; NULL when missing. */
 const struct imf__tensor *imf__checkpoint_find(const struct imf__checkpoint *c, const char *name);
 /* Metadata string of a safetensors file ("input_size", ...), or NULL. */
 const char *imf__checkpoint_metadata(const struct imf__checkpoint *c, const char *key);

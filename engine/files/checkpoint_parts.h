@@ -70,12 +70,14 @@ struct imf__meta {
 struct imf__checkpoint {
     char *path;
     const char *format;
-    const char *nesting; /* the key that was entered ("model"), or "" */
+    const char *key;     /* the state dict that was asked for, or NULL; the caller's */
+    const char *nesting; /* the keys that were entered ("model"), or "" */
+    const char *others;  /* what else could have been, or "" */
     struct imf__file *files;
     uint32_t file_count;
     struct imf__entry *entries;
     size_t count, capacity;
-    uint32_t *by_name; /* entry indices sorted by name */
+    uint32_t *by_name; /* entry indices sorted by spelling, then by name */
     struct imf__meta *meta;
     size_t meta_count, meta_capacity;
     struct imf__arena arena; /* names, metadata */

@@ -4,7 +4,8 @@
  * root, the first key of `nestings` whose dict holds tensors is entered, again and again. Where no
  * such key is there, the dict itself is taken if it holds tensors, else its only dict that does.
  * "model" comes before "ema", as in the release's loader: a file that holds both says so with
- * `imfd inspect`, which prints what was entered. */
+ * `imfd inspect`, which prints what was entered and what else there is; whoever opens the file may
+ * name another one. */
 #include "files/torch_state.h"
 
 #include <stdio.h>
@@ -14,9 +15,26 @@ static const char *const nestings[] = {
     "model",     "state_dict",     "model_state_dict", "module", "params",
     "net",       "network",        "generator",        "ema",    "model_ema",
     "ema_model", "ema_state_dict", "params_ema"};
+#define NESTINGS (sizeof(nestings) / sizeof(nestings[0]))
 #define MAX_NESTING 4
 /* Items of dicts looked at while searching: a pickle may refer to one dict any number of times. */
 #define MAX_LOOKED_AT (1u << 21)
+/* State dicts told of; a file has a handful. */
+#define MAX_STATES 32
+
+struct state {
+    const struct imf__pickle_value *dict;
+    const char *keys[MAX_NESTING]; /* from the root on */
+    int depth;
+    bool guessed; /* another one might have been meant as well */
+};
+
+/* The state dicts of a file, the one to be taken first. */
+struct states {
+    struct state found[MAX_STATES];
+    int count;
+    uint64_t looked_at;
+};
 
 static bool has_tensors(const struct imf__pickle_value *dict)
 {
@@ -28,49 +46,120 @@ static bool has_tensors(const struct imf__pickle_value *dict)
     return false;
 }
 
-static const struct imf__pickle_value *lookup(const struct imf__pickle_value *dict, const char *key)
+static bool is_nesting(const struct imf__pickle_value *key)
 {
-    for (uint32_t i = 0; i + 1 < dict->count; i += 2) {
-        if (imf__pickle_is(dict->items[i], key))
-            return dict->items[i + 1];
+    for (size_t i = 0; i < NESTINGS; i++) {
+        if (imf__pickle_is(key, nestings[i]))
+            return true;
     }
-    return NULL;
+    return false;
 }
 
-/* The state dict in or below `v`, NULL when there is none; *key is the last key on the way. */
-static const struct imf__pickle_value *find_state(const struct imf__pickle_value *v, int depth,
-                                                  uint64_t *looked_at, const char **key)
+static void find_states(struct states *s, const struct imf__pickle_value *v, struct state at);
+
+/* The state dicts under `name`; under every key that is no nesting where it is NULL. */
+static void find_under(struct states *s, const struct imf__pickle_value *v, struct state at,
+                       const char *name)
 {
-    if (v->kind != IMF__PICKLE_DICT || depth > MAX_NESTING)
-        return NULL;
-    *looked_at += v->count + 1;
-    if (*looked_at > MAX_LOOKED_AT)
-        return NULL;
-    const struct imf__pickle_value *found;
-    for (size_t i = 0; i < sizeof(nestings) / sizeof(nestings[0]); i++) {
-        const struct imf__pickle_value *inner = lookup(v, nestings[i]);
-        const char *inner_key = nestings[i];
-        if (inner && (found = find_state(inner, depth + 1, looked_at, &inner_key))) {
-            *key = inner_key;
-            return found;
-        }
-    }
-    if (has_tensors(v))
-        return v;
-    const struct imf__pickle_value *only = NULL;
+    if (at.depth == MAX_NESTING)
+        return;
     for (uint32_t i = 0; i + 1 < v->count; i += 2) {
-        if (v->items[i]->kind != IMF__PICKLE_STRING || v->items[i + 1]->kind != IMF__PICKLE_DICT)
+        const struct imf__pickle_value *key = v->items[i];
+        if (v->items[i + 1]->kind != IMF__PICKLE_DICT || key->kind != IMF__PICKLE_STRING ||
+            (name ? !imf__pickle_is(key, name) : is_nesting(key)))
             continue;
-        const char *inner_key = v->items[i]->text;
-        found = find_state(v->items[i + 1], depth + 1, looked_at, &inner_key);
-        if (found && only && found != only)
-            return NULL; /* which one was meant is anyone's guess */
-        if (found) {
-            only = found;
-            *key = inner_key;
+        struct state inner = at;
+        inner.keys[inner.depth++] = key->text;
+        find_states(s, v->items[i + 1], inner);
+    }
+}
+
+static void add_state(struct states *s, struct state state)
+{
+    for (int i = 0; i < s->count; i++) {
+        if (s->found[i].dict == state.dict)
+            return;
+    }
+    if (s->count < MAX_STATES)
+        s->found[s->count++] = state;
+}
+
+static void find_states(struct states *s, const struct imf__pickle_value *v, struct state at)
+{
+    s->looked_at += v->count + 1;
+    if (s->looked_at > MAX_LOOKED_AT)
+        return;
+    int before = s->count;
+    for (size_t i = 0; i < NESTINGS; i++)
+        find_under(s, v, at, nestings[i]);
+    at.dict = v;
+    if (s->count == before && has_tensors(v))
+        add_state(s, at);
+    bool decided = s->count > before;
+    find_under(s, v, at, NULL);
+    if (!decided && s->count > before + 1)
+        s->found[before].guessed = true;
+}
+
+/* "state.model_ema"; "" for the root. */
+static void join(char text[128], const struct state *state)
+{
+    int n = 0;
+    text[0] = '\0';
+    for (int i = 0; i < state->depth && n < 128; i++)
+        n += snprintf(text + n, 128 - (size_t)n, "%s%.60s", i ? "." : "", state->keys[i]);
+}
+
+/* The list of all states but one, "ema, model_ema1". */
+static void list(char *text, size_t size, const struct states *s, int but)
+{
+    size_t n = 0;
+    text[0] = '\0';
+    for (int i = 0; i < s->count && n < size; i++) {
+        char name[128];
+        join(name, &s->found[i]);
+        if (i != but)
+            n += (size_t)snprintf(text + n, size - n, "%s%s", n ? ", " : "",
+                                  name[0] ? imf__quote(name).text : "(the top)");
+    }
+}
+
+static bool is_called(const struct state *state, const char *key)
+{
+    char name[128];
+    join(name, state);
+    return state->depth > 0 &&
+           (strcmp(name, key) == 0 || strcmp(state->keys[state->depth - 1], key) == 0);
+}
+
+static imf_status choose(int *out, const struct imf__checkpoint *c, const struct states *s,
+                         struct imf_error *err)
+{
+    const char *file = c->files[0].label;
+    char all[200];
+    int called = 0;
+    list(all, sizeof(all), s, -1);
+    if (s->count == 0)
+        return imf__fail(err, IMF_EFORMAT,
+                         "%s: holds no state dict (a dict of tensors, at the top or under "
+                         "\"model\", \"state_dict\", \"ema\", ...)",
+                         file);
+    *out = 0;
+    for (int i = 0; c->key && i < s->count; i++) {
+        if (is_called(&s->found[i], c->key)) {
+            *out = i;
+            called++;
         }
     }
-    return only;
+    if (c->key && called != 1)
+        return imf__fail(err, IMF_EFORMAT, "%s: holds %s state dict \"%s\"; there are: %s", file,
+                         called ? "more than one" : "no", imf__quote(c->key).text, all);
+    if (!c->key && s->found[0].guessed)
+        return imf__fail(err, IMF_EFORMAT,
+                         "%s: holds several state dicts, and none is called \"model\": name one of "
+                         "%s (--checkpoint-key, or key= in the settings)",
+                         file, all);
+    return IMF_OK;
 }
 
 static imf_status add_tensor(struct imf__checkpoint *c, const struct imf__pickle_value *name,
@@ -112,16 +201,18 @@ static imf_status add_tensor(struct imf__checkpoint *c, const struct imf__pickle
 imf_status imf__torch_state_add(struct imf__checkpoint *c, const struct imf__pickle_value *root,
                                 const struct imf__storage_source *source, struct imf_error *err)
 {
-    uint64_t looked_at = 0;
-    const char *key = "";
-    const struct imf__pickle_value *state = find_state(root, 0, &looked_at, &key);
-    if (!state)
-        return imf__fail(err, IMF_EFORMAT,
-                         "%s: holds no state dict (a dict of tensors, at the top or under "
-                         "\"model\", \"state_dict\", \"ema\", ...)",
-                         c->files[0].label);
-    c->nesting = imf__arena_string(&c->arena, key, strlen(key));
-    if (!c->nesting)
+    struct states s = {.count = 0};
+    int chosen = 0;
+    char text[200];
+    if (root->kind == IMF__PICKLE_DICT)
+        find_states(&s, root, (struct state){.depth = 0});
+    IMF_TRY(choose(&chosen, c, &s, err));
+    const struct imf__pickle_value *state = s.found[chosen].dict;
+    join(text, &s.found[chosen]);
+    c->nesting = imf__arena_string(&c->arena, text, strlen(text));
+    list(text, sizeof(text), &s, chosen);
+    c->others = imf__arena_string(&c->arena, text, strlen(text));
+    if (!c->nesting || !c->others)
         return imf__fail(err, IMF_ENOMEM, "%s: out of memory", c->files[0].label);
     for (uint32_t i = 0; i + 1 < state->count; i += 2) {
         if (state->items[i]->kind != IMF__PICKLE_STRING ||

@@ -105,7 +105,7 @@ imf_status imf__decoder_load(struct imf__decoder *dec, struct imf__device *dev, 
         status = load_none(dec, err);
     } else {
         struct imf__loader ld;
-        IMF_TRY(imf__loader_open(&ld, path, dev, err));
+        IMF_TRY(imf__loader_open(&ld, path, NULL, dev, err));
         status = load_file(dec, &ld);
         dec->parameters = ld.parameters;
         imf__checkpoint_fingerprint(ld.ckpt, fingerprint);

@@ -90,7 +90,7 @@ static imf_status load_fc(struct imf_inception *net, struct imf__loader *ld)
 imf_status imf__inception_read(struct imf_inception *net, const char *path, struct imf_error *err)
 {
     struct imf__inception_source source = {.names = {0}};
-    IMF_TRY(imf__loader_open(&source.loader, path, net->device, err));
+    IMF_TRY(imf__loader_open(&source.loader, path, NULL, net->device, err));
     imf_status status = imf__inception_narrow(&net->narrow, source.loader.ckpt, err);
     if (status == IMF_OK)
         status = imf__loader_fail(&source.loader, imf__inception_names(&source.names, net->narrow),

@@ -7,13 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-imf_status imf__loader_open(struct imf__loader *ld, const char *path, struct imf__device *dev,
-                            struct imf_error *err)
+imf_status imf__loader_open(struct imf__loader *ld, const char *path, const char *key,
+                            struct imf__device *dev, struct imf_error *err)
 {
     memset(ld, 0, sizeof(*ld));
     ld->dev = dev;
     ld->err = err;
-    IMF_TRY(imf__checkpoint_open(&ld->ckpt, path, err));
+    IMF_TRY(imf__checkpoint_open(&ld->ckpt, path, key, err));
     size_t n = imf__checkpoint_count(ld->ckpt);
     ld->used = calloc(n ? n : 1, sizeof(*ld->used));
     if (!ld->used) {
@@ -47,7 +47,7 @@ const struct imf__tensor *imf__loader_find(struct imf__loader *ld, const char *f
     va_start(ap, format);
     vsnprintf(name, sizeof(name), format, ap);
     va_end(ap);
-    return use(ld, imf__model_find(ld->ckpt, name));
+    return use(ld, imf__checkpoint_find(ld->ckpt, name));
 }
 
 imf_status imf__loader_read(struct imf__loader *ld, float **out, const int64_t shape[5],
@@ -84,10 +84,14 @@ imf_status imf__loader_finish(struct imf__loader *ld, const char *const *skipped
 {
     for (size_t i = 0; i < imf__checkpoint_count(ld->ckpt); i++) {
         const struct imf__tensor *t = imf__checkpoint_at(ld->ckpt, i);
-        const char *name = strncmp(t->name, "net.", 4) == 0 ? t->name + 4 : t->name;
         bool known = ld->used[i];
         for (int k = 0; skipped[k] && !known; k++)
-            known = strncmp(name, skipped[k], strlen(skipped[k])) == 0;
+            known = strncmp(t->spelling, skipped[k], strlen(skipped[k])) == 0;
+        const struct imf__tensor *same = imf__checkpoint_find(ld->ckpt, t->spelling);
+        if (!known && same != t && same)
+            return imf__fail(ld->err, IMF_EMODEL,
+                             "%s: tensor \"%s\" is there twice, also as \"%s\"",
+                             imf__checkpoint_path(ld->ckpt), t->name, same->name);
         if (!known)
             return imf__fail(ld->err, IMF_EMODEL,
                              "%s: tensor \"%s\" belongs to no part of this model",

@@ -18,16 +18,17 @@ struct imf__loader {
     uint64_t bytes_expected, bytes_read;
 };
 
-imf_status imf__loader_open(struct imf__loader *ld, const char *path, struct imf__device *dev,
-                            struct imf_error *err);
+/* key: the state dict to take (imf__checkpoint_open), or NULL. */
+imf_status imf__loader_open(struct imf__loader *ld, const char *path, const char *key,
+                            struct imf__device *dev, struct imf_error *err);
 void imf__loader_close(struct imf__loader *ld);
 
 /* The tensor's directory entry, marked as used; NULL when the file has none of that name. */
 const struct imf__tensor *imf__loader_find(struct imf__loader *ld, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* Reads all values of a tensor under any of its names (imf__model_find); *out is malloc'ed and the
- * caller's. `shape` ends with 0; a dimension of 1 more or less at the end is fine. */
+/* Reads all values of a tensor under any of its names (imf__checkpoint_find); *out is malloc'ed and
+ * the caller's. `shape` ends with 0; a dimension of 1 more or less at the end is fine. */
 #define IMF__SHAPE(...) ((const int64_t[5]){__VA_ARGS__})
 imf_status imf__loader_read(struct imf__loader *ld, float **out, const int64_t shape[5],
                             const char *format, ...) __attribute__((format(printf, 4, 5)));

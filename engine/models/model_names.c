@@ -203,7 +203,7 @@ static int count_blocks(const struct imf__checkpoint *c, const char *kind)
 static imf_status shaped(const struct imf__tensor **out, const struct imf__checkpoint *c,
                          const char *name, int ndim, struct imf_error *err)
 {
-    const struct imf__tensor *t = imf__model_find(c, name);
+    const struct imf__tensor *t = imf__checkpoint_find(c, name);
     if (!t)
         return imf__fail(err, IMF_EMODEL, "%s: tensor \"%s\" is missing", imf__checkpoint_path(c),
                          name);

@@ -71,12 +71,9 @@ const char *imf__model_kind_name(enum imf__model_kind kind); /* "MiT", "sd-vae",
 /* By the names that only one kind has. */
 enum imf__model_kind imf__model_kind_of(const struct imf__checkpoint *c);
 
-/* The tensor under its name or another name it is known by: with or without "net.", attn_gate for
- * attn_scale, mlp_gate for mlp_scale, to_q for query, ..., and for taesd under "decoder.layers."
- * and the like. NULL when missing. */
-const struct imf__tensor *imf__model_find(const struct imf__checkpoint *c, const char *name);
-/* The same, checked against the list's shape; a dimension of 1 more or less at the end is fine
- * (linear layers once were 1x1 convolutions). Errors name tensor, expected and found shape. */
+/* The tensor under any spelling, checked against the list's shape; a dimension of 1 more or less at
+ * the end is fine (linear layers once were 1x1 convolutions). Errors name tensor, expected and
+ * found shape. */
 IMF_MUST_CHECK imf_status imf__model_require(const struct imf__tensor **out,
                                              const struct imf__checkpoint *c,
                                              const struct imf__name *name, struct imf_error *err);

@@ -1,12 +1,10 @@
-/* Checkpoints against the lists of model_names.h: which model a file holds, and a tensor under any
- * of the names it is known by. */
+/* Checkpoints against the lists of model_names.h: which model a file holds, and whether a tensor is
+ * what the list says. */
 #include "models/model_names.h"
 
 #include "files/checkpoint_parts.h"
 
-#include <ctype.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const char *const kind_names[] = {"unknown", "MiT", "sd-vae", "taesd", "InceptionV3"};
@@ -31,38 +29,10 @@ enum imf__model_kind imf__model_kind_of(const struct imf__checkpoint *c)
         {IMF__MODEL_INCEPTION, "Mixed_7c.branch1x1.conv.weight"},
     };
     for (size_t i = 0; i < sizeof(marks) / sizeof(marks[0]); i++) {
-        if (imf__model_find(c, marks[i].name))
+        if (imf__checkpoint_find(c, marks[i].name))
             return marks[i].kind;
     }
     return IMF__MODEL_UNKNOWN;
-}
-
-/* Parts of names that were called otherwise in other versions of the same file. */
-static const char *const renamed[][2] = {
-    {"attn_scale", "attn_gate"}, {"mlp_scale", "mlp_gate"}, {".query.", ".to_q."},
-    {".key.", ".to_k."},         {".value.", ".to_v."},     {".proj_attn.", ".to_out.0."},
-};
-
-const struct imf__tensor *imf__model_find(const struct imf__checkpoint *c, const char *name)
-{
-    const struct imf__tensor *t = imf__checkpoint_find(c, name);
-    char other[160];
-    for (size_t i = 0; !t && i < sizeof(renamed) / sizeof(renamed[0]); i++) {
-        const char *at = strstr(name, renamed[i][0]);
-        if (!at)
-            continue;
-        snprintf(other, sizeof(other), "%.*s%s%s", (int)(at - name), name, renamed[i][1],
-                 at + strlen(renamed[i][0]));
-        t = imf__checkpoint_find(c, other);
-    }
-    /* taesd as diffusers stores it counts its layers from the first convolution. */
-    if (!t && isdigit((unsigned char)name[0])) {
-        char *rest;
-        long layer = strtol(name, &rest, 10);
-        snprintf(other, sizeof(other), "decoder.layers.%ld%s", layer - 1, rest);
-        t = imf__checkpoint_find(c, other);
-    }
-    return t;
 }
 
 static void print_shape(char text[96], int ndim, const int64_t *shape)
@@ -76,7 +46,7 @@ static void print_shape(char text[96], int ndim, const int64_t *shape)
 imf_status imf__model_require(const struct imf__tensor **out, const struct imf__checkpoint *c,
                               const struct imf__name *name, struct imf_error *err)
 {
-    const struct imf__tensor *t = imf__model_find(c, name->name);
+    const struct imf__tensor *t = imf__checkpoint_find(c, name->name);
     const char *path = imf__checkpoint_path(c);
     char expected[96], found[96];
     print_shape(expected, name->ndim, name->shape);

@@ -252,6 +252,7 @@ struct bench_options {
     int rounds;
     bool json, demo;
     struct imfd_engine_options engine;
+    struct imf_model_params params;
 };
 
 static imf_status bench_open(struct bench *b, struct imf_error *err)
@@ -304,11 +305,10 @@ static int load(struct bench *b, const struct imfd_usage *usage, struct bench_op
     struct imfd_synthetic mit = {.folder = ""}, decoder = {.folder = ""};
     struct imfd_demo demo;
     struct imf_error err = {0};
-    struct imf_model_params params;
+    struct imf_model_params params = o->params;
     int result = 0;
     if (o->demo && imfd_demo_find(&demo, &err) != IMF_OK)
         return imfd_fail(usage, "%s", err.message);
-    imf_model_params_init(&params);
     params.checkpoint = o->demo ? demo.checkpoint : o->model;
     params.decoder = o->demo ? demo.decoder : o->decoder ? o->decoder : "none";
     if (!o->decoder && !o->demo && imfd_synthetic_known(o->model))
@@ -384,9 +384,11 @@ static int run(const struct imfd_usage *usage, struct bench_options *o)
 int imfd_cmd_bench(int argc, char **argv)
 {
     struct bench_options o = {.rounds = 5, .engine = IMFD_ENGINE_OPTIONS_INIT};
+    imf_model_params_init(&o.params);
     const struct imfd_option options[] = {
         {"model", "ckpt-path", IMFD_OPTION_STRING, &o.model, NULL, "NAME|FILE", 0, 0,
          "MiT_B_2, MiT_M_2, MiT_L_2, MiT_XL_2 with synthetic weights, or a checkpoint"},
+        IMFD_MODEL_OPTIONS(o.params),
         {"decoder", NULL, IMFD_OPTION_STRING, &o.decoder, NULL, "NAME|FILE", 0, 0,
          "sd-vae, taesd (synthetic), a file, or none (default: sd-vae for a name)"},
         {"demo", NULL, IMFD_OPTION_FLAG, &o.demo, NULL, NULL, 0, 0,

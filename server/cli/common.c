@@ -46,7 +46,13 @@ int imfd_model_open(struct imf_model **out, struct imf_engine *e, const struct i
     params->progress_user = &bar;
     imf_status status = imf_model_load(out, e, params, &err);
     imfd_progress_end(&bar);
-    return status == IMF_OK ? 0 : imfd_fail(usage, "%s", err.message);
+    if (status != IMF_OK)
+        return imfd_fail(usage, "%s", err.message);
+    const struct imf_model_info *info = imf_model_get_info(*out);
+    if (info->checkpoint_others[0] && !params->checkpoint_key)
+        fprintf(stderr, "imfd %s: %s: took \"%s\"; --checkpoint-key takes another one of: %s\n",
+                usage->command, params->checkpoint, info->checkpoint_key, info->checkpoint_others);
+    return 0;
 }
 
 imf_status imfd_read_file(char **text, size_t *size, const char *path, size_t max,

@@ -34,10 +34,19 @@ struct imfd_engine_options {
         .min = 0, .max = 1024, .help = "threads of the CPU device (default: 0, all processors)"    \
     }
 
+/* Rows for what is said about a checkpoint, of struct imf_model_params p. */
+#define IMFD_MODEL_OPTIONS(p)                                                                      \
+    {                                                                                              \
+        .name = "checkpoint-key", .type = IMFD_OPTION_STRING, .value = &(p).checkpoint_key,        \
+        .argument = "KEY",                                                                         \
+        .help = "which state dict of a file with several, such as model_ema (default: model)"      \
+    }
+
 /* Opens the engine. 0, or the exit status after having said why on stderr. */
 int imfd_engine_open(struct imf_engine **out, const struct imfd_usage *usage,
                      const struct imfd_engine_options *options);
-/* Loads a model with a progress bar. 0, or the exit status after having said why. */
+/* Loads a model with a progress bar, and says which of several state dicts was taken. 0, or the
+ * exit status after having said why. */
 int imfd_model_open(struct imf_model **out, struct imf_engine *e, const struct imfd_usage *usage,
                     struct imf_model_params *params);
 

@@ -119,7 +119,7 @@ static bool compare(struct report *r)
     bool ok = used && r->extra && r->missing && r->mismatched;
     for (size_t i = 0; ok && i < r->names.count; i++) {
         const struct imf__name *name = &r->names.items[i];
-        const struct imf__tensor *t = imf__model_find(r->c, name->name), *same;
+        const struct imf__tensor *t = imf__checkpoint_find(r->c, name->name), *same;
         if (t && name->needed)
             used[position(r->c, t)] = true;
         if (!t && name->needed)
@@ -133,7 +133,7 @@ static bool compare(struct report *r)
         r->parameters += t->type == IMF__STORED_OTHER ? 0 : t->count;
         if (used[i])
             continue;
-        if (is_known(r->kind, t->name))
+        if (is_known(r->kind, t->spelling))
             r->skipped_count++;
         else if (r->names.count)
             r->extra[r->extra_count++] = i;
@@ -231,7 +231,7 @@ static void print_lists(const struct report *r)
     }
     for (size_t i = 0; i < r->mismatched_count && i < LIST_LIMIT; i++) {
         const struct imf__name *name = &r->names.items[r->mismatched[i]];
-        const struct imf__tensor *t = imf__model_find(r->c, name->name);
+        const struct imf__tensor *t = imf__checkpoint_find(r->c, name->name);
         printf("  wrong       %s: expected ", name->name);
         print_shape(name->ndim, name->shape);
         printf(", found ");
@@ -279,6 +279,8 @@ static void print_text(const struct report *r)
     printf("  format      %s, %s%s%s%s\n", imf__checkpoint_format(r->c), types,
            imf__checkpoint_nesting(r->c)[0] ? ", under \"" : "", imf__checkpoint_nesting(r->c),
            imf__checkpoint_nesting(r->c)[0] ? "\"" : "");
+    if (imf__checkpoint_others(r->c)[0])
+        printf("  also there  %s (--checkpoint-key)\n", imf__checkpoint_others(r->c));
     printf("  size        %.1f MB, %llu parameters\n", (double)imf__checkpoint_bytes(r->c) / 1e6,
            (unsigned long long)r->parameters);
     print_sizes(r);
@@ -314,7 +316,7 @@ static void json_lists(cJSON *root, const struct report *r)
     cJSON *wrong = cJSON_AddArrayToObject(root, "mismatched");
     for (size_t i = 0; i < r->mismatched_count; i++) {
         const struct imf__name *name = &r->names.items[r->mismatched[i]];
-        const struct imf__tensor *t = imf__model_find(r->c, name->name);
+        const struct imf__tensor *t = imf__checkpoint_find(r->c, name->name);
         cJSON *item = cJSON_CreateObject();
         cJSON_AddStringToObject(item, "name", name->name);
         cJSON_AddItemToObject(item, "expected", json_shape(name->ndim, name->shape));
@@ -365,6 +367,7 @@ static int print_json(const struct report *r)
     cJSON_AddStringToObject(root, "file", imf__checkpoint_path(r->c));
     cJSON_AddStringToObject(root, "format", imf__checkpoint_format(r->c));
     cJSON_AddStringToObject(root, "nesting", imf__checkpoint_nesting(r->c));
+    cJSON_AddStringToObject(root, "others", imf__checkpoint_others(r->c));
     cJSON_AddStringToObject(root, "kind", imf__model_kind_name(r->kind));
     cJSON_AddStringToObject(root, "model", r->model);
     cJSON_AddNumberToObject(root, "bytes", (double)imf__checkpoint_bytes(r->c));
@@ -401,10 +404,10 @@ static int print_json(const struct report *r)
 
 /* ---- Command ---- */
 
-static int inspect(struct report *r, const char *path, bool json, bool values)
+static int inspect(struct report *r, const char *path, const char *key, bool json, bool values)
 {
     struct imf_error err = {0};
-    imf_status status = imf__checkpoint_open(&r->c, path, &err);
+    imf_status status = imf__checkpoint_open(&r->c, path, key, &err);
     if (status == IMF_OK && values)
         status = read_values(r, &err);
     if (status != IMF_OK) {
@@ -429,9 +432,12 @@ static int inspect(struct report *r, const char *path, bool json, bool values)
 
 int imfd_cmd_inspect(int argc, char **argv)
 {
+    const char *key = NULL;
     bool json = false, values = false;
     const struct imfd_option options[] = {
         {"json", NULL, IMFD_OPTION_FLAG, &json, NULL, NULL, 0, 0, "print JSON"},
+        {"checkpoint-key", NULL, IMFD_OPTION_STRING, &key, NULL, "KEY", 0, 0,
+         "which state dict of a file with several, such as model_ema"},
         {"values", NULL, IMFD_OPTION_FLAG, &values, NULL, NULL, 0, 0,
          "read all values, too: finds NaN and infinity, prints a fingerprint"},
         {NULL, NULL, IMFD_OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL},
@@ -459,7 +465,7 @@ int imfd_cmd_inspect(int argc, char **argv)
     if (operands != 1)
         return imfd_usage_error(&usage, "name a file");
     struct report r = {0};
-    int status = inspect(&r, path, json, values);
+    int status = inspect(&r, path, key, json, values);
     report_free(&r);
     return status;
 }

@@ -14,6 +14,7 @@
 
 struct sample_options {
     const char *checkpoint, *decoder, *model, *workdir;
+    struct imf_model_params params;
     bool demo;
     int batch;
     struct imfd_plan_options plan;
@@ -164,8 +165,7 @@ static int run(const struct imfd_usage *usage, const struct sample_options *o,
     struct session s = {.usage = usage, .plan = plan};
     struct imf_error err = {0};
     struct imfd_progress bar;
-    struct imf_model_params params;
-    imf_model_params_init(&params);
+    struct imf_model_params params = o->params;
     params.checkpoint = o->checkpoint;
     params.decoder = o->decoder;
     params.max_batch = plan->n < (size_t)o->batch ? (int)plan->n : o->batch;
@@ -250,9 +250,11 @@ int imfd_cmd_sample(int argc, char **argv)
     struct imfd_demo demo;
     struct imf_error err = {0};
     imfd_plan_options_init(&o.plan);
+    imf_model_params_init(&o.params);
     const struct imfd_option options[] = {
         {"ckpt-path", "checkpoint", IMFD_OPTION_STRING, &o.checkpoint, NULL, "FILE", 0, 0,
          "MiT weights: .pth, .bin, .safetensors or a sharded index"},
+        IMFD_MODEL_OPTIONS(o.params),
         {"decoder", NULL, IMFD_OPTION_STRING, &o.decoder, NULL, "FILE", 0, 0,
          "sd-vae or taesd file or folder; none for a model that draws pixels"},
         {"demo", NULL, IMFD_OPTION_FLAG, &o.demo, NULL, NULL, 0, 0,

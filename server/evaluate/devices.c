@@ -100,6 +100,7 @@ static imf_status load_model(struct eval_device *d, const struct eval_options *o
     struct imf_model_params p;
     imf_model_params_init(&p);
     p.checkpoint = o->checkpoint;
+    p.checkpoint_key = o->checkpoint_key;
     p.decoder = o->decoder;
     p.max_batch = batch_of(d, o);
     imfd_progress_start(&bar, "loading", NULL, 1, !show);

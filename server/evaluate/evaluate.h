@@ -45,7 +45,8 @@ enum {
 struct eval_options {
     char **argv; /* the whole command, for the report */
     int argc;
-    const char *checkpoint, *model, *decoder, *inception, *fid_ref, *workdir, *images, *make_ref;
+    const char *checkpoint, *checkpoint_key, *model, *decoder, *inception, *fid_ref, *workdir,
+        *images, *make_ref;
     const char *device, *precision;
     int num_images, batch, steps, threads, checkpoint_s, kid_subsets, kid_subset_size;
     float omega, t_min, t_max;

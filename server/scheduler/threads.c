@@ -41,14 +41,20 @@ static void on_closed(uv_handle_t *handle)
     ((struct scheduler *)handle->data)->open_handles--;
 }
 
+static void free_model(struct shell_model *m)
+{
+    free(m->id);
+    free((char *)m->params.checkpoint);
+    free((char *)m->params.checkpoint_key);
+    free((char *)m->params.decoder);
+    free(m);
+}
+
 static void free_scheduler(struct scheduler *s)
 {
     for (int i = 0; i < s->core.model_count; i++) {
         struct shell_model *m = s->model[i];
-        free(m->id);
-        free((char *)m->params.checkpoint);
-        free((char *)m->params.decoder);
-        free(m);
+        free_model(m);
     }
     for (int i = 0; i < s->core.device_count; i++) {
         struct engine_thread *t = s->device[i];
@@ -160,6 +166,8 @@ int sched_add_model(struct scheduler *s, const char *id, const struct imf_model_
     m->id = copy_string(id, &failed);
     m->params.checkpoint = copy_string(p->checkpoint, &failed);
     m->params.decoder = copy_string(p->decoder, &failed);
+    if (p->checkpoint_key)
+        m->params.checkpoint_key = copy_string(p->checkpoint_key, &failed);
     for (int i = 0; i < device_count; i++) {
         assert(devices[i] >= 0 && devices[i] < s->core.device_count);
         m->asked |= 1u << devices[i];
@@ -167,10 +175,7 @@ int sched_add_model(struct scheduler *s, const char *id, const struct imf_model_
     m->pending = __builtin_popcount(m->asked);
     int index = failed ? -1 : core_add_model(&s->core);
     if (index < 0) {
-        free(m->id);
-        free((char *)m->params.checkpoint);
-        free((char *)m->params.decoder);
-        free(m);
+        free_model(m);
         imf__fail(err, IMF_EINVAL, "%s",
                   failed ? imf_status_sentence(IMF_ENOMEM) : "too many models");
         return -1;

@@ -10,6 +10,7 @@ static const struct {
     size_t offset;
 } fields[] = {{"id", offsetof(struct model_setting, id)},
               {"checkpoint", offsetof(struct model_setting, checkpoint)},
+              {"key", offsetof(struct model_setting, key)},
               {"decoder", offsetof(struct model_setting, decoder)},
               {"device", offsetof(struct model_setting, device)},
               {"precision", offsetof(struct model_setting, precision)}};

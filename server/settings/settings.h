@@ -16,7 +16,7 @@ struct string_list {
 };
 
 struct model_setting { /* "" where not given */
-    char *id, *checkpoint, *decoder, *device, *precision;
+    char *id, *checkpoint, *key, *decoder, *device, *precision;
 };
 
 struct model_settings {

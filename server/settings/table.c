@@ -19,10 +19,11 @@ const struct setting_row settings__table[] = {
     {"models", TYPE_MODELS, AT(models), "", 0, 0, NULL, "Models and devices",
      "Models to hold, the first one being the default of requests. Each is {\"id\", "
      "\"checkpoint\",\n"
-     "\"decoder\" (file, folder or \"none\"), and optionally \"device\", \"precision\"}. As a flag "
-     "or in\n"
-     "the environment: this JSON, or id=NAME,checkpoint=FILE,decoder=FILE with ';' between "
-     "models."},
+     "\"decoder\" (file, folder or \"none\"), and optionally \"device\", \"precision\", \"key\" "
+     "(which state\n"
+     "dict of a file with several: \"model_ema\")}. As a flag or in the environment: this JSON, "
+     "or\n"
+     "id=NAME,checkpoint=FILE,decoder=FILE with ';' between models."},
     {"device", TYPE_TEXT, AT(device), "auto", 0, 0, NULL, NULL,
      "auto (a GPU if there is one), cpu, cuda, or cuda:0,1 for several. \"fake\" computes nothing "
      "and\n"

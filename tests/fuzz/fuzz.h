@@ -31,7 +31,7 @@ static inline void fuzz_checkpoint(const uint8_t *data, size_t size)
 {
     struct imf__checkpoint *c;
     struct imf_error err = {0};
-    imf_status status = imf__checkpoint_open(&c, fuzz_file(data, size), &err);
+    imf_status status = imf__checkpoint_open(&c, fuzz_file(data, size), NULL, &err);
     if (status != IMF_OK) {
         if (err.status != status || !err.message[0])
             abort();

@@ -91,7 +91,7 @@ struct imf_model *golden_model(struct imf_engine *e, const char *checkpoint, con
     return m;
 }
 
-static char *work_path(const char *file)
+char *golden_work(const char *file)
 {
     char *path = NULL;
     ck_assert_int_gt(asprintf(&path, "%s/work.%d", WORK_DIR, (int)getpid()), 0);
@@ -106,7 +106,7 @@ char *golden_synth(const char *file, struct imf__names *names, uint64_t seed)
 {
     struct imf_error err = {0};
     struct imf__weights_params p = {.names = names, .type = IMF__STORED_F32};
-    char *path = work_path(file);
+    char *path = golden_work(file);
     imf_status status = imf__synth_write(path, &p, seed, NULL, NULL, &err);
     ck_assert_msg(status == IMF_OK, "%s", err.message);
     imf__names_free(names);
@@ -128,7 +128,7 @@ char *golden_vae_tiny(void)
 {
     struct imf__vae_shape shape;
     struct imf__names names = {0};
-    char *config = work_path("config.json");
+    char *config = golden_work("config.json");
     FILE *from = fopen(golden_path("vae_tiny/config.json"), "r"), *to = fopen(config, "w");
     ck_assert(from && to);
     for (int c; (c = getc(from)) != EOF;)

@@ -31,6 +31,7 @@ bool golden_lacks(enum imf_precision precision);
 struct imf_engine *golden_engine(enum imf_precision precision);
 struct imf_model *golden_model(struct imf_engine *e, const char *checkpoint, const char *decoder);
 
+char *golden_work(const char *file); /* a path below WORK_DIR; malloc'ed */
 /* Synthetic weights of a list, written below WORK_DIR; returns the path, malloc'ed. */
 char *golden_synth(const char *file, struct imf__names *names, uint64_t seed);
 char *golden_synth_mit(const char *model, uint64_t seed);

@@ -1,6 +1,7 @@
 /* mit_tiny: latents of every published case in both precisions, every file format, and each stage
  * of the network. */
 #include "files/checkpoint.h"
+#include "files/weights_write.h"
 #include "golden.h"
 #include "core/model.h"
 
@@ -77,11 +78,73 @@ START_TEST(test_formats)
         {"mit_tiny/mit_tiny_nested.pth", FP32_LATENT_BOUND},
         {"mit_tiny/mit_tiny_f16.pth", 2e-3},
         {"mit_tiny/mit_tiny_bf16.pth", BF16_LATENT_BOUND},
+        {"fdloss/mit_tiny_fdloss.pth", FP32_LATENT_BOUND},
     };
     if (!golden_shared("mit_tiny"))
         printf("../shared is absent: other formats are left to the checkpoint tests\n");
     for (size_t i = 0; i < sizeof(files) / sizeof(files[0]) && golden_shared("mit_tiny"); i++) {
         check_cases(golden_shared(files[i].name), IMF_PRECISION_FP32, files[i].bound);
+    }
+}
+END_TEST
+
+/* mit_tiny with every tensor called otherwise: part by part, or behind a prefix. */
+static char *respelled(const char *prefix, const char *const (*parts)[2])
+{
+    struct imf__checkpoint *c = NULL;
+    struct imf__names names = {0};
+    struct imf__weights_params p = {.names = &names, .type = IMF__STORED_F32};
+    struct imf__weights_writer *w = NULL;
+    char *path = golden_work("respelled.safetensors");
+    ck_assert_int_eq(imf__checkpoint_open(&c, golden_path("mit_tiny/mit_tiny.pth"), NULL, NULL),
+                     IMF_OK);
+    names.count = imf__checkpoint_count(c);
+    names.items = calloc(names.count, sizeof(*names.items));
+    for (size_t i = 0; i < names.count; i++) {
+        const struct imf__tensor *t = imf__checkpoint_at(c, i);
+        struct imf__name *n = &names.items[i];
+        *n = (struct imf__name){.ndim = t->ndim};
+        memcpy(n->shape, t->shape, sizeof(n->shape));
+        const char *const *part = parts[0], *at = NULL, *name = t->name;
+        while (part[0] && !(at = strstr(name, part[0])))
+            part += 2;
+        snprintf(n->name, sizeof(n->name), "%s%.*s%s%s", prefix, (int)(at ? at - name : 0), name,
+                 at ? part[1] : "", at ? at + strlen(part[0]) : name);
+    }
+    ck_assert_int_eq(imf__weights_create(&w, path, &p, NULL), IMF_OK);
+    for (size_t i = 0; i < names.count; i++) {
+        const struct imf__tensor *t = imf__checkpoint_at(c, i);
+        float *values = malloc(t->count * sizeof(float));
+        ck_assert_int_eq(imf__checkpoint_read(c, t, values, NULL), IMF_OK);
+        ck_assert_int_eq(imf__weights_append(w, values, (size_t)t->count, NULL), IMF_OK);
+        free(values);
+    }
+    ck_assert_int_eq(imf__weights_commit(w, NULL), IMF_OK);
+    imf__weights_discard(w);
+    imf__names_free(&names);
+    imf__checkpoint_close(c);
+    return path;
+}
+
+/* Names of FD-Loss, of older files, and of what was saved inside its wrappers. */
+START_TEST(test_spellings)
+{
+    static const char *const fdloss[][2] = {
+        {"._flax_linear.", ".linear."}, {"._flax_embedding.", ".embedding."}, {NULL, NULL}};
+    static const char *const older[][2] = {
+        {"attn_scale", "attn_gate"}, {"mlp_scale", "mlp_gate"}, {NULL, NULL}};
+    static const char *const wrapped[][2] = {{".mlp.", "._checkpoint_wrapped_module.mlp."},
+                                             {".attn.", ".module._orig_mod.attn."},
+                                             {NULL, NULL}};
+    static const struct {
+        const char *prefix;
+        const char *const (*parts)[2];
+    } ways[] = {{"", fdloss}, {"", older}, {"_fsdp_wrapped_module.", wrapped}, {"module.", fdloss}};
+    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        char *path = respelled(ways[i].prefix, ways[i].parts);
+        check_cases(path, IMF_PRECISION_FP32, FP32_LATENT_BOUND);
+        remove(path);
+        free(path);
     }
 }
 END_TEST
@@ -177,14 +240,15 @@ START_TEST(test_stages)
                        .D = m->mit.D,
                        .shared_depth = m->mit.shared_depth};
     struct imf__checkpoint *weights = NULL;
-    ck_assert_int_eq(imf__checkpoint_open(&weights, golden_path("mit_tiny/mit_tiny.pth"), NULL),
-                     IMF_OK);
+    ck_assert_int_eq(
+        imf__checkpoint_open(&weights, golden_path("mit_tiny/mit_tiny.pth"), NULL, NULL), IMF_OK);
     s.scale[0] = read_scale(weights, "net.shared_blocks.0.attn_scale");
     s.scale[1] = read_scale(weights, "net.shared_blocks.0.mlp_scale");
     imf__checkpoint_close(weights);
     ck_assert_int_eq(
-        imf__checkpoint_open(
-            &s.golden, golden_path("mit_tiny/activations_one_step_sample0.safetensors"), NULL),
+        imf__checkpoint_open(&s.golden,
+                             golden_path("mit_tiny/activations_one_step_sample0.safetensors"), NULL,
+                             NULL),
         IMF_OK);
     s.previous = calloc(s.n, sizeof(float));
     e->dev->eager = true; /* the tap copies to the host, which a graph cannot replay */
@@ -209,6 +273,7 @@ int main(void)
     tcase_add_test(tc, test_latents_fp32);
     tcase_add_test(tc, test_latents_bf16);
     tcase_add_test(tc, test_formats);
+    tcase_add_test(tc, test_spellings);
     tcase_add_test(tc, test_stages);
     suite_add_tcase(s, tc);
     return golden_main(s);

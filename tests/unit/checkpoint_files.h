@@ -21,7 +21,7 @@ static inline imf_status open_bytes(struct imf__checkpoint **out, const void *by
     char path[64];
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     memset(err, 0, sizeof(*err));
-    imf_status status = imf__checkpoint_open(out, path, err);
+    imf_status status = imf__checkpoint_open(out, path, NULL, err);
     close(fd);
     ck_assert(status == IMF_OK || (err->status == status && err->message[0]));
     return status;

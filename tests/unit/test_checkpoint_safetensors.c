@@ -171,10 +171,10 @@ START_TEST(test_refused)
     ck_assert_int_eq(open_bytes(&c, "\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF{}", 10, &err), IMF_EFORMAT);
     ck_assert_int_eq(open_bytes(&c, "\x10\0\0\0\0\0\0\0{}", 10, &err), IMF_EFORMAT);
     ck_assert_int_eq(open_bytes(&c, "", 0, &err), IMF_EFORMAT);
-    ck_assert_int_eq(imf__checkpoint_open(&c, "/nowhere/x.safetensors", &err), IMF_EIO);
+    ck_assert_int_eq(imf__checkpoint_open(&c, "/nowhere/x.safetensors", NULL, &err), IMF_EIO);
     ck_assert_ptr_nonnull(strstr(err.message, "/nowhere/x.safetensors"));
-    ck_assert_int_eq(imf__checkpoint_open(&c, "/dev/null", &err), IMF_EIO);
-    ck_assert_int_eq(imf__checkpoint_open(&c, "/", &err), IMF_EIO);
+    ck_assert_int_eq(imf__checkpoint_open(&c, "/dev/null", NULL, &err), IMF_EIO);
+    ck_assert_int_eq(imf__checkpoint_open(&c, "/", NULL, &err), IMF_EIO);
 }
 END_TEST
 
@@ -203,7 +203,7 @@ static imf_status open_index(struct imf__checkpoint **out, const char *index, st
     char path[128];
     write_file("model.safetensors.index.json", index, NULL, 0);
     snprintf(path, sizeof(path), "%s/model.safetensors.index.json", folder);
-    return imf__checkpoint_open(out, path, err);
+    return imf__checkpoint_open(out, path, NULL, err);
 }
 
 START_TEST(test_shards)
@@ -230,7 +230,7 @@ START_TEST(test_shards)
     ck_assert(v[1] == 2);
     imf__checkpoint_close(c);
     /* The folder alone finds the index. */
-    ck_assert_int_eq(imf__checkpoint_open(&c, folder, &err), IMF_OK);
+    ck_assert_int_eq(imf__checkpoint_open(&c, folder, NULL, &err), IMF_OK);
     ck_assert_uint_eq(imf__checkpoint_count(c), 2);
     imf__checkpoint_close(c);
 

@@ -53,7 +53,7 @@ static const struct {
     {"zip_protocol4.pth", "torch zip", "", IMF__STORED_F32},
     {"zip_training.pth", "torch zip", "model", IMF__STORED_F32},
     {"zip_state_dict.pth", "torch zip", "state_dict", IMF__STORED_F32},
-    {"zip_ema_deep.pth", "torch zip", "params", IMF__STORED_F32},
+    {"zip_ema_deep.pth", "torch zip", "ema.params", IMF__STORED_F32},
     {"zip_sole.pth", "torch zip", "weights_of_mine", IMF__STORED_F32},
     {"zip_no_net.pth", "torch zip", "", IMF__STORED_F32},
     {"legacy_f32.pth", "torch legacy", "", IMF__STORED_F32},
@@ -67,7 +67,7 @@ START_TEST(test_values)
     snprintf(path, sizeof(path), TORCH "%s", files[_i].file);
     struct imf__checkpoint *c;
     struct imf_error err = {0};
-    ck_assert_msg(imf__checkpoint_open(&c, path, &err) == IMF_OK, "%s", err.message);
+    ck_assert_msg(imf__checkpoint_open(&c, path, NULL, &err) == IMF_OK, "%s", err.message);
     ck_assert_str_eq(imf__checkpoint_format(c), files[_i].format);
     ck_assert_str_eq(imf__checkpoint_nesting(c), files[_i].nesting);
     ck_assert_uint_eq(imf__checkpoint_count(c), 10);
@@ -80,11 +80,47 @@ START_TEST(test_values)
 }
 END_TEST
 
+/* Of several state dicts the one that is asked for; the others are told. */
+START_TEST(test_keys)
+{
+    static const struct {
+        const char *file, *key, *nesting, *others, *says;
+        float add;
+    } cases[] = {
+        {"zip_training.pth", NULL, "model", "ema", NULL, 0},
+        {"zip_training.pth", "model", "model", "ema", NULL, 0},
+        {"zip_training.pth", "ema", "ema", "model", NULL, 1},
+        {"legacy_training.pth", "ema", "ema", "model", NULL, 1},
+        {"zip_ema_deep.pth", "params", "ema.params", "", NULL, 0},
+        {"zip_ema_deep.pth", "ema.params", "ema.params", "", NULL, 0},
+        {"zip_training.pth", "model_ema1", NULL, NULL,
+         "no state dict \"model_ema1\"; there are: model, ema", 0},
+        {"zip_training.pth", "", NULL, NULL, "no state dict \"\"", 0},
+        {"zip_f32.pth", "ema", NULL, NULL, "no state dict \"ema\"; there are: (the top)", 0},
+    };
+    char path[256];
+    struct imf__checkpoint *c;
+    struct imf_error err = {0};
+    snprintf(path, sizeof(path), TORCH "%s", cases[_i].file);
+    imf_status status = imf__checkpoint_open(&c, path, cases[_i].key, &err);
+    if (cases[_i].says) {
+        ck_assert_int_eq(status, IMF_EFORMAT);
+        ck_assert_msg(strstr(err.message, cases[_i].says), "says \"%s\"", err.message);
+        return;
+    }
+    ck_assert_msg(status == IMF_OK, "%s", err.message);
+    ck_assert_str_eq(imf__checkpoint_nesting(c), cases[_i].nesting);
+    ck_assert_str_eq(imf__checkpoint_others(c), cases[_i].others);
+    check_ramps(c, cases[_i].file, cases[_i].add);
+    imf__checkpoint_close(c);
+}
+END_TEST
+
 START_TEST(test_parameters)
 {
     struct imf__checkpoint *c;
     struct imf_error err = {0};
-    ck_assert_msg(imf__checkpoint_open(&c, TORCH "zip_parameter.pth", &err) == IMF_OK, "%s",
+    ck_assert_msg(imf__checkpoint_open(&c, TORCH "zip_parameter.pth", NULL, &err) == IMF_OK, "%s",
                   err.message);
     float values[24];
     ck_assert_int_eq(imf__checkpoint_read(c, imf__checkpoint_find(c, "plain"), values, &err),
@@ -107,7 +143,7 @@ START_TEST(test_fingerprint)
         snprintf(path, sizeof(path), TORCH "%s", names[i]);
         struct imf__checkpoint *c;
         struct imf_error err = {0};
-        ck_assert_int_eq(imf__checkpoint_open(&c, path, &err), IMF_OK);
+        ck_assert_int_eq(imf__checkpoint_open(&c, path, NULL, &err), IMF_OK);
         ck_assert_int_eq(read_all(c, &err), IMF_OK);
         imf__checkpoint_fingerprint(c, print[i]);
         imf__checkpoint_close(c);
@@ -131,7 +167,7 @@ START_TEST(test_refused)
         snprintf(path, sizeof(path), TORCH "%s", cases[i].file);
         struct imf__checkpoint *c;
         struct imf_error err = {0};
-        ck_assert_int_ne(imf__checkpoint_open(&c, path, &err), IMF_OK);
+        ck_assert_int_ne(imf__checkpoint_open(&c, path, NULL, &err), IMF_OK);
         ck_assert_msg(strstr(err.message, cases[i].file) && strstr(err.message, cases[i].says),
                       "says \"%s\"", err.message);
     }
@@ -148,7 +184,7 @@ static struct imf__checkpoint *open_shared(const char *name)
         return NULL;
     struct imf__checkpoint *c;
     struct imf_error err = {0};
-    ck_assert_msg(imf__checkpoint_open(&c, path, &err) == IMF_OK, "%s", err.message);
+    ck_assert_msg(imf__checkpoint_open(&c, path, NULL, &err) == IMF_OK, "%s", err.message);
     return c;
 }
 
@@ -210,6 +246,7 @@ int main(void)
     Suite *s = suite_create("torch");
     TCase *tc = tcase_create("torch");
     tcase_add_loop_test(tc, test_values, 0, sizeof(files) / sizeof(files[0]));
+    tcase_add_loop_test(tc, test_keys, 0, 9);
     tcase_add_test(tc, test_parameters);
     tcase_add_test(tc, test_fingerprint);
     tcase_add_test(tc, test_refused);

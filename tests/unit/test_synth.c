@@ -138,7 +138,7 @@ static struct imf__checkpoint *open_file(const char *file)
 {
     struct imf__checkpoint *c;
     struct imf_error err = {0};
-    ck_assert_msg(imf__checkpoint_open(&c, file, &err) == IMF_OK, "%s", err.message);
+    ck_assert_msg(imf__checkpoint_open(&c, file, NULL, &err) == IMF_OK, "%s", err.message);
     return c;
 }
 
