@@ -87,6 +87,12 @@ static void reply_options(struct api_call *c, const char *allow)
 static bool check_headers(struct api_call *c, struct api_problem *p)
 {
     struct http_request *r = c->http;
+    if (strcmp(r->uri, "*") == 0) { /* OPTIONS of the server as a whole */
+        http_header(r, "Allow", "GET, HEAD, POST, OPTIONS");
+        api_common_headers(c);
+        http_reply_static(r, 200, "", 0);
+        return true;
+    }
     if (c->route == ROUTE_UNKNOWN)
         return api_problem_set(p, API_NOT_FOUND, NULL, "there is nothing at this address");
     const char *allow;
@@ -152,17 +158,43 @@ static void on_headers(void *user, struct http_request *r)
         api_fail(c, &p);
 }
 
+/* The errors that the HTTP layer finds. */
+static enum api_error refusal_kind(int status)
+{
+    switch (status) {
+    case 408:
+        return API_SLOW;
+    case 413:
+        return API_TOO_LARGE;
+    case 414:
+        return API_URI;
+    case 431:
+        return API_HEADER;
+    case 503:
+        return API_OVERLOADED;
+    case 505:
+        return API_VERSION;
+    default:
+        return API_BAD_REQUEST;
+    }
+}
+
 static void on_refuse(void *user, struct http_request *r, int status, const char *message)
 {
     struct api_problem p;
     struct api_call *c = r->user != NULL ? r->user : call_new(user, r);
-    enum api_error kind = status == 413 ? API_TOO_LARGE : status == 414 ? API_URI : API_BAD_REQUEST;
     if (c == NULL) {
         reply_bare(r);
         return;
     }
-    api_problem_set(&p, kind, NULL, "%s", message);
+    api_problem_set(&p, refusal_kind(status), NULL, "%s", message);
     api_fail(c, &p);
+}
+
+static bool is_proxy(void *user, const char *peer)
+{
+    struct api *a = user;
+    return proxy_trusted(a->trust, peer);
 }
 
 static void run_image(struct api_call *c)
@@ -275,8 +307,6 @@ static void on_drained(void *user, struct http_request *r, uint32_t count)
  * status; 499 is for clients that went away, and for slow ones that were sent away. */
 static int status_of(const struct api_call *c, enum http_end end)
 {
-    if (c->http->raw_status != 0)
-        return c->http->raw_status;
     if (end == HTTP_SENT)
         return c->http->status;
     return c->failure != 0 ? c->failure : 499;
@@ -300,7 +330,7 @@ static void on_done(void *user, struct http_request *r, enum http_end end)
             .id = c->id,
             .client = c->client,
             .key = c->key,
-            .method = http_method_name(r->method),
+            .method = r->method_name,
             .uri = r->uri,
             .status = status,
             .bytes = r->method == HTTP_HEAD ? 0 : r->body_bytes,
@@ -319,12 +349,6 @@ static void on_done(void *user, struct http_request *r, enum http_end end)
     a->free_calls = c;
 }
 
-static void on_log(void *user, const char *line)
-{
-    struct api *a = user;
-    log_write(a->log, LOG_DEBUG, "libmicrohttpd: %s", line);
-}
-
 struct http_app api_http_app(struct api *a)
 {
     return (struct http_app){
@@ -335,7 +359,7 @@ struct http_app api_http_app(struct api *a)
         .on_gone = on_gone,
         .on_drained = on_drained,
         .on_done = on_done,
-        .on_log = on_log,
+        .is_proxy = is_proxy,
     };
 }
 

@@ -27,16 +27,19 @@
     X(NO_CLASS, 404, "not_found_error", "class_not_found")                                         \
     X(METHOD, 405, "invalid_request_error", "method_not_allowed")                                  \
     X(ACCEPT, 406, "invalid_request_error", "not_acceptable")                                      \
+    X(SLOW, 408, "invalid_request_error", "request_timeout")                                       \
     X(TOO_LARGE, 413, "invalid_request_error", "body_too_large")                                   \
     X(URI, 414, "invalid_request_error", "uri_too_long")                                           \
     X(MEDIA_TYPE, 415, "invalid_request_error", "unsupported_media_type")                          \
+    X(HEADER, 431, "invalid_request_error", "header_too_large")                                    \
     X(RATE, 429, "rate_limit_error", "rate_limit_exceeded")                                        \
     X(ADDRESS, 429, "rate_limit_error", "too_many_requests_from_address")                          \
     X(ENGINE, 500, "engine_error", "engine_error")                                                 \
     X(OVERLOADED, 503, "overloaded", "overloaded")                                                 \
     X(LOADING, 503, "loading", "loading")                                                          \
     X(DRAINING, 503, "draining", "draining")                                                       \
-    X(DEADLINE, 504, "deadline_exceeded", "deadline_exceeded")
+    X(DEADLINE, 504, "deadline_exceeded", "deadline_exceeded")                                     \
+    X(VERSION, 505, "server_error", "http_version")
 
 enum api_error {
 #define API_ERROR_ENUM(kind, status, type, code) API_##kind,

@@ -357,6 +357,10 @@ static void write_connections(struct buffer *b, const struct http_server *http)
     counter(b, "imfd_connections_accepted_total", "Connections accepted.", (double)c.accepted);
     counter(b, "imfd_connections_timed_out_total", "Connections cut while sending a request.",
             (double)c.timed_out);
+    counter(b, "imfd_connections_evicted_total", "Idle connections closed to make room.",
+            (double)c.evicted);
+    counter(b, "imfd_connections_refused_total",
+            "Connections refused because their address has too many.", (double)c.refused);
     counter(b, "imfd_slow_readers_total", "Connections cut because the reply was not read.",
             (double)c.slow_readers);
 }

@@ -58,29 +58,15 @@ static enum route route_of(const struct segment *s, int n)
     return ROUTE_UNKNOWN;
 }
 
-/* Finds path and query in the request target, which may be absolute ("http://host/path"). */
-static void split_target(struct api_call *c, struct segment *path)
-{
-    const char *at = c->http->uri;
-    if (at[0] != '/') {
-        const char *authority = strstr(at, "://");
-        if (authority != NULL) {
-            at = authority + 3;
-            at += strcspn(at, "/?");
-        }
-    }
-    size_t length = strcspn(at, "?");
-    c->query = at[length] == '?' ? at + length + 1 : "";
-    *path = (struct segment){at, length};
-}
-
 void api_find_route(struct api_call *c)
 {
     struct segment path, s[MAX_SEGMENTS];
     const char *root = c->api->settings->root_path;
     size_t root_length = strlen(root);
     int n = 0;
-    split_target(c, &path);
+    path.text = c->http->uri;
+    path.length = strcspn(path.text, "?");
+    c->query = path.text[path.length] == '?' ? path.text + path.length + 1 : "";
     c->route = ROUTE_UNKNOWN;
     if (path.length < root_length || memcmp(path.text, root, root_length) != 0)
         return;

@@ -261,6 +261,7 @@ static imf_status start_http(struct server *s, struct imf_error *err)
     const struct http_limits limits = {
         .max_body = (size_t)g->max_body,
         .max_connections = (unsigned)g->max_connections,
+        .max_per_address = (unsigned)g->max_connections_per_address,
         .header_timeout_ms = (uint64_t)g->header_timeout_ms,
         .body_timeout_ms = (uint64_t)g->body_timeout_ms,
         .send_timeout_ms = (uint64_t)g->send_timeout_ms,

@@ -1,40 +1,63 @@
-/* What the http*.c files share. */
+/* What the files of this folder share. */
 #ifndef HTTP_INTERNAL_H
 #define HTTP_INTERNAL_H
 
+#include "http/head.h"
 #include "http/server.h"
 
-#include <microhttpd.h>
-
-enum http_phase {
-    PHASE_HEADER,  /* request line seen */
-    PHASE_BODY,    /* header complete */
-    PHASE_WAITING, /* with the application */
-    PHASE_SENDING, /* reply queued */
+enum {
+    HTTP_MAX_LISTENERS = 16,
+    HTTP_FREE_REQUESTS = 256,
+    HTTP_FREE_INPUTS = 64,
+    HTTP_SWEEP_MS = 100,
+    HTTP_LINGER_MS = 2000,
+    /* A head begins in the first half; behind it there is always room for a piece of a body. */
+    HTTP_INPUT = 2 * HEAD_MAX_SIZE + 16384,
+    HTTP_HEAD_OUT = 8192,  /* of a reply */
+    HTTP_PIECE = 32768,    /* of a streamed reply, sent at a time */
+    HTTP_TURN_STEPS = 64,  /* of connections in one turn of the loop */
+    HTTP_TURN_ACCEPTS = 16 /* per listener in one turn */
 };
 
-/* One connection. Between requests `request` is NULL. */
+enum http_phase {
+    PHASE_HEAD,    /* between requests, or within a head */
+    PHASE_BODY,    /* the head is complete */
+    PHASE_WAITING, /* with the application */
+    PHASE_SENDING, /* there is a reply */
+    PHASE_LINGER,  /* all is said; what the client still sends is read and dropped */
+    PHASE_CLOSED,  /* to be freed when the loop has let go of it */
+};
+
+/* One client. Between requests `request` is NULL. */
 struct http_conn {
     struct http_server *server;
-    struct http_conn *previous, *next;
     struct http_listener *listener;
+    struct http_conn *previous, *next; /* of all; those that became idle longest ago come first */
+    struct http_conn *next_ready;
     struct http_request *request;
-    int fd;
-    bool served;       /* a request was answered on it */
-    bool cut;          /* shut down by us, waiting for libmicrohttpd to notice */
+    uv_poll_t poll;
+    int fd, events; /* events polled for */
+    enum http_phase phase;
+    bool ready;        /* in the queue of those with work to do */
+    bool stepping;     /* doing it just now */
+    bool hungry;       /* what was read has been looked at: more bytes are needed */
+    bool linger;       /* bytes that nobody reads may be on their way to us */
     uint64_t deadline; /* uv_now() by which something must have happened; 0: none */
+    char *input;       /* HTTP_INPUT bytes, while there is something in it */
+    size_t begin, end; /* of what was read into it and is not used */
+    struct http_head head;
+    struct http_chunks chunks;
+    char *pending; /* bytes of the reply that the socket did not take; see send.c */
+    size_t pending_size, pending_sent;
+    uint64_t progress;         /* bytes sent since the deadline was set */
+    unsigned char address[16]; /* IPv4 as ::ffff:a.b.c.d, IPv6 without its last 64 bits; 0: unix */
     char peer[INET6_ADDRSTRLEN];
 };
 
-enum { HTTP_MAX_LISTENERS = 16, HTTP_FREE_REQUESTS = 256, HTTP_SWEEP_MS = 100 };
-
 struct http_listener {
     struct http_server *server;
-    struct MHD_Daemon *daemon;
     uv_poll_t poll;
-    uv_timer_t timer;
-    bool rerun;
-    int tag;
+    int fd, tag;
     char unix_path[108];
 };
 
@@ -45,49 +68,76 @@ struct http_server {
     struct http_listener *listeners[HTTP_MAX_LISTENERS];
     int n_listeners;
     uv_timer_t sweep;
-    uv_prepare_t prepare;
-    bool dirty;    /* a connection was resumed since the last MHD_run */
-    bool draining; /* not listening any more */
-    bool stopping; /* no request may wait any more */
+    uv_check_t check; /* runs what is ready, after the loop has polled */
+    uv_idle_t idle;   /* active while something is ready, so that polling does not wait */
+    bool paused;      /* no room for more connections: not accepting */
+    bool draining;    /* not listening any more */
     int open_handles;
     unsigned active;
     struct http_counts counts;
-    struct http_conn *conns;
+    struct http_conn *first, *last; /* connections */
+    unsigned n_conns;
+    struct http_conn *ready_first, *ready_last;
+    unsigned n_ready;
     struct http_request *free_requests;
-    int n_free;
-    struct http_watch *free_watches;
+    char *free_inputs; /* each begins with the address of the next */
+    int n_free, n_free_inputs;
+    struct http_writer *writer;
+    char head_out[HTTP_HEAD_OUT];
+    char piece[HTTP_PIECE + 64];
 };
 
-/* http_listen.c: a bound, listening, non-blocking socket, or -1 with err. unix_path (of 108 bytes)
+/* listen.c: a bound, listening, non-blocking socket, or -1 with err. unix_path (of 108 bytes)
  * is set to the path of a unix socket, else "". */
 int http_listen_socket(const char *address, char *unix_path, char *bound, size_t bound_size,
                        struct imf_error *err);
 
-/* http_errors.c */
-enum MHD_Result http__queue_response(struct MHD_Connection *mhd, unsigned status,
-                                     struct MHD_Response *response);
-/* Writes an error reply past libmicrohttpd, which has written nothing for this request yet. */
-void http__send_error(struct http_conn *c, int status);
+/* accept.c: who gets a connection. */
+void http__on_listen(uv_poll_t *poll, int status, int events);
+/* There may be room again. */
+void http__resume_accepting(struct http_server *s);
 
-/* http_request.c */
-void *http__on_uri(void *cls, const char *uri, struct MHD_Connection *mhd);
-enum MHD_Result http__on_access(void *cls, struct MHD_Connection *mhd, const char *url,
-                                const char *method, const char *version, const char *upload,
-                                size_t *upload_size, void **state);
-void http__on_completed(void *cls, struct MHD_Connection *mhd, void **state,
-                        enum MHD_RequestTerminationCode why);
-void http__cut_waiting(struct http_request *r);
-void http__free_pools(struct http_server *s);
+/* server.c */
+/* Puts the connection in the queue: it gets its step in this turn of the loop or a later one. */
+void http__ready(struct http_conn *c);
+
+/* connection.c */
+/* Takes the socket over. False when out of memory or descriptors; the socket is closed then. */
+bool http__open(struct http_listener *l, int fd, const char *peer, const unsigned char address[16]);
+/* Closes and frees; a request on it ends that way first. */
+void http__close(struct http_conn *c, enum http_end end);
+/* A bounded amount of work: a piece of input, one request, a piece of output. */
+void http__step(struct http_conn *c);
+/* The deadline has passed. */
+void http__overdue(struct http_conn *c);
 /* The connection is cut unless something happens within `ms`; 0: it may wait for ever. */
-void http__set_deadline(struct http_request *r, uint64_t ms);
-/* Suspends, inside a callback of libmicrohttpd; the loop watches the socket meanwhile. */
-void http__suspend(struct http_request *r);
-void http__resume(struct http_request *r); /* nothing when it is not suspended */
+void http__set_deadline(struct http_conn *c, uint64_t ms);
+/* Polls for what the connection waits for. */
+void http__watch(struct http_conn *c, int events);
+/* The reply has left in full: the next request, or the end. */
+void http__sent(struct http_conn *c);
+/* 503 without asking anybody, for want of memory; ends the connection. Nothing was sent before. */
+void http__refuse_bare(struct http_conn *c);
+void http__free_pools(struct http_server *s);
 
-/* http_reply.c */
-/* Hands the reply to libmicrohttpd. */
-enum MHD_Result http__send_reply(struct http_request *r);
-/* What was pushed and is not sent. */
-void http__segments_free(struct http_request *r);
+/* request.c */
+struct http_request *http__request_new(struct http_conn *c); /* NULL when out of memory */
+void http__request_end(struct http_request *r, enum http_end end);
+
+/* reply.c */
+/* What was pushed and is not sent; what holds a body. */
+void http__reply_free(struct http_request *r);
+/* Up to HTTP_PIECE bytes of a streamed reply, as they go over the wire, into out. */
+size_t http__take_piece(struct http_request *r, char *out);
+
+/* send.c: goes on sending the reply. */
+void http__send(struct http_conn *c);
+
+/* head_writer.c: heads of replies. */
+struct http_writer *http__writer_create(void); /* NULL when out of memory or descriptors */
+void http__writer_destroy(struct http_writer *w);
+/* Writes the head of the reply, its blank line included; returns its size, 0 on failure. */
+size_t http__write_head(struct http_writer *w, const struct http_request *r, char *out,
+                        size_t room);
 
 #endif

@@ -1,6 +1,5 @@
 /* One request's reply: headers and a body that is there, or a stream of segments that the
- * application pushes while libmicrohttpd takes them. A stream that has run out suspends its
- * connection until more is pushed. */
+ * application pushes while they are sent (send.c). */
 #include "http/internal.h"
 
 #include <assert.h>
@@ -34,8 +33,10 @@ void http_header(struct http_request *r, const char *name, const char *value)
 {
     size_t size = strlen(value) + 1;
     char *at = r->n_reply_headers < HTTP_MAX_REPLY_HEADERS ? reply_text(r, size) : NULL;
-    if (at == NULL)
+    if (at == NULL || strpbrk(value, "\r\n") != NULL) {
+        r->broken = true;
         return;
+    }
     memcpy(at, value, size);
     r->reply_headers[r->n_reply_headers].name = name;
     r->reply_headers[r->n_reply_headers++].value = at;
@@ -50,86 +51,77 @@ void http_headerf(struct http_request *r, const char *name, const char *format, 
     va_end(args);
     if (n >= 0 && (size_t)n < sizeof(value))
         http_header(r, name, value);
+    else
+        r->broken = true;
 }
 
 void http_clear_headers(struct http_request *r)
 {
     r->n_reply_headers = 0;
     r->text_used = 0;
+    r->broken = false;
 }
 
-static void set_reply(struct http_request *r, int status, struct MHD_Response *response,
-                      uint64_t size)
+/* Has the connection go on when its turn comes, unless it is at it or its socket takes no more. */
+static void wake(struct http_request *r)
+{
+    struct http_conn *c = r->conn;
+    if (!c->stepping && c->pending == NULL && c->phase >= PHASE_WAITING)
+        http__ready(c);
+}
+
+static void set_reply(struct http_request *r, int status, const void *data, uint64_t size)
 {
     assert(!r->has_reply);
     r->has_reply = true;
     r->status = status;
-    r->body_bytes = size;
-    r->response = response; /* NULL when memory is short: the connection is closed */
-    http__resume(r);
+    r->data = data;
+    r->size = size;
+    r->no_body = r->method == HTTP_HEAD || status == 204 || status == 304;
+    if (!r->streaming && size != UINT64_MAX)
+        r->body_bytes = size;
+    wake(r);
 }
 
 void http_reply_static(struct http_request *r, int status, const void *data, size_t size)
 {
-    set_reply(
-        r, status,
-        MHD_create_response_from_buffer(size, (void *)(uintptr_t)data, MHD_RESPMEM_PERSISTENT),
-        size);
+    set_reply(r, status, data, size);
 }
 
 void http_reply_copy(struct http_request *r, int status, const void *data, size_t size)
 {
-    set_reply(r, status,
-              MHD_create_response_from_buffer(size, (void *)(uintptr_t)data, MHD_RESPMEM_MUST_COPY),
-              size);
+    r->owned = malloc(size > 0 ? size : 1);
+    if (r->owned == NULL)
+        r->broken = true;
+    else
+        memcpy(r->owned, data, size);
+    set_reply(r, status, r->owned, size);
 }
 
 void http_reply_buffer(struct http_request *r, int status, struct buffer *b)
 {
-    struct MHD_Response *response = NULL;
-    if (!b->failed)
-        response = MHD_create_response_from_buffer(b->size, b->data, MHD_RESPMEM_MUST_FREE);
-    size_t size = b->size;
-    if (response == NULL)
-        free(b->data);
+    r->broken |= b->failed;
+    r->owned = b->data;
     b->data = NULL;
+    set_reply(r, status, r->owned, b->size);
     buffer_free(b);
-    set_reply(r, status, response, size);
-}
-
-static void drop_blob(void *cls)
-{
-    blob_drop(cls);
 }
 
 void http_reply_blob(struct http_request *r, int status, struct blob *b)
 {
-    struct MHD_Response *response =
-        MHD_create_response_from_buffer_with_free_callback_cls(b->size, b->data, drop_blob, b);
-    size_t size = b->size;
-    if (response == NULL)
-        blob_drop(b);
-    set_reply(r, status, response, size);
-}
-
-static ssize_t no_body(void *cls, uint64_t at, char *out, size_t max)
-{
-    (void)cls;
-    (void)at;
-    (void)out;
-    (void)max;
-    return MHD_CONTENT_READER_END_OF_STREAM;
+    r->blob = b;
+    set_reply(r, status, b->data, b->size);
 }
 
 void http_reply_head(struct http_request *r, int status)
 {
-    set_reply(r, status,
-              MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 1024, no_body, NULL, NULL), 0);
+    assert(r->method == HTTP_HEAD || status == 204 || status == 304);
+    set_reply(r, status, NULL, UINT64_MAX);
 }
 
 /* ---- Streams --------------------------------------------------------------------------------- */
 
-void http__segments_free(struct http_request *r)
+static void segments_free(struct http_request *r)
 {
     while (r->first != NULL) {
         struct http_segment *segment = r->first;
@@ -138,6 +130,13 @@ void http__segments_free(struct http_request *r)
         free(segment);
     }
     r->last = NULL;
+}
+
+void http__reply_free(struct http_request *r)
+{
+    segments_free(r);
+    free(r->owned);
+    blob_drop(r->blob);
 }
 
 static size_t take_bytes(struct http_segment *segment, uint8_t *out, size_t room)
@@ -157,20 +156,15 @@ static size_t take_bytes(struct http_segment *segment, uint8_t *out, size_t room
     return written;
 }
 
-/* libmicrohttpd wants up to `max` bytes more of a streamed reply. */
-static ssize_t on_read(void *cls, uint64_t at, char *out, size_t max)
+/* Up to HTTP_PIECE bytes of what was pushed. */
+static size_t take_segments(struct http_request *r, char *out)
 {
-    struct http_request *r = cls;
     struct http_server *s = r->server;
-    (void)at;
-    if (r->gone || r->stream_failed)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
     size_t n = 0;
     uint32_t marks = 0;
     while (r->first != NULL) {
         struct http_segment *segment = r->first;
-        size_t taken = take_bytes(segment, (uint8_t *)out + n, max - n);
-        n += taken;
+        n += take_bytes(segment, (uint8_t *)out + n, HTTP_PIECE - n);
         if (segment->offset < segment->size)
             break;
         marks += segment->marked;
@@ -180,32 +174,42 @@ static ssize_t on_read(void *cls, uint64_t at, char *out, size_t max)
         blob_drop(segment->blob);
         free(segment);
     }
+    r->body_bytes += n;
     if (marks > 0)
         s->app.on_drained(s->app.user, r, marks);
+    return n;
+}
+
+/* A chunk of its own is made of each piece where the size is not known. */
+size_t http__take_piece(struct http_request *r, char *out)
+{
+    enum { ROOM = 8 }; /* for the chunk's size */
+    size_t n = take_segments(r, out + (r->chunked ? ROOM : 0));
+    if (!r->chunked)
+        return n;
+    size_t size = 0;
     if (n > 0) {
-        r->body_bytes += n;
-        http__set_deadline(r, s->limits.send_timeout_ms);
-        return (ssize_t)n;
+        char line[ROOM + 1];
+        size = (size_t)snprintf(line, sizeof(line), "%zx\r\n", n);
+        memmove(out + size, out + ROOM, n);
+        memcpy(out, line, size);
+        size += n;
+        memcpy(out + size, "\r\n", 2);
+        size += 2;
     }
-    if (r->stream_failed)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
-    if (r->stream_ended && r->first == NULL)
-        return MHD_CONTENT_READER_END_OF_STREAM;
-    if (r->first != NULL)
-        return 0; /* on_drained pushed more: called again at once */
-    if (s->stopping)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
-    http__set_deadline(r, 0);
-    http__suspend(r);
-    return 0;
+    if (r->stream_ended && r->first == NULL && !r->stream_failed) {
+        memcpy(out + size, "0\r\n\r\n", 5);
+        size += 5;
+        r->chunked = false; /* that was its end */
+    }
+    return size;
 }
 
 void http_reply_stream(struct http_request *r, int status, uint64_t size)
 {
     r->streaming = true;
-    struct MHD_Response *response = MHD_create_response_from_callback(
-        size == UINT64_MAX ? MHD_SIZE_UNKNOWN : size, 4096, on_read, r, NULL);
-    set_reply(r, status, response, 0);
+    r->chunked = size == UINT64_MAX && !r->http10;
+    set_reply(r, status, NULL, size);
 }
 
 static void push(struct http_request *r, struct http_segment *segment)
@@ -221,12 +225,14 @@ static void push(struct http_request *r, struct http_segment *segment)
     else
         r->first = segment;
     r->last = segment;
-    http__resume(r);
+    wake(r);
 }
 
 void http_push_copy(struct http_request *r, const void *data, size_t size)
 {
-    assert(r->streaming && !r->stream_ended);
+    if (!r->streaming) /* another reply took its place: memory was short */
+        return;
+    assert(!r->stream_ended);
     struct http_segment *segment = malloc(sizeof(*segment) + size);
     if (segment != NULL) {
         memcpy(segment->copy, data, size);
@@ -241,7 +247,9 @@ void http_push_copy(struct http_request *r, const void *data, size_t size)
 void http_push_blob(struct http_request *r, struct blob *b, size_t offset, size_t size, bool base64,
                     bool marked)
 {
-    assert(r->streaming && !r->stream_ended);
+    if (!r->streaming)
+        return;
+    assert(!r->stream_ended);
     assert(offset <= b->size && size <= b->size - offset);
     struct http_segment *segment = malloc(sizeof(*segment));
     if (segment != NULL) {
@@ -257,35 +265,17 @@ void http_push_blob(struct http_request *r, struct blob *b, size_t offset, size_
 void http_stream_end(struct http_request *r)
 {
     r->stream_ended = true;
-    http__resume(r);
+    wake(r);
 }
 
 void http_stream_fail(struct http_request *r)
 {
     r->stream_failed = true;
-    http__segments_free(r);
-    http__resume(r);
+    segments_free(r);
+    wake(r);
 }
 
 bool http_stream_idle(const struct http_request *r)
 {
     return r->first == NULL;
-}
-
-enum MHD_Result http__send_reply(struct http_request *r)
-{
-    struct MHD_Response *response = r->response;
-    r->response = NULL;
-    if (response == NULL)
-        return MHD_NO;
-    for (int i = 0; i < r->n_reply_headers; i++)
-        MHD_add_response_header(response, r->reply_headers[i].name, r->reply_headers[i].value);
-    if (r->server->draining || r->close_after)
-        MHD_add_response_header(response, "Connection", "close");
-    r->phase = PHASE_SENDING;
-    uint64_t pieces = r->streaming ? 1 : 1 + r->body_bytes / 32768;
-    http__set_deadline(r, r->server->limits.send_timeout_ms * pieces);
-    enum MHD_Result result = http__queue_response(r->mhd, (unsigned)r->status, response);
-    MHD_destroy_response(response);
-    return result;
 }

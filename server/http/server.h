@@ -1,14 +1,13 @@
-/* HTTP/1.1 over libmicrohttpd, driven from a libuv loop. This layer knows connections, requests and
- * replies; what a request means is the business of the `struct http_app` it is given (api.c).
+/* HTTP/1.1 on a libuv loop. This layer knows connections, requests and replies; what a request
+ * means is the business of the `struct http_app` it is given (api/api.c). docs/http.md tells the
+ * whole.
  *
- * Everything here runs on the loop thread. libmicrohttpd works in its external epoll mode: its
- * epoll descriptor is polled by the loop, and MHD_run does the rest. What it does not do is done
- * here: time limits for headers, bodies and slow readers, noticing that a waiting client has gone,
- * refusing ambiguous framing, replies that are produced bit by bit.
+ * Everything here runs on the loop thread. Clients' bytes are read and judged by code of this
+ * folder only (head.c, chunks.c); libmicrohttpd writes the heads of replies and never sees them.
  *
  * Life of a request: on_headers (may refuse), then the body is gathered, on_request (replies, or
  * returns without a reply: the connection waits and http_reply_* comes later), on_done exactly
- * once. */
+ * once. A request that breaks the rules of HTTP gets on_refuse instead. */
 #ifndef HTTP_H
 #define HTTP_H
 
@@ -21,10 +20,7 @@
 
 struct http_server; /* opaque */
 struct http_conn;   /* opaque */
-struct MHD_Connection;
-struct MHD_Response;
 struct http_segment;
-struct http_watch;
 
 enum http_method { HTTP_GET, HTTP_HEAD, HTTP_POST, HTTP_OPTIONS, HTTP_OTHER, HTTP_METHOD_COUNT };
 const char *http_method_name(enum http_method method); /* "GET"; "other" */
@@ -33,14 +29,18 @@ const char *http_method_name(enum http_method method); /* "GET"; "other" */
 enum http_header {
     HTTP_ACCEPT,
     HTTP_ACCEPT_ENCODING,
+    HTTP_ACCESS_CONTROL_REQUEST_HEADERS,
     HTTP_ACCESS_CONTROL_REQUEST_METHOD,
     HTTP_AUTHORIZATION,
+    HTTP_CONNECTION,
+    HTTP_CONTENT_ENCODING,
     HTTP_CONTENT_LENGTH,
     HTTP_CONTENT_TYPE,
     HTTP_EXPECT,
     HTTP_HOST,
     HTTP_IF_NONE_MATCH,
     HTTP_ORIGIN,
+    HTTP_SEC_FETCH_SITE,
     HTTP_TRANSFER_ENCODING,
     HTTP_X_FORWARDED_FOR,
     HTTP_X_FORWARDED_HOST,
@@ -67,35 +67,36 @@ enum http_end {
 struct http_request {
     /* Given to the application. */
     enum http_method method;
-    const char *uri;                        /* as sent, before any decoding; NUL-terminated */
-    const char *headers[HTTP_HEADER_COUNT]; /* NULL where absent; valid until on_done */
+    const char *method_name; /* as sent; "-" where it could not be read */
+    const char *uri; /* path and query as sent, before any decoding; "*" of OPTIONS; "" unread */
+    const char *headers[HTTP_HEADER_COUNT]; /* NULL where absent; valid until on_done. Lists given
+                                               on several lines are joined */
     bool http10;
     struct buffer body;
-    uint64_t start_ns; /* uv_hrtime() of the request line */
+    uint64_t start_ns; /* uv_hrtime() of the complete head */
     struct http_conn *conn;
     int status;          /* of the reply, 0 before there is one */
-    int raw_status;      /* of an error written past libmicrohttpd, or 0 */
     uint64_t body_bytes; /* of the reply, sent or about to be */
     void *user;          /* the application's own; NULL at first */
 
-    /* This layer's own; see http_request.c and http_reply.c. */
+    /* This layer's own; see request.c and reply.c. */
     struct http_server *server;
-    struct MHD_Connection *mhd;
-    int phase;
-    bool has_body, chunked, discard, has_reply, suspended, gone, shed, close_after;
-    bool streaming, stream_ended, stream_failed;
-    uint64_t received;
-    struct MHD_Response *response;
+    bool has_reply, head_sent, no_body, close_after, discard, broken;
+    bool streaming, stream_ended, stream_failed, chunked;
+    uint64_t received; /* of the body */
+    uint64_t size;     /* of the reply's body; UINT64_MAX: unknown */
+    const char *data;  /* that body, unless it is streamed */
+    size_t sent;       /* of it */
+    void *owned;       /* what holds `data`: freed, or dropped when it is a blob */
+    struct blob *blob;
     struct http_segment *first, *last;
-    struct http_watch *watch;
+    char *joined; /* header lists */
     int n_reply_headers;
     struct {
         const char *name, *value;
     } reply_headers[HTTP_MAX_REPLY_HEADERS];
     size_t text_used;
     struct http_request *next_free;
-    char *long_uri;
-    char short_uri[512];
     char text[HTTP_REPLY_TEXT];
 };
 
@@ -105,7 +106,8 @@ struct http_app {
     void (*on_headers)(void *user, struct http_request *r);
     /* The whole request is here. */
     void (*on_request)(void *user, struct http_request *r);
-    /* Broken framing, or a body over the limit: must reply with this status. */
+    /* It breaks the rules of HTTP, is too large or too slow: must reply with this status, one of
+     * 400, 408, 413, 414, 431, 503 (memory is short), 505. */
     void (*on_refuse)(void *user, struct http_request *r, int status, const char *message);
     /* The client of a waiting or streaming request has gone. No reply can be sent any more. */
     void (*on_gone)(void *user, struct http_request *r);
@@ -113,13 +115,13 @@ struct http_app {
     void (*on_drained)(void *user, struct http_request *r, uint32_t count);
     /* The last call for a request. */
     void (*on_done)(void *user, struct http_request *r, enum http_end end);
-    /* A line from libmicrohttpd. */
-    void (*on_log)(void *user, const char *line);
+    /* Whether this peer may hold any number of connections: it speaks for many. */
+    bool (*is_proxy)(void *user, const char *peer);
 };
 
 struct http_limits {
     size_t max_body;
-    unsigned max_connections;
+    unsigned max_connections, max_per_address; /* connections of an address or an IPv6 /64 */
     uint64_t header_timeout_ms, body_timeout_ms, send_timeout_ms, idle_timeout_ms;
 };
 
@@ -135,11 +137,13 @@ IMF_MUST_CHECK imf_status http_server_listen(struct http_server *s, const char *
                                              char *bound, size_t bound_size, struct imf_error *err);
 /* Stops listening; open connections are told to close after their reply. */
 void http_server_quiesce(struct http_server *s);
-/* Requests between their request line and on_done. */
+/* Requests between their head and on_done. */
 unsigned http_server_active(const struct http_server *s);
 struct http_counts {
     unsigned idle, reading, waiting, writing; /* connections by state */
     uint64_t accepted, timed_out, slow_readers;
+    uint64_t evicted; /* idle ones that made room */
+    uint64_t refused; /* of an address that has too many, all of them busy */
 };
 void http_server_counts(const struct http_server *s, struct http_counts *out);
 /* Cuts every connection, runs on_done for what was left and frees all. Runs the loop until its own
@@ -148,8 +152,8 @@ void http_server_destroy(struct http_server *s);
 
 /* ---- Replies ------------------------------------------------------------------------------- */
 
-/* Adds a header to the coming reply. Values are copied. Line breaks in values are refused by
- * libmicrohttpd, and such a header is left out. */
+/* Adds a header to the coming reply. Values are copied. One that does not fit or holds a line break
+ * makes the reply a 500: no reply goes out without a header it should have. */
 void http_header(struct http_request *r, const char *name, const char *value);
 __attribute__((format(printf, 3, 4))) void http_headerf(struct http_request *r, const char *name,
                                                         const char *format, ...);

@@ -48,8 +48,13 @@ const struct setting_row settings__table[] = {
     {"max_body", TYPE_BYTES, AT(max_body), "64K", 256, GIB, NULL, NULL,
      "Bytes of a request body. Beyond it: 413."},
     {"max_connections", TYPE_INTEGER, AT(max_connections), "1024", 1, 100000, NULL, NULL,
-     "Open connections; more wait in the kernel. Waiting requests hold one each, so keep it above\n"
-     "the clients you expect to wait."},
+     "Open connections. At the limit the one that has been idle longest makes room; when none is\n"
+     "idle, more wait in the kernel. Waiting requests hold one each, so keep it above the clients\n"
+     "you expect to wait."},
+    {"max_connections_per_address", TYPE_INTEGER, AT(max_connections_per_address), "512", 0, 100000,
+     NULL, NULL,
+     "Open connections of one client address (IPv6: of one /64). Trusted proxies and unix sockets\n"
+     "have no such limit. 0: none."},
     {"max_per_address", TYPE_INTEGER, AT(max_per_address), "0", 0, 100000, NULL, NULL,
      "Requests for pictures waiting or running per client address; beyond it 429. 0: no limit."},
     {"rate_limit", TYPE_INTEGER, AT(rate_limit), "0", 0, 1000000000, NULL, NULL,

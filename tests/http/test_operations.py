@@ -304,7 +304,7 @@ class Logs(unittest.TestCase):
             with server.connect() as s:
                 s.sendall(b"GET /x\x1b[31m\x0bok HTTP/1.1\r\nHost: x\r\n\r\n")
                 s.recv(1000)
-            server.wait_log(r"GET /x\\x1b\[31m\\x0bok 404")
+            server.wait_log(r"GET /x\\x1b\[31m\\x0bok 400")
 
     def test_reopen(self):
         with tempfile.TemporaryDirectory() as folder:
