@@ -225,6 +225,21 @@ static int compare_tensors(const struct imf__tensor *t, const char *spelling, co
     return order ? order : name ? strcmp(t->name, name) : 1;
 }
 
+imf_status imf__checkpoint_add_skipped(struct imf__checkpoint *c, const char *module,
+                                       const char *name, struct imf_error *err)
+{
+    size_t n = strlen(module) + strlen(name) + 2;
+    char *full = imf__arena_alloc(&c->arena, n);
+    const char **grown = realloc(c->skipped, (c->skipped_count + 1) * sizeof(*grown));
+    if (grown)
+        c->skipped = grown;
+    if (!full || !grown)
+        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", c->path);
+    snprintf(full, n, "%s.%s", module, name);
+    c->skipped[c->skipped_count++] = full;
+    return IMF_OK;
+}
+
 static int compare_names(const void *a, const void *b, void *entries)
 {
     const struct imf__entry *e = entries;
@@ -359,6 +374,7 @@ void imf__checkpoint_close(struct imf__checkpoint *c)
     free(c->entries);
     free(c->by_name);
     free(c->meta);
+    free(c->skipped);
     free(c->buffer);
     free(c->path);
     free(c);
@@ -446,6 +462,16 @@ const char *imf__checkpoint_metadata(const struct imf__checkpoint *c, const char
             return c->meta[i].value;
     }
     return NULL;
+}
+
+size_t imf__checkpoint_skipped_count(const struct imf__checkpoint *c)
+{
+    return c->skipped_count;
+}
+
+const char *imf__checkpoint_skipped_at(const struct imf__checkpoint *c, size_t i)
+{
+    return c->skipped[i];
 }
 
 size_t imf__checkpoint_metadata_count(const struct imf__checkpoint *c)

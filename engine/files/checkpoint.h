@@ -1,8 +1,8 @@
 /* Reading weights: torch zip (.pth, .bin), torch legacy pickle, safetensors (single or sharded by
  * an index). A checkpoint is a list of named tensors; their values are read one tensor at a time
  * straight from the file, so no second copy of the weights is ever held. Nothing in a file is
- * executed: the pickle reader knows the few opcodes and globals that a state dict needs and refuses
- * the rest by name.
+ * executed: the pickle reader knows the few opcodes and globals that a state dict needs, and skips
+ * every other object by its name.
  *
  * Threads: a checkpoint is used by one thread at a time. */
 #ifndef IMF__CHECKPOINT_H
@@ -60,6 +60,10 @@ const char *imf__checkpoint_metadata(const struct imf__checkpoint *c, const char
 size_t imf__checkpoint_metadata_count(const struct imf__checkpoint *c);
 void imf__checkpoint_metadata_at(const struct imf__checkpoint *c, size_t i, const char **key,
                                  const char **value);
+
+/* Classes of objects beside the weights that were not built: "omegaconf.dictconfig.DictConfig". */
+size_t imf__checkpoint_skipped_count(const struct imf__checkpoint *c);
+const char *imf__checkpoint_skipped_at(const struct imf__checkpoint *c, size_t i);
 
 /* Reads all values as float32 in C order into dst (t->count floats). Fails on a NaN or infinity, on
  * IMF__STORED_OTHER, and on anything truncated. Also feeds the checkpoint's running fingerprint. */

@@ -50,11 +50,12 @@ IMF_MUST_CHECK imf_status imf__file_read(const struct imf__file *f, void *dst, s
 /* Where a tensor's values are: elements of `item` bytes in a region of one file. */
 struct imf__place {
     uint32_t file;
-    uint32_t item;
+    uint32_t item;                 /* 0: not known, of a type that is never read */
     uint64_t offset, bytes;        /* of the region (a storage, or a tensor's own data) */
     uint64_t start;                /* first element, in elements from the region's start */
     int64_t stride[IMF__MAX_DIMS]; /* in elements, none negative */
     bool contiguous;
+    bool negated; /* the values are minus what is stored */
     uint32_t crc; /* CRC-32 of the region, verified when all of it is read; 0: none */
 };
 
@@ -80,6 +81,8 @@ struct imf__checkpoint {
     uint32_t *by_name; /* entry indices sorted by spelling, then by name */
     struct imf__meta *meta;
     size_t meta_count, meta_capacity;
+    const char **skipped; /* names of objects beside the weights that were not built */
+    size_t skipped_count;
     struct imf__arena arena; /* names, metadata */
     uint8_t *buffer;         /* for values that need converting, IMF__BUFFER bytes */
     XXH3_state_t *hash;
@@ -95,6 +98,9 @@ IMF_MUST_CHECK imf_status imf__checkpoint_add_file(struct imf__checkpoint *c, co
 IMF_MUST_CHECK imf_status imf__checkpoint_add(struct imf__checkpoint *c,
                                               const struct imf__entry *entry, const char *storage,
                                               struct imf_error *err);
+/* "module.name" of an object beside the weights. */
+IMF_MUST_CHECK imf_status imf__checkpoint_add_skipped(struct imf__checkpoint *c, const char *module,
+                                                      const char *name, struct imf_error *err);
 IMF_MUST_CHECK imf_status imf__checkpoint_add_meta(struct imf__checkpoint *c, const char *key,
                                                    const char *value, struct imf_error *err);
 

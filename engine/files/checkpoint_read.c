@@ -87,6 +87,12 @@ static uint32_t convert(enum imf__stored_type type, float *dst, const uint8_t *s
     }
 }
 
+static void negate(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = -x[i];
+}
+
 /* ---- Contiguous ------------------------------------------------------------------------------ */
 
 static imf_status not_finite(const struct imf__checkpoint *c, const struct imf__entry *e,
@@ -124,6 +130,8 @@ static imf_status read_contiguous(struct imf__checkpoint *c, const struct imf__e
                                     n * e->place.item);
         if (direct ? check_f32(to, n) : convert(e->tensor.type, to, c->buffer, n))
             return not_finite(c, e, to, done, n, err);
+        if (e->place.negated)
+            negate(to, n);
         XXH3_128bits_update(c->hash, to, n * sizeof(float));
         done += n;
         offset += n * e->place.item;
@@ -209,6 +217,8 @@ static imf_status read_strided(struct imf__checkpoint *c, const struct imf__entr
             index[a] = 0;
         }
     }
+    if (e->place.negated)
+        negate(dst, e->tensor.count);
     XXH3_128bits_update(c->hash, dst, e->tensor.count * sizeof(float));
     return IMF_OK;
 }

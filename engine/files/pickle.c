@@ -7,7 +7,8 @@
 #define MAX_STACK (1u << 18)
 #define MAX_MEMO (1u << 22)
 #define MAX_STRING (64u << 20)
-#define MAX_GLOBAL 128
+#define MAX_GLOBAL 512
+#define MAX_UNKNOWN 64 /* globals kept for telling */
 
 /* ---- Input ----------------------------------------------------------------------------------- */
 
@@ -68,6 +69,8 @@ struct machine {
     struct imf__pickle_value **memo;
     size_t memo_capacity, memoized;
     struct imf__pickle_storage *storages;
+    struct imf__pickle_global *unknown;
+    unsigned unknown_count;
     uint8_t op;
 };
 
@@ -209,8 +212,8 @@ static imf_status memo_put(struct machine *m, uint64_t i)
         m->memo = grown;
         m->memo_capacity = capacity;
     }
+    m->memoized += !m->memo[i];
     m->memo[i] = top(m);
-    m->memoized++;
     return IMF_OK;
 }
 
@@ -291,14 +294,42 @@ static imf_status marked(struct machine *m, enum imf__pickle_kind kind)
 
 /* ---- Globals and objects --------------------------------------------------------------------- */
 
+/* A global that is in no table; NULL when memory runs out. The first few are remembered. */
+static const struct imf__pickle_global *unknown_global(struct machine *m, const char *module,
+                                                       const char *name)
+{
+    for (const struct imf__pickle_global *g = m->unknown; g; g = g->next) {
+        if (strcmp(g->module, module) == 0 && strcmp(g->name, name) == 0)
+            return g;
+    }
+    struct imf__pickle_global *g = imf__arena_alloc(m->arena, sizeof(*g));
+    if (!g)
+        return NULL;
+    g->kind = IMF__GLOBAL_UNKNOWN;
+    g->type = IMF__STORED_OTHER;
+    g->module = imf__arena_string(m->arena, module, strlen(module));
+    g->name = imf__arena_string(m->arena, name, strlen(name));
+    if (!g->module || !g->name)
+        return NULL;
+    if (m->unknown_count < MAX_UNKNOWN && !imf__pickle_global_is_quiet(module, name)) {
+        g->next = m->unknown;
+        m->unknown = g;
+        m->unknown_count++;
+    }
+    return g;
+}
+
 static imf_status push_global(struct machine *m, const char *module, const char *name)
 {
+    if (imf__pickle_global_attacks(module, name))
+        return imf__fail(m->err, IMF_EFORMAT,
+                         "%s: the pickle names \"%.64s.%.64s\", with which it would attack its "
+                         "reader: refused",
+                         m->r->file->label, imf__quote(module).text, imf__quote(name).text);
     const struct imf__pickle_global *global = imf__pickle_global_find(module, name);
     if (!global)
-        return imf__fail(m->err, IMF_EFORMAT,
-                         "%s: the pickle names \"%.64s.%.64s\", which no state dict needs: refused",
-                         m->r->file->label, imf__quote(module).text, imf__quote(name).text);
-    struct imf__pickle_value *v = imf__pickle_new(m->arena, IMF__PICKLE_GLOBAL);
+        global = unknown_global(m, module, name);
+    struct imf__pickle_value *v = global ? imf__pickle_new(m->arena, IMF__PICKLE_GLOBAL) : NULL;
     if (!v)
         return full(m);
     v->global = global;
@@ -311,6 +342,8 @@ static imf_status get_line(struct machine *m, char line[MAX_GLOBAL])
         imf_status status = imf__reader_get(m->r, &line[i], 1, m->err);
         if (status != IMF_OK)
             return status;
+        if (line[i] == '\0')
+            return bad(m, "the name of a global holds a NUL");
         if (line[i] == '\n') {
             line[i] = '\0';
             return IMF_OK;
@@ -333,13 +366,18 @@ static imf_status stack_global(struct machine *m)
     struct imf__pickle_value *name = pop(m), *module = pop(m);
     if (!name || !module || name->kind != IMF__PICKLE_STRING || module->kind != IMF__PICKLE_STRING)
         return bad(m, "a global whose name is no string");
+    if (strlen(name->text) != name->length || strlen(module->text) != module->length)
+        return bad(m, "the name of a global holds a NUL");
     return push_global(m, module->text, name->text);
 }
 
-/* REDUCE, NEWOBJ: global(*args) for a global of the table. */
+/* REDUCE, NEWOBJ: global(*args) for a global of the table; what an object that was not built
+ * returns is not built either. */
 static imf_status call(struct machine *m)
 {
     struct imf__pickle_value *args = pop(m), *callee = pop(m);
+    if (args && callee && callee->kind == IMF__PICKLE_OPAQUE)
+        return push(m, callee);
     if (!args || !callee || callee->kind != IMF__PICKLE_GLOBAL)
         return bad(m, "calls something that is no global");
     const char *reason = "";
@@ -347,15 +385,17 @@ static imf_status call(struct machine *m)
     return v ? push(m, v) : bad(m, reason);
 }
 
+/* NEWOBJ_EX: the keyword arguments are on top. */
+static imf_status call_with_keywords(struct machine *m)
+{
+    return pop(m) ? call(m) : bad(m, "the stack is empty");
+}
+
 /* BUILD sets attributes: a state dict's _metadata, a Namespace's fields. Nobody needs them. */
 static imf_status build(struct machine *m)
 {
     struct imf__pickle_value *state = pop(m), *object = top(m);
-    if (!state || !object ||
-        (object->kind != IMF__PICKLE_DICT && object->kind != IMF__PICKLE_OPAQUE &&
-         object->kind != IMF__PICKLE_TENSOR))
-        return bad(m, "sets attributes of something that has none");
-    return IMF_OK;
+    return state && object ? IMF_OK : bad(m, "sets attributes of nothing");
 }
 
 static imf_status persistent_id(struct machine *m)
@@ -363,6 +403,9 @@ static imf_status persistent_id(struct machine *m)
     struct imf__pickle_value *id = pop(m);
     if (!id)
         return bad(m, "the stack is empty");
+    /* ("module", class, ...) stands for a class whose source text was saved along. */
+    if (id->kind == IMF__PICKLE_TUPLE && id->count >= 2 && imf__pickle_is(id->items[0], "module"))
+        return push(m, id->items[1]);
     const char *reason = "";
     struct imf__pickle_value *v = imf__pickle_storage(m->arena, id, &reason);
     if (!v)
@@ -384,8 +427,8 @@ static const char *refused_name(uint8_t op)
         {'I', "INT"},         {'L', "LONG"},    {'S', "STRING"},
         {'V', "UNICODE"},     {'F', "FLOAT"},   {'p', "PUT"},
         {'g', "GET"},         {'2', "DUP"},     {0x82, "EXT1"},
-        {0x83, "EXT2"},       {0x84, "EXT4"},   {0x92, "NEWOBJ_EX"},
-        {0x96, "BYTEARRAY8"}, {0x97, "BUFFER"}, {0x98, "READONLY_BUFFER"},
+        {0x83, "EXT2"},       {0x84, "EXT4"},   {0x97, "NEXT_BUFFER"},
+        {0x98, "READONLY_BUFFER"},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (names[i].op == op)
@@ -502,6 +545,7 @@ static imf_status execute(struct machine *m)
     case 'C': /* SHORT_BINBYTES */
         return push_text(m, IMF__PICKLE_BYTES, 1);
     case 0x8e: /* BINBYTES8 */
+    case 0x96: /* BYTEARRAY8 */
         return push_text(m, IMF__PICKLE_BYTES, 8);
     case ')':
         return push_empty(m, IMF__PICKLE_TUPLE);
@@ -539,6 +583,8 @@ static imf_status execute(struct machine *m)
     case 'R':  /* REDUCE */
     case 0x81: /* NEWOBJ */
         return call(m);
+    case 0x92:
+        return call_with_keywords(m);
     case 'b':
         return build(m);
     case 'Q': /* BINPERSID */
@@ -552,8 +598,8 @@ static imf_status execute(struct machine *m)
     }
 }
 
-imf_status imf__pickle_run(struct imf__pickle_value **out, struct imf__pickle_storage **storages,
-                           struct imf__arena *arena, struct imf__reader *r, struct imf_error *err)
+imf_status imf__pickle_run(struct imf__pickle *out, struct imf__arena *arena, struct imf__reader *r,
+                           struct imf_error *err)
 {
     struct machine m = {.arena = arena, .r = r, .err = err};
     imf_status status;
@@ -563,11 +609,9 @@ imf_status imf__pickle_run(struct imf__pickle_value **out, struct imf__pickle_st
             break;
         if (m.op == '.') { /* STOP */
             struct imf__pickle_value *v = pop(&m);
-            if (v && m.depth == 0) {
-                *out = v;
-                if (storages)
-                    *storages = m.storages;
-            } else
+            if (v && m.depth == 0)
+                *out = (struct imf__pickle){v, m.storages, m.unknown};
+            else
                 status = bad(&m, "the end leaves nothing, or more than one value");
             break;
         }

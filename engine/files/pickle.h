@@ -2,7 +2,10 @@
  *
  * A pickle is a program for a small stack machine. This reader runs the opcodes torch.save writes
  * (protocols 2 to 5) and knows a closed table of globals; "calling" one of them builds one of the
- * values below, nothing else. Every other opcode or global stops it with an error that names it.
+ * values below, nothing else. Any other global is a name that is written down: what is made with it
+ * (a configuration, a date, a sparse tensor beside the weights) becomes an opaque placeholder that
+ * swallows its contents. Only names that nobody but an attacker writes stop the reader, and so do
+ * opcodes that torch.save never uses.
  * No value is ever walked recursively here, so nesting costs nothing but memory, and memory is
  * bounded by the arena's limit. */
 #ifndef IMF__PICKLE_H
@@ -43,12 +46,12 @@ enum imf__pickle_kind {
     IMF__PICKLE_GLOBAL,
     IMF__PICKLE_STORAGE,
     IMF__PICKLE_TENSOR,
-    IMF__PICKLE_OPAQUE /* an object a state dict may carry and nobody here needs */
+    IMF__PICKLE_OPAQUE /* an object that is not built; global: what would have made it, or NULL */
 };
 
 struct imf__pickle_storage {
     enum imf__stored_type type;
-    uint32_t item;                    /* bytes per element */
+    uint32_t item;                    /* bytes per element; 0: not known */
     const char *key;                  /* names the storage in the file */
     uint64_t count;                   /* elements */
     uint64_t view_offset;             /* legacy views: first element within storage `key` */
@@ -58,7 +61,8 @@ struct imf__pickle_storage {
 struct imf__pickle_tensor {
     const struct imf__pickle_storage *storage;
     enum imf__stored_type type;
-    uint32_t item;
+    uint32_t item;   /* 0: not known */
+    bool negated;    /* torch's negative bit: the values are minus what is stored */
     uint64_t offset; /* in elements */
     int ndim;
     int64_t shape[IMF__MAX_DIMS], stride[IMF__MAX_DIMS];
@@ -78,12 +82,25 @@ struct imf__pickle_value {
     size_t length; /* of text */
 };
 
-/* Runs one pickle up to its STOP; the reader is then just behind it. Values live in the arena.
- * *storages (may be NULL) gets the list of all storages named, in whatever part of the value. */
-IMF_MUST_CHECK imf_status imf__pickle_run(struct imf__pickle_value **out,
-                                          struct imf__pickle_storage **storages,
-                                          struct imf__arena *arena, struct imf__reader *r,
-                                          struct imf_error *err);
+/* Something a pickle names. Of those outside the table only the names are kept. */
+struct imf__pickle_global {
+    const char *module, *name;
+    int kind;                    /* enum imf__global_kind */
+    enum imf__stored_type type;  /* of a storage or dtype */
+    uint32_t item;
+    struct imf__pickle_global *next; /* of imf__pickle.unknown */
+};
+
+/* What a pickle held. Everything lives in the arena. */
+struct imf__pickle {
+    struct imf__pickle_value *root;
+    struct imf__pickle_storage *storages; /* all that it names, in whatever part of the root */
+    struct imf__pickle_global *unknown;   /* named and not in the table: the first few, each once */
+};
+
+/* Runs one pickle up to its STOP; the reader is then just behind it. */
+IMF_MUST_CHECK imf_status imf__pickle_run(struct imf__pickle *out, struct imf__arena *arena,
+                                          struct imf__reader *r, struct imf_error *err);
 
 /* True when v is a string equal to `text`. */
 bool imf__pickle_is(const struct imf__pickle_value *v, const char *text);

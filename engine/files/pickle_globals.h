@@ -1,4 +1,4 @@
-/* The closed table of globals a pickle may name, and what "calling" each one builds. Between
+/* The closed table of globals that mean something here, and what "calling" each one builds. Between
  * pickle.c and pickle_globals.c only. */
 #ifndef IMF__PICKLE_GLOBALS_H
 #define IMF__PICKLE_GLOBALS_H
@@ -7,23 +7,22 @@
 
 enum imf__global_kind {
     IMF__GLOBAL_DICT,           /* an empty dict, or one of the given pairs */
-    IMF__GLOBAL_DATA,           /* an opaque object, whatever the arguments */
+    IMF__GLOBAL_UNKNOWN,        /* in no table: an opaque object, whatever the arguments */
     IMF__GLOBAL_REBUILD_TENSOR, /* (storage, offset, size, stride, ...) */
     IMF__GLOBAL_REBUILD_TYPED,  /* the same, with a dtype as argument 6 */
-    IMF__GLOBAL_PARAMETER,      /* (tensor, ...): the tensor */
+    IMF__GLOBAL_REBUILD_QUANT,  /* the same, of a type that is never read */
+    IMF__GLOBAL_WRAPPED,        /* (tensor, ...): the tensor */
     IMF__GLOBAL_FROM_TYPE,      /* (rebuild global, type, arguments, state) */
     IMF__GLOBAL_STORAGE,        /* a storage class: never called, named by persistent ids */
-    IMF__GLOBAL_DTYPE           /* torch.float8_e4m3fn, ...: never called */
+    IMF__GLOBAL_DTYPE           /* torch.float32, ...: never called */
 };
 
-struct imf__pickle_global {
-    const char *module, *name;
-    enum imf__global_kind kind;
-    enum imf__stored_type type; /* of a storage or dtype */
-    uint32_t item;
-};
-
+/* NULL when it is in no table. */
 const struct imf__pickle_global *imf__pickle_global_find(const char *module, const char *name);
+/* Whether only a pickle that attacks its reader would name it. */
+bool imf__pickle_global_attacks(const char *module, const char *name);
+/* Whether an unknown one is so common that nobody wants to be told of it. */
+bool imf__pickle_global_is_quiet(const char *module, const char *name);
 /* The result of global(*args); NULL and a reason when the arguments do not fit. */
 struct imf__pickle_value *imf__pickle_call(struct imf__arena *arena,
                                            const struct imf__pickle_global *global,

@@ -27,10 +27,12 @@ static imf_status bad(const struct legacy *l, struct imf_error *err, const char 
     return imf__fail(err, IMF_EFORMAT, "%s: torch legacy: %s", l->file->label, why);
 }
 
-static imf_status next(struct legacy *l, struct imf__pickle_value **v,
-                       struct imf__pickle_storage **storages, struct imf_error *err)
+static imf_status next(struct legacy *l, struct imf__pickle_value **root, struct imf_error *err)
 {
-    return imf__pickle_run(v, storages, &l->arena, &l->reader, err);
+    struct imf__pickle p = {0};
+    imf_status status = imf__pickle_run(&p, &l->arena, &l->reader, err);
+    *root = p.root;
+    return status;
 }
 
 /* Magic number, protocol, and the machine it was written on. */
@@ -39,18 +41,18 @@ static imf_status check_head(struct legacy *l, struct imf_error *err)
     /* 0x1950a86a20f9469cfc6c */
     static const char magic[10] = "\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
     struct imf__pickle_value *v;
-    imf_status status = next(l, &v, NULL, err);
+    imf_status status = next(l, &v, err);
     if (status != IMF_OK)
         return status;
     if (v->kind != IMF__PICKLE_BIGINT || v->length != sizeof(magic) ||
         memcmp(v->text, magic, sizeof(magic)) != 0)
         return bad(l, err, "a pickle, but not one of torch.save");
-    status = next(l, &v, NULL, err);
+    status = next(l, &v, err);
     if (status != IMF_OK)
         return status;
     if (v->kind != IMF__PICKLE_INT || v->integer != 1001)
         return bad(l, err, "unknown protocol");
-    status = next(l, &v, NULL, err);
+    status = next(l, &v, err);
     if (status != IMF_OK)
         return status;
     if (v->kind != IMF__PICKLE_DICT)
@@ -117,7 +119,7 @@ static imf_status find_regions(struct legacy *l, const struct imf__pickle_value 
         struct region *r = find_region(l, keys->items[i]->text);
         uint64_t count;
         if (!r->item)
-            return imf__fail(err, IMF_EFORMAT, "%s: storage %s belongs to nothing", l->file->label,
+            return imf__fail(err, IMF_EFORMAT, "%s: storage %s is of no known type", l->file->label,
                              imf__quote(r->key).text);
         status = imf__file_read(l->file, &count, sizeof(count), at, err);
         if (status != IMF_OK)
@@ -146,17 +148,17 @@ static imf_status find_storage(void *user, const struct imf__pickle_storage *sto
 
 static imf_status read_state(struct imf__checkpoint *c, struct legacy *l, struct imf_error *err)
 {
-    struct imf__pickle_value *root, *keys;
-    struct imf__pickle_storage *storages;
+    struct imf__pickle state = {0};
+    struct imf__pickle_value *keys;
     imf_status status = check_head(l, err);
     if (status == IMF_OK)
-        status = next(l, &root, &storages, err);
+        status = imf__pickle_run(&state, &l->arena, &l->reader, err);
     if (status == IMF_OK)
-        status = next(l, &keys, NULL, err);
+        status = next(l, &keys, err);
     if (status == IMF_OK)
-        status = find_regions(l, keys, storages, err);
+        status = find_regions(l, keys, state.storages, err);
     const struct imf__storage_source source = {find_storage, l};
-    return status == IMF_OK ? imf__torch_state_add(c, root, &source, err) : status;
+    return status == IMF_OK ? imf__torch_state_add(c, &state, &source, err) : status;
 }
 
 imf_status imf__torch_legacy_open(struct imf__checkpoint *c, struct imf_error *err)

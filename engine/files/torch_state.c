@@ -139,11 +139,6 @@ static imf_status choose(int *out, const struct imf__checkpoint *c, const struct
     char all[200];
     int called = 0;
     list(all, sizeof(all), s, -1);
-    if (s->count == 0)
-        return imf__fail(err, IMF_EFORMAT,
-                         "%s: holds no state dict (a dict of tensors, at the top or under "
-                         "\"model\", \"state_dict\", \"ema\", ...)",
-                         file);
     *out = 0;
     for (int i = 0; c->key && i < s->count; i++) {
         if (is_called(&s->found[i], c->key)) {
@@ -195,18 +190,51 @@ static imf_status add_tensor(struct imf__checkpoint *c, const struct imf__pickle
     e.place.offset += skip;
     e.place.bytes -= skip;
     e.place.start = t->offset;
+    e.place.negated = t->negated;
     return imf__checkpoint_add(c, &e, storage, err);
 }
 
-imf_status imf__torch_state_add(struct imf__checkpoint *c, const struct imf__pickle_value *root,
+/* The first object in `v` that was not built: a whole model, perhaps. */
+static const struct imf__pickle_global *first_opaque(const struct imf__pickle_value *v)
+{
+    if (v->kind == IMF__PICKLE_OPAQUE)
+        return v->global;
+    bool holds = v->kind == IMF__PICKLE_DICT || v->kind == IMF__PICKLE_LIST ||
+                 v->kind == IMF__PICKLE_TUPLE;
+    for (uint32_t i = 0; holds && i < v->count; i++) {
+        if (v->items[i]->kind == IMF__PICKLE_OPAQUE && v->items[i]->global)
+            return v->items[i]->global;
+    }
+    return NULL;
+}
+
+static imf_status no_state(const struct imf__checkpoint *c, const struct imf__pickle_value *root,
+                           struct imf_error *err)
+{
+    const struct imf__pickle_global *object = first_opaque(root);
+    char class[192] = "";
+    if (object)
+        snprintf(class, sizeof(class), ", but an object of \"%.60s.%.60s\", which is not built",
+                 imf__quote(object->module).text, imf__quote(object->name).text);
+    return imf__fail(err, IMF_EFORMAT,
+                     "%s: holds no state dict (a dict of tensors, at the top or under \"model\", "
+                     "\"state_dict\", \"ema\", ...)%s",
+                     c->files[0].label, class);
+}
+
+imf_status imf__torch_state_add(struct imf__checkpoint *c, const struct imf__pickle *pickle,
                                 const struct imf__storage_source *source, struct imf_error *err)
 {
     struct states s = {.count = 0};
     int chosen = 0;
     char text[200];
-    if (root->kind == IMF__PICKLE_DICT)
-        find_states(&s, root, (struct state){.depth = 0});
+    if (pickle->root->kind == IMF__PICKLE_DICT)
+        find_states(&s, pickle->root, (struct state){.depth = 0});
+    if (s.count == 0)
+        return no_state(c, pickle->root, err);
     IMF_TRY(choose(&chosen, c, &s, err));
+    for (const struct imf__pickle_global *g = pickle->unknown; g; g = g->next)
+        IMF_TRY(imf__checkpoint_add_skipped(c, g->module, g->name, err));
     const struct imf__pickle_value *state = s.found[chosen].dict;
     join(text, &s.found[chosen]);
     c->nesting = imf__arena_string(&c->arena, text, strlen(text));

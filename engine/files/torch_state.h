@@ -16,9 +16,10 @@ struct imf__storage_source {
     void *user;
 };
 
-/* Enters the nesting dict and adds its tensors to the checkpoint, in the order of the file. */
+/* Enters the nesting dict and adds its tensors to the checkpoint, in the order of the file, and the
+ * names of what was not built. */
 IMF_MUST_CHECK imf_status imf__torch_state_add(struct imf__checkpoint *c,
-                                               const struct imf__pickle_value *root,
+                                               const struct imf__pickle *pickle,
                                                const struct imf__storage_source *source,
                                                struct imf_error *err);
 

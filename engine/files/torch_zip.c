@@ -388,12 +388,12 @@ static imf_status read_state(struct imf__checkpoint *c, struct zip *z, struct im
         return status;
     struct imf__arena arena = {.limit = MAX_PICKLE_MEMORY};
     struct imf__reader reader;
-    struct imf__pickle_value *root;
+    struct imf__pickle p = {0};
     imf__reader_init(&reader, z->file, offset, offset + e->size);
-    status = imf__pickle_run(&root, NULL, &arena, &reader, err);
+    status = imf__pickle_run(&p, &arena, &reader, err);
     if (status == IMF_OK) {
         const struct imf__storage_source source = {find_storage, z};
-        status = imf__torch_state_add(c, root, &source, err);
+        status = imf__torch_state_add(c, &p, &source, err);
     }
     imf__arena_free(&arena);
     return status;

@@ -22,18 +22,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct imf__checkpoint c = {.path = file.label, .files = &file, .file_count = 1};
     struct imf__arena arena = {.limit = 16 << 20};
     struct imf__reader reader;
-    struct imf__pickle_value *root;
+    struct imf__pickle p = {0};
     imf__reader_init(&reader, &file, 0, size);
-    imf_status status = imf__pickle_run(&root, NULL, &arena, &reader, &err);
+    imf_status status = imf__pickle_run(&p, &arena, &reader, &err);
     if (status == IMF_OK) {
         const struct imf__storage_source source = {find, &c};
-        status = imf__torch_state_add(&c, root, &source, &err);
+        status = imf__torch_state_add(&c, &p, &source, &err);
     }
     if (status != IMF_OK && (err.status != status || !err.message[0]))
         abort();
     imf__arena_free(&arena);
     imf__arena_free(&c.arena);
     free(c.entries);
+    free(c.skipped);
     imf__file_close(&file);
     return 0;
 }
