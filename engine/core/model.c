@@ -1,6 +1,7 @@
 /* Models: loading and memory planning. */
 #include "core/model.h"
 #include "common/error.h"
+#include "models/metadata.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -309,7 +310,7 @@ void imf_model_destroy(struct imf_model *m)
     }
     free(m->staging);
     free(m->planned);
-    imf__model_free_class_names(m);
+    imf__class_names_free(m->class_names, m->mit.classes);
     imf__decoder_unload(&m->decoder);
     imf__mit_unload(&m->mit);
     free(m);

@@ -43,6 +43,5 @@ imf_status imf__model_decode_forward(void *ctx, int n);
 /* model_info.c: what a checkpoint says about itself, in its metadata and by its sizes. */
 imf_status imf__model_describe(struct imf_model *m, struct imf__loader *ld);
 void imf__model_fingerprint(struct imf_model *m, const uint64_t mit[2], const uint64_t decoder[2]);
-void imf__model_free_class_names(struct imf_model *m);
 
 #endif

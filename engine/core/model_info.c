@@ -2,8 +2,8 @@
  * metadata of their safetensors file: name, class_names (a JSON list), default_steps,
  * default_omega, default_t_min, default_t_max. */
 #include "common/error.h"
-#include "files/json.h"
 #include "core/model.h"
+#include "models/metadata.h"
 #include "models/model_names.h"
 
 #define XXH_INLINE_ALL
@@ -26,75 +26,6 @@ static bool name_is_plain(const char *s)
             return false;
     }
     return true;
-}
-
-static imf_status metadata_number(struct imf__loader *ld, const char *key, double min, double max,
-                                  double *out)
-{
-    const char *text = imf__checkpoint_metadata(ld->ckpt, key);
-    if (!text)
-        return IMF_OK;
-    char *end;
-    double v = strtod(text, &end);
-    if (end == text || *end || !(v >= min && v <= max))
-        return imf__fail(ld->err, IMF_EMODEL, "%s: metadata \"%s\" is \"%.40s\", expected %g..%g",
-                         imf__checkpoint_path(ld->ckpt), key, text, min, max);
-    *out = v;
-    return IMF_OK;
-}
-
-static imf_status read_defaults(struct imf_sampling *s, struct imf__loader *ld)
-{
-    double steps = s->steps, omega = (double)s->omega;
-    double t_min = (double)s->t_min, t_max = (double)s->t_max;
-    IMF_TRY(metadata_number(ld, "default_steps", 1, IMF_MAX_STEPS, &steps));
-    IMF_TRY(metadata_number(ld, "default_omega", 1, 1000, &omega));
-    IMF_TRY(metadata_number(ld, "default_t_min", 0, 1, &t_min));
-    IMF_TRY(metadata_number(ld, "default_t_max", t_min, 1, &t_max));
-    *s = (struct imf_sampling){(int)steps, (float)omega, (float)t_min, (float)t_max};
-    return IMF_OK;
-}
-
-static imf_status parse_class_names(struct imf_model *m, char *text, size_t size)
-{
-    struct imf__json j;
-    imf__json_init(&j, text, size);
-    if (imf__json_next(&j) != IMF__JSON_ARRAY)
-        return IMF_EMODEL;
-    for (int i = 0; i < m->mit.classes; i++) {
-        if (imf__json_next(&j) != IMF__JSON_STRING || j.length == 0 || j.length > 200)
-            return IMF_EMODEL;
-        m->class_names[i] = strdup(j.string);
-        if (!m->class_names[i])
-            return IMF_ENOMEM;
-    }
-    return imf__json_next(&j) == IMF__JSON_ARRAY_END ? IMF_OK : IMF_EMODEL;
-}
-
-static imf_status read_class_names(struct imf_model *m, struct imf__loader *ld)
-{
-    const char *text = imf__checkpoint_metadata(ld->ckpt, "class_names");
-    if (!text)
-        return IMF_OK;
-    char *copy = strdup(text); /* the parser decodes in place */
-    m->class_names = calloc((size_t)m->mit.classes, sizeof(*m->class_names));
-    imf_status status =
-        copy && m->class_names ? parse_class_names(m, copy, strlen(copy)) : IMF_ENOMEM;
-    free(copy);
-    if (status == IMF_EMODEL)
-        imf__fail(ld->err, status, "%s: metadata \"class_names\" is no JSON list of %d names",
-                  imf__checkpoint_path(ld->ckpt), m->mit.classes);
-    else if (status != IMF_OK)
-        imf__fail(ld->err, status, "no memory for the class names");
-    return status;
-}
-
-void imf__model_free_class_names(struct imf_model *m)
-{
-    for (int i = 0; m->class_names && i < m->mit.classes; i++)
-        free(m->class_names[i]);
-    free(m->class_names);
-    m->class_names = NULL;
 }
 
 imf_status imf__model_describe(struct imf_model *m, struct imf__loader *ld)
@@ -132,8 +63,8 @@ imf_status imf__model_describe(struct imf_model *m, struct imf__loader *ld)
     info->parameters = ld->parameters;
     info->step_flops = imf__mit_flops(mit);
     info->defaults = imf__mit_defaults(&shape);
-    IMF_TRY(read_defaults(&info->defaults, ld));
-    return read_class_names(m, ld);
+    IMF_TRY(imf__metadata_defaults(&info->defaults, ld->ckpt, ld->err));
+    return imf__metadata_class_names(&m->class_names, mit->classes, ld->ckpt, ld->err);
 }
 
 void imf__model_fingerprint(struct imf_model *m, const uint64_t mit[2], const uint64_t decoder[2])

@@ -284,48 +284,40 @@ static imf_status no_state_dicts(const struct imf__checkpoint *c, const char *pa
                      path, imf__quote(c->key).text);
 }
 
-static imf_status open_any(struct imf__checkpoint *c, const char *path, struct imf_error *err)
+imf_status imf__checkpoint_read_file(struct imf__checkpoint *c, uint32_t file,
+                                     struct imf_error *err)
 {
-    if (ends_with(path, ".index.json"))
-        return c->key ? no_state_dicts(c, path, err) : imf__safetensors_open_index(c, path, err);
-    imf_status status = imf__checkpoint_add_file(c, path, err);
+    const struct imf__file *f = &c->files[file];
+    uint8_t head[512] = {0};
+    size_t n = f->size < sizeof(head) ? (size_t)f->size : sizeof(head);
+    imf_status status = imf__file_read(f, head, n, 0, err);
     if (status != IMF_OK)
         return status;
-    const struct imf__file *f = &c->files[0];
-    uint8_t head[9] = {0};
-    if (f->size < sizeof(head))
+    const char *foreign = imf__foreign_format(head, n);
+    if (n >= 9 && memcmp(head, "PK\3\4", 4) == 0)
+        return imf__torch_zip_read(c, file, err);
+    if (imf__is_safetensors(head, n, f->size))
+        return c->key ? no_state_dicts(c, f->label, err) : imf__safetensors_read(c, file, err);
+    if (foreign)
+        return imf__fail(err, IMF_EFORMAT, "%s: %s", f->label, foreign);
+    if (n < 9)
         return imf__fail(err, IMF_EFORMAT, "%s: %llu bytes are no checkpoint", f->label,
                          (unsigned long long)f->size);
-    status = imf__file_read(f, head, sizeof(head), 0, err);
-    if (status != IMF_OK)
-        return status;
-    if (memcmp(head, "PK\3\4", 4) == 0)
-        return imf__torch_zip_open(c, err);
-    if (head[8] == '{')
-        return c->key ? no_state_dicts(c, path, err) : imf__safetensors_open(c, err);
     if (head[0] == 0x80)
-        return imf__torch_legacy_open(c, err);
+        return imf__torch_legacy_read(c, file, err);
+    if (ends_with(c->path, ".safetensors"))
+        return imf__safetensors_read(c, file, err); /* which says what is wrong with it */
     return imf__fail(err, IMF_EFORMAT,
                      "%s: neither a torch zip, nor a torch legacy pickle, nor safetensors",
                      f->label);
 }
 
-/* The weights in a folder as published: the first of these names that is there. */
-static char *weights_in(const char *folder)
+static imf_status open_any(struct imf__checkpoint *c, const char *path, struct imf_error *err)
 {
-    static const char *const names[] = {
-        "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json",
-        "diffusion_pytorch_model.bin",         "model.safetensors",
-        "model.safetensors.index.json",        "pytorch_model.bin"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        char *path;
-        if (asprintf(&path, "%s/%s", folder, names[i]) < 0)
-            return NULL;
-        if (access(path, F_OK) == 0)
-            return path;
-        free(path);
-    }
-    return NULL;
+    if (ends_with(path, ".index.json"))
+        return imf__shards_open(c, path, err);
+    imf_status status = imf__checkpoint_add_file(c, path, err);
+    return status == IMF_OK ? imf__checkpoint_read_file(c, 0, err) : status;
 }
 
 imf_status imf__checkpoint_open(struct imf__checkpoint **out, const char *path, const char *key,
@@ -338,14 +330,13 @@ imf_status imf__checkpoint_open(struct imf__checkpoint **out, const char *path, 
     c->nesting = c->others = "";
     struct stat st;
     bool folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-    c->path = folder ? weights_in(path) : strdup(path);
+    struct imf_error why = {.status = IMF_ENOMEM};
+    c->path = folder ? imf__weights_in_folder(path, &why) : strdup(path);
     c->buffer = aligned_alloc(64, IMF__BUFFER);
     c->hash = XXH3_createState();
     imf_status status = IMF_OK;
     if (folder && !c->path)
-        status =
-            imf__fail(err, IMF_EIO,
-                      "%.180s: a folder without diffusion_pytorch_model or model weights", path);
+        status = imf__fail(err, why.status, "%s", why.message);
     else if (!c->path || !c->buffer || !c->hash)
         status = imf__fail(err, IMF_ENOMEM, "%.180s: out of memory", path);
     if (status == IMF_OK) {

@@ -29,6 +29,13 @@ struct imf__tensor {
     uint64_t count; /* product of shape, checked not to overflow */
 };
 
+/* Whether a model could be made of it. Counters, flags and integers stand beside weights in many
+ * files: step, n_averaged, masks. */
+static inline bool imf__tensor_is_weight(const struct imf__tensor *t)
+{
+    return t->type != IMF__STORED_OTHER && t->count > 1;
+}
+
 struct imf__checkpoint; /* opaque */
 
 /* Opens and parses the directory of tensors. `path` is a file, a shard index

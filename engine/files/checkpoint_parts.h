@@ -104,12 +104,24 @@ IMF_MUST_CHECK imf_status imf__checkpoint_add_skipped(struct imf__checkpoint *c,
 IMF_MUST_CHECK imf_status imf__checkpoint_add_meta(struct imf__checkpoint *c, const char *key,
                                                    const char *value, struct imf_error *err);
 
-IMF_MUST_CHECK imf_status imf__safetensors_open(struct imf__checkpoint *c, struct imf_error *err);
+/* Adds the tensors of an opened file, whatever its format. */
+IMF_MUST_CHECK imf_status imf__checkpoint_read_file(struct imf__checkpoint *c, uint32_t file,
+                                                    struct imf_error *err);
+IMF_MUST_CHECK imf_status imf__safetensors_read(struct imf__checkpoint *c, uint32_t file,
+                                                struct imf_error *err);
+IMF_MUST_CHECK imf_status imf__torch_zip_read(struct imf__checkpoint *c, uint32_t file,
+                                              struct imf_error *err);
+IMF_MUST_CHECK imf_status imf__torch_legacy_read(struct imf__checkpoint *c, uint32_t file,
+                                                 struct imf_error *err);
 /* `path` is that of the index; files are looked for beside it. */
-IMF_MUST_CHECK imf_status imf__safetensors_open_index(struct imf__checkpoint *c, const char *path,
-                                                      struct imf_error *err);
-IMF_MUST_CHECK imf_status imf__torch_zip_open(struct imf__checkpoint *c, struct imf_error *err);
-IMF_MUST_CHECK imf_status imf__torch_legacy_open(struct imf__checkpoint *c, struct imf_error *err);
+IMF_MUST_CHECK imf_status imf__shards_open(struct imf__checkpoint *c, const char *path,
+                                           struct imf_error *err);
+/* Whether a file that begins with these n bytes can be safetensors. */
+bool imf__is_safetensors(const uint8_t *head, size_t n, uint64_t file_size);
+/* What a file is that holds no weights: "a git-lfs pointer ...". NULL when that is not known. */
+const char *imf__foreign_format(const uint8_t *head, size_t n);
+/* The weights in a folder; the caller frees. On failure NULL, and `err` says what is there. */
+char *imf__weights_in_folder(const char *folder, struct imf_error *err);
 
 /* Whether a region's checksum proves it damaged. A stored 0 proves nothing: torch writes it when
  * told not to compute any. Fuzz targets do without, or mutations would get no further. */

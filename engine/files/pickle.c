@@ -69,7 +69,7 @@ struct machine {
     struct imf__pickle_value **memo;
     size_t memo_capacity, memoized;
     struct imf__pickle_storage *storages;
-    struct imf__pickle_global *unknown;
+    struct imf__pickle_global *unknown, **unknown_end;
     unsigned unknown_count;
     uint8_t op;
 };
@@ -312,8 +312,8 @@ static const struct imf__pickle_global *unknown_global(struct machine *m, const 
     if (!g->module || !g->name)
         return NULL;
     if (m->unknown_count < MAX_UNKNOWN && !imf__pickle_global_is_quiet(module, name)) {
-        g->next = m->unknown;
-        m->unknown = g;
+        *m->unknown_end = g;
+        m->unknown_end = &g->next;
         m->unknown_count++;
     }
     return g;
@@ -602,6 +602,7 @@ imf_status imf__pickle_run(struct imf__pickle *out, struct imf__arena *arena, st
                            struct imf_error *err)
 {
     struct machine m = {.arena = arena, .r = r, .err = err};
+    m.unknown_end = &m.unknown;
     imf_status status;
     for (;;) {
         status = imf__reader_get(r, &m.op, 1, err);

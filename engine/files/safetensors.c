@@ -1,9 +1,8 @@
-/* safetensors: 8 bytes of header length, a JSON header, the data; and sharded ones, where
- * NAME.safetensors.index.json says which file holds which tensor.
+/* safetensors: 8 bytes of header length, a JSON header, the data.
  *
- * Stricter than needed to read the values: ranges must not overlap, must match the shapes, and
- * names must not repeat. More lenient than the reference reader in that ranges may come in any
- * order and leave gaps. */
+ * As strict as the reference implementation: ranges match the shapes, and together they are the
+ * data, without gaps and overlaps. Stricter in that names must not repeat. More lenient towards
+ * tensors of types that are not known here: they are listed, never read. */
 #include "files/checkpoint_parts.h"
 #include "files/json.h"
 
@@ -14,16 +13,17 @@
 static const struct dtype {
     const char *name;
     enum imf__stored_type type;
-    uint32_t bytes;
+    uint32_t bits;
 } dtypes[] = {
-    {"F32", IMF__STORED_F32, 4},       {"F16", IMF__STORED_F16, 2},
-    {"BF16", IMF__STORED_BF16, 2},     {"F64", IMF__STORED_F64, 8},
-    {"I64", IMF__STORED_OTHER, 8},     {"I32", IMF__STORED_OTHER, 4},
-    {"I16", IMF__STORED_OTHER, 2},     {"I8", IMF__STORED_OTHER, 1},
-    {"U64", IMF__STORED_OTHER, 8},     {"U32", IMF__STORED_OTHER, 4},
-    {"U16", IMF__STORED_OTHER, 2},     {"U8", IMF__STORED_OTHER, 1},
-    {"BOOL", IMF__STORED_OTHER, 1},    {"F8_E4M3", IMF__STORED_OTHER, 1},
-    {"F8_E5M2", IMF__STORED_OTHER, 1},
+    {"F32", IMF__STORED_F32, 32},     {"F16", IMF__STORED_F16, 16},
+    {"BF16", IMF__STORED_BF16, 16},   {"F64", IMF__STORED_F64, 64},
+    {"I64", IMF__STORED_OTHER, 64},   {"I32", IMF__STORED_OTHER, 32},
+    {"I16", IMF__STORED_OTHER, 16},   {"I8", IMF__STORED_OTHER, 8},
+    {"U64", IMF__STORED_OTHER, 64},   {"U32", IMF__STORED_OTHER, 32},
+    {"U16", IMF__STORED_OTHER, 16},   {"U8", IMF__STORED_OTHER, 8},
+    {"BOOL", IMF__STORED_OTHER, 8},   {"C64", IMF__STORED_OTHER, 64},
+    {"F4", IMF__STORED_OTHER, 4},     {"F6_E2M3", IMF__STORED_OTHER, 6},
+    {"F6_E3M2", IMF__STORED_OTHER, 6},
 };
 
 /* One header being parsed. */
@@ -66,6 +66,7 @@ static int integers(struct imf__json *j, int64_t *out, int max)
     }
 }
 
+/* NULL: a type of another time, or of eight bits. Nothing here would read it. */
 static const struct dtype *find_dtype(const char *name)
 {
     for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++) {
@@ -75,67 +76,85 @@ static const struct dtype *find_dtype(const char *name)
     return NULL;
 }
 
-/* {"dtype": .., "shape": [..], "data_offsets": [begin, end]} of one tensor. */
+/* What a tensor's description holds. */
+struct description {
+    const struct dtype *dtype;
+    bool typed;
+    int64_t range[2];
+};
+
+/* Sizes in the file, and a dense stride. */
+static imf_status place_tensor(struct header *h, struct imf__entry *e, const struct description *d)
+{
+    const char *name = e->tensor.name;
+    uint64_t count = 1, bits, bytes = (uint64_t)(d->range[1] - d->range[0]);
+    for (int i = e->tensor.ndim - 1; i >= 0; i--) {
+        e->place.stride[i] = (int64_t)count;
+        if (!imf__mul(&count, count, (uint64_t)e->tensor.shape[i]) || count > INT64_MAX / 64)
+            return bad_header(h, name, "its shape overflows");
+    }
+    bits = d->dtype ? count * d->dtype->bits : 8 * bytes;
+    if (bits % 8 || bits / 8 != bytes)
+        return imf__fail(h->err, IMF_EFORMAT,
+                         "%s: tensor \"%s\": its data has %llu bytes, its shape needs %llu",
+                         label(h), imf__quote(name).text, (unsigned long long)bytes,
+                         (unsigned long long)(bits / 8 + (bits % 8 != 0)));
+    e->tensor.type = d->dtype ? d->dtype->type : IMF__STORED_OTHER;
+    e->place.item = d->dtype && d->dtype->bits % 8 == 0 ? d->dtype->bits / 8 : 0;
+    e->place.bytes = bytes;
+    /* No overflow: the data's offset is at most 100 MB, range is below 10^18. */
+    e->place.offset = h->data_offset + (uint64_t)d->range[0];
+    return imf__checkpoint_add(h->c, e, "its data", h->err);
+}
+
+/* {"dtype": .., "shape": [..], "data_offsets": [begin, end]} of one tensor; other keys are none of
+ * our business. */
 static imf_status parse_tensor(struct header *h, const char *name)
 {
     struct imf__json *j = &h->json;
     struct imf__entry e = {.tensor = {.name = name, .ndim = -1}, .place = {.file = h->file}};
-    const struct dtype *dtype = NULL;
-    int64_t range[2] = {-1, -1};
+    struct description d = {.range = {-1, -1}};
     if (imf__json_next(j) != IMF__JSON_OBJECT)
         return bad_header(h, name, "not described by an object");
     enum imf__json_event event;
     while ((event = imf__json_next(j)) == IMF__JSON_KEY) {
-        if (strcmp(j->string, "dtype") == 0 && !dtype) {
+        bool shape = strcmp(j->string, "shape") == 0, dtype = strcmp(j->string, "dtype") == 0;
+        bool range = strcmp(j->string, "data_offsets") == 0;
+        if ((dtype && d.typed) || (shape && e.tensor.ndim >= 0) || (range && d.range[0] >= 0))
+            return bad_header(h, name, "repeated key in its description");
+        if (dtype) {
             if (imf__json_next(j) != IMF__JSON_STRING)
                 return bad_header(h, name, "its dtype is no string");
-            dtype = find_dtype(j->string);
-            if (!dtype)
-                return imf__fail(h->err, IMF_EFORMAT, "%s: tensor \"%s\": unknown dtype \"%s\"",
-                                 label(h), imf__quote(name).text, imf__quote(j->string).text);
-        } else if (strcmp(j->string, "shape") == 0 && e.tensor.ndim < 0) {
+            d.dtype = find_dtype(j->string);
+            d.typed = true;
+        } else if (shape) {
             e.tensor.ndim = integers(j, e.tensor.shape, IMF__MAX_DIMS);
             if (e.tensor.ndim < 0)
                 return bad_header(h, name, "its shape is no list of up to 8 sizes");
-        } else if (strcmp(j->string, "data_offsets") == 0 && range[0] < 0) {
-            if (integers(j, range, 2) != 2)
+        } else if (range) {
+            if (integers(j, d.range, 2) != 2)
                 return bad_header(h, name, "its data_offsets are no two integers");
-        } else {
-            return bad_header(h, name, "unknown or repeated key in its description");
+        } else if (!imf__json_skip(j, imf__json_next(j))) {
+            return bad_header(h, name, "bad description");
         }
     }
     if (event != IMF__JSON_OBJECT_END)
         return bad_header(h, name, "bad description");
-    if (!dtype || e.tensor.ndim < 0 || range[0] < 0)
+    if (!d.typed || e.tensor.ndim < 0 || d.range[0] < 0)
         return bad_header(h, name, "dtype, shape or data_offsets missing");
-    if (range[1] < range[0])
+    if (d.range[1] < d.range[0])
         return bad_header(h, name, "its data ends before it begins");
-
-    uint64_t bytes = dtype->bytes;
-    for (int i = e.tensor.ndim - 1; i >= 0; i--) {
-        e.place.stride[i] = (int64_t)(bytes / dtype->bytes);
-        if (!imf__mul(&bytes, bytes, (uint64_t)e.tensor.shape[i]) || bytes > INT64_MAX)
-            return bad_header(h, name, "its shape overflows");
-    }
-    if (bytes != (uint64_t)(range[1] - range[0]))
-        return imf__fail(h->err, IMF_EFORMAT,
-                         "%s: tensor \"%s\": its data has %llu bytes, its shape needs %llu",
-                         label(h), imf__quote(name).text, (unsigned long long)(range[1] - range[0]),
-                         (unsigned long long)bytes);
-    e.tensor.type = dtype->type;
-    e.place.item = dtype->bytes;
-    e.place.bytes = bytes;
-    /* No overflow: the data's offset is at most 100 MB, range is below 10^18. */
-    e.place.offset = h->data_offset + (uint64_t)range[0];
-    return imf__checkpoint_add(h->c, &e, "its data", h->err);
+    return place_tensor(h, &e, &d);
 }
 
 static imf_status parse_metadata(struct header *h)
 {
     struct imf__json *j = &h->json;
-    if (imf__json_next(j) != IMF__JSON_OBJECT)
+    enum imf__json_event event = imf__json_next(j);
+    if (event == IMF__JSON_NULL)
+        return IMF_OK;
+    if (event != IMF__JSON_OBJECT)
         return bad_header(h, NULL, "__metadata__ is no object");
-    enum imf__json_event event;
     while ((event = imf__json_next(j)) == IMF__JSON_KEY) {
         const char *key = j->string;
         if (imf__json_next(j) != IMF__JSON_STRING)
@@ -172,8 +191,8 @@ static int compare_offsets(const void *a, const void *b)
     return x->place.offset < y->place.offset ? -1 : x->place.offset > y->place.offset;
 }
 
-/* Entries from `first` on are this file's. */
-static imf_status check_overlap(const struct header *h, size_t first)
+/* The entries from `first` on, which are this file's, cover its data exactly. */
+static imf_status check_cover(const struct header *h, size_t first)
 {
     size_t n = h->c->count - first, used = 0;
     const struct imf__entry **sorted = malloc((n + 1) * sizeof(*sorted));
@@ -184,20 +203,46 @@ static imf_status check_overlap(const struct header *h, size_t first)
             sorted[used++] = &h->c->entries[first + i];
     }
     qsort(sorted, used, sizeof(*sorted), compare_offsets);
+    uint64_t at = h->data_offset, size = h->c->files[h->file].size;
     imf_status status = IMF_OK;
-    for (size_t i = 1; i < used && status == IMF_OK; i++) {
-        if (sorted[i - 1]->place.offset + sorted[i - 1]->place.bytes > sorted[i]->place.offset)
+    if (n == 0)
+        at = size; /* refused later, for holding nothing */
+    for (size_t i = 0; i < used && status == IMF_OK; i++) {
+        const struct imf__place *p = &sorted[i]->place;
+        if (p->offset < at)
             status = imf__fail(h->err, IMF_EFORMAT, "%s: tensors \"%s\" and \"%s\" overlap",
                                label(h), imf__quote(sorted[i - 1]->tensor.name).text,
                                imf__quote(sorted[i]->tensor.name).text);
+        else if (p->offset > at)
+            status = imf__fail(h->err, IMF_EFORMAT,
+                               "%s: %llu bytes in front of tensor \"%s\" belong to none", label(h),
+                               (unsigned long long)(p->offset - at),
+                               imf__quote(sorted[i]->tensor.name).text);
+        at = p->offset + p->bytes;
     }
+    if (status == IMF_OK && at != size)
+        status = imf__fail(h->err, IMF_EFORMAT,
+                           "%s: %llu bytes behind the last tensor belong to none", label(h),
+                           (unsigned long long)(size - at));
     free(sorted);
     return status;
 }
 
-/* Adds the tensors of an opened file. */
-static imf_status read_file(struct imf__checkpoint *c, uint32_t file, struct imf_error *err)
+bool imf__is_safetensors(const uint8_t *head, size_t n, uint64_t file_size)
 {
+    uint64_t size = 0;
+    if (n < 9)
+        return false;
+    for (int i = 7; i >= 0; i--)
+        size = size << 8 | head[i];
+    /* A '{', or blanks in front of one. */
+    return (head[8] == '{' || head[8] == ' ' || (head[8] >= '\t' && head[8] <= '\r')) &&
+           size <= IMF__MAX_HEADER && size <= file_size;
+}
+
+imf_status imf__safetensors_read(struct imf__checkpoint *c, uint32_t file, struct imf_error *err)
+{
+    c->format = "safetensors";
     const struct imf__file *f = &c->files[file];
     uint8_t head[8];
     imf_status status = imf__file_read(f, head, sizeof(head), 0, err);
@@ -220,179 +265,8 @@ static imf_status read_file(struct imf__checkpoint *c, uint32_t file, struct imf
         imf__json_init(&h.json, text, (size_t)size);
         status = parse_header(&h);
         if (status == IMF_OK)
-            status = check_overlap(&h, first);
+            status = check_cover(&h, first);
     }
     free(text);
-    return status;
-}
-
-imf_status imf__safetensors_open(struct imf__checkpoint *c, struct imf_error *err)
-{
-    c->format = "safetensors";
-    return read_file(c, 0, err);
-}
-
-/* ---- Sharded --------------------------------------------------------------------------------- */
-
-/* name -> shard, as the index promises. */
-struct promise {
-    const char *name, *shard; /* in the index's text */
-};
-
-struct index {
-    struct imf__checkpoint *c;
-    struct imf__file file;
-    struct imf__json json;
-    char *text;
-    struct promise *promises;
-    size_t count, capacity;
-    struct imf_error *err;
-};
-
-static imf_status bad_index(const struct index *x, const char *why)
-{
-    return imf__fail(x->err, IMF_EFORMAT, "%s: shard index: %s", x->file.label,
-                     x->json.error ? x->json.error : why);
-}
-
-static imf_status parse_weight_map(struct index *x)
-{
-    struct imf__json *j = &x->json;
-    if (x->promises || imf__json_next(j) != IMF__JSON_OBJECT)
-        return bad_index(x, "weight_map is no object, or there twice");
-    enum imf__json_event event;
-    while ((event = imf__json_next(j)) == IMF__JSON_KEY) {
-        const char *name = j->string;
-        if (imf__json_next(j) != IMF__JSON_STRING)
-            return bad_index(x, "weight_map holds something that is no file name");
-        const char *shard = j->string;
-        /* The file must lie beside the index. */
-        if (!shard[0] || strchr(shard, '/') || strchr(shard, '\\') || shard[0] == '.')
-            return imf__fail(x->err, IMF_EFORMAT, "%s: tensor \"%s\": \"%s\" is no plain file name",
-                             x->file.label, imf__quote(name).text, imf__quote(shard).text);
-        if (x->count == x->capacity) {
-            if (x->count >= IMF__MAX_TENSORS)
-                return bad_index(x, "too many tensors");
-            size_t capacity = x->capacity ? 2 * x->capacity : 256;
-            struct promise *grown = realloc(x->promises, capacity * sizeof(*grown));
-            if (!grown)
-                return imf__fail(x->err, IMF_ENOMEM, "%s: out of memory", x->file.label);
-            x->promises = grown;
-            x->capacity = capacity;
-        }
-        x->promises[x->count++] = (struct promise){name, shard};
-    }
-    return event == IMF__JSON_OBJECT_END ? IMF_OK : bad_index(x, "bad weight_map");
-}
-
-static imf_status parse_index(struct index *x)
-{
-    struct imf__json *j = &x->json;
-    if (imf__json_next(j) != IMF__JSON_OBJECT)
-        return bad_index(x, "no object");
-    enum imf__json_event event;
-    while ((event = imf__json_next(j)) == IMF__JSON_KEY) {
-        if (strcmp(j->string, "weight_map") == 0) {
-            imf_status status = parse_weight_map(x);
-            if (status != IMF_OK)
-                return status;
-        } else if (!imf__json_skip(j, imf__json_next(j))) {
-            return bad_index(x, "bad value");
-        }
-    }
-    if (event != IMF__JSON_OBJECT_END || imf__json_next(j) != IMF__JSON_END)
-        return bad_index(x, "no end");
-    return x->count ? IMF_OK : bad_index(x, "no weight_map");
-}
-
-static int compare_promises(const void *a, const void *b)
-{
-    const struct promise *x = a, *y = b;
-    int order = strcmp(x->shard, y->shard);
-    return order ? order : strcmp(x->name, y->name);
-}
-
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp((*(const struct imf__entry *const *)a)->tensor.name,
-                  (*(const struct imf__entry *const *)b)->tensor.name);
-}
-
-/* Opens one shard and checks that it holds exactly the n tensors promised of it. */
-static imf_status read_shard(struct index *x, const char *folder, const struct promise *p, size_t n)
-{
-    struct imf__checkpoint *c = x->c;
-    char *path;
-    if (asprintf(&path, "%s%s", folder, p->shard) < 0)
-        return imf__fail(x->err, IMF_ENOMEM, "%s: out of memory", x->file.label);
-    size_t first = c->count;
-    imf_status status = imf__checkpoint_add_file(c, path, x->err);
-    if (status == IMF_OK)
-        status = read_file(c, c->file_count - 1, x->err);
-    free(path);
-    if (status != IMF_OK)
-        return status;
-
-    size_t found = c->count - first;
-    const struct imf__entry **sorted = malloc((found + 1) * sizeof(*sorted));
-    if (!sorted)
-        return imf__fail(x->err, IMF_ENOMEM, "%s: out of memory", x->file.label);
-    for (size_t i = 0; i < found; i++)
-        sorted[i] = &c->entries[first + i];
-    qsort(sorted, found, sizeof(*sorted), compare_names);
-    for (size_t i = 0, k = 0; status == IMF_OK && (i < n || k < found); i++, k++) {
-        int order = i == n ? 1 : k == found ? -1 : strcmp(p[i].name, sorted[k]->tensor.name);
-        if (order < 0)
-            status = imf__fail(x->err, IMF_EFORMAT, "%s: tensor \"%s\" is not in %s", x->file.label,
-                               imf__quote(p[i].name).text, imf__quote(p->shard).text);
-        else if (order > 0)
-            status = imf__fail(x->err, IMF_EFORMAT, "%s: tensor \"%s\" of %s is not in the index",
-                               x->file.label, imf__quote(sorted[k]->tensor.name).text,
-                               imf__quote(p->shard).text);
-    }
-    free(sorted);
-    return status;
-}
-
-static imf_status read_index(struct index *x, const char *path)
-{
-    if (x->file.size > IMF__MAX_HEADER)
-        return bad_index(x, "too large");
-    x->text = malloc((size_t)x->file.size + 1);
-    const char *slash = strrchr(path, '/');
-    char *folder = strndup(path, slash ? (size_t)(slash - path) + 1 : 0);
-    imf_status status = IMF_OK;
-    if (!x->text || !folder)
-        status = imf__fail(x->err, IMF_ENOMEM, "%s: out of memory", x->file.label);
-    if (status == IMF_OK)
-        status = imf__file_read(&x->file, x->text, (size_t)x->file.size, 0, x->err);
-    if (status == IMF_OK) {
-        imf__json_init(&x->json, x->text, (size_t)x->file.size);
-        status = parse_index(x);
-    }
-    if (status == IMF_OK)
-        qsort(x->promises, x->count, sizeof(*x->promises), compare_promises);
-    for (size_t i = 0, n; status == IMF_OK && i < x->count; i += n) {
-        const struct promise *p = &x->promises[i];
-        for (n = 1; i + n < x->count && strcmp(p[n].shard, p->shard) == 0; n++)
-            ;
-        status = read_shard(x, folder, p, n);
-    }
-    free(folder);
-    return status;
-}
-
-imf_status imf__safetensors_open_index(struct imf__checkpoint *c, const char *path,
-                                       struct imf_error *err)
-{
-    c->format = "safetensors";
-    struct index x = {.c = c, .err = err};
-    imf_status status = imf__file_open(&x.file, path, err);
-    if (status != IMF_OK)
-        return status;
-    status = read_index(&x, path);
-    imf__file_close(&x.file);
-    free(x.promises);
-    free(x.text);
     return status;
 }

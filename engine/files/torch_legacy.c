@@ -157,14 +157,14 @@ static imf_status read_state(struct imf__checkpoint *c, struct legacy *l, struct
         status = next(l, &keys, err);
     if (status == IMF_OK)
         status = find_regions(l, keys, state.storages, err);
-    const struct imf__storage_source source = {find_storage, l};
+    const struct imf__storage_source source = {find_storage, l, (uint32_t)(l->file - c->files)};
     return status == IMF_OK ? imf__torch_state_add(c, &state, &source, err) : status;
 }
 
-imf_status imf__torch_legacy_open(struct imf__checkpoint *c, struct imf_error *err)
+imf_status imf__torch_legacy_read(struct imf__checkpoint *c, uint32_t file, struct imf_error *err)
 {
     c->format = "torch legacy";
-    struct legacy l = {.file = &c->files[0], .arena = {.limit = MAX_PICKLE_MEMORY}};
+    struct legacy l = {.file = &c->files[file], .arena = {.limit = MAX_PICKLE_MEMORY}};
     imf__reader_init(&l.reader, l.file, 0, l.file->size);
     imf_status status = read_state(c, &l, err);
     imf__arena_free(&l.arena);

@@ -161,13 +161,13 @@ static imf_status add_tensor(struct imf__checkpoint *c, const struct imf__pickle
                              const struct imf__pickle_tensor *t,
                              const struct imf__storage_source *source, struct imf_error *err)
 {
-    const char *file = c->files[0].label;
+    const char *file = c->files[source->file].label;
     struct imf__quoted quoted = imf__quote(name->text);
     if (strlen(name->text) != name->length)
         return imf__fail(err, IMF_EFORMAT, "%s: tensor \"%s\": its name holds a NUL", file,
                          quoted.text);
     struct imf__entry e = {.tensor = {.name = name->text, .type = t->type, .ndim = t->ndim},
-                           .place = {.file = 0, .item = t->item}};
+                           .place = {.file = source->file, .item = t->item}};
     memcpy(e.tensor.shape, t->shape, sizeof(t->shape));
     memcpy(e.place.stride, t->stride, sizeof(t->stride));
     char storage[128];
@@ -208,7 +208,7 @@ static const struct imf__pickle_global *first_opaque(const struct imf__pickle_va
     return NULL;
 }
 
-static imf_status no_state(const struct imf__checkpoint *c, const struct imf__pickle_value *root,
+static imf_status no_state(const char *file, const struct imf__pickle_value *root,
                            struct imf_error *err)
 {
     const struct imf__pickle_global *object = first_opaque(root);
@@ -219,7 +219,7 @@ static imf_status no_state(const struct imf__checkpoint *c, const struct imf__pi
     return imf__fail(err, IMF_EFORMAT,
                      "%s: holds no state dict (a dict of tensors, at the top or under \"model\", "
                      "\"state_dict\", \"ema\", ...)%s",
-                     c->files[0].label, class);
+                     file, class);
 }
 
 imf_status imf__torch_state_add(struct imf__checkpoint *c, const struct imf__pickle *pickle,
@@ -231,7 +231,7 @@ imf_status imf__torch_state_add(struct imf__checkpoint *c, const struct imf__pic
     if (pickle->root->kind == IMF__PICKLE_DICT)
         find_states(&s, pickle->root, (struct state){.depth = 0});
     if (s.count == 0)
-        return no_state(c, pickle->root, err);
+        return no_state(c->files[source->file].label, pickle->root, err);
     IMF_TRY(choose(&chosen, c, &s, err));
     for (const struct imf__pickle_global *g = pickle->unknown; g; g = g->next)
         IMF_TRY(imf__checkpoint_add_skipped(c, g->module, g->name, err));

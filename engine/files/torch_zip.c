@@ -392,17 +392,17 @@ static imf_status read_state(struct imf__checkpoint *c, struct zip *z, struct im
     imf__reader_init(&reader, z->file, offset, offset + e->size);
     status = imf__pickle_run(&p, &arena, &reader, err);
     if (status == IMF_OK) {
-        const struct imf__storage_source source = {find_storage, z};
+        const struct imf__storage_source source = {find_storage, z, (uint32_t)(z->file - c->files)};
         status = imf__torch_state_add(c, &p, &source, err);
     }
     imf__arena_free(&arena);
     return status;
 }
 
-imf_status imf__torch_zip_open(struct imf__checkpoint *c, struct imf_error *err)
+imf_status imf__torch_zip_read(struct imf__checkpoint *c, uint32_t file, struct imf_error *err)
 {
     c->format = "torch zip";
-    struct zip z = {.file = &c->files[0]};
+    struct zip z = {.file = &c->files[file]};
     imf_status status = read_state(c, &z, err);
     free(z.directory);
     free(z.entries);

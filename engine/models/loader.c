@@ -84,7 +84,7 @@ imf_status imf__loader_finish(struct imf__loader *ld, const char *const *skipped
 {
     for (size_t i = 0; i < imf__checkpoint_count(ld->ckpt); i++) {
         const struct imf__tensor *t = imf__checkpoint_at(ld->ckpt, i);
-        bool known = ld->used[i];
+        bool known = ld->used[i] || !imf__tensor_is_weight(t);
         for (int k = 0; skipped[k] && !known; k++)
             known = strncmp(t->spelling, skipped[k], strlen(skipped[k])) == 0;
         const struct imf__tensor *same = imf__checkpoint_find(ld->ckpt, t->spelling);

@@ -3,6 +3,7 @@
  * mlp_scale into the rows of the matrix before them (docs/model.md, section 5). */
 #include "models/mit.h"
 #include "common/error.h"
+#include "models/metadata.h"
 #include "models/model_names.h"
 
 #include <math.h>
@@ -10,23 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static imf_status metadata_int(struct imf__loader *ld, const char *key, int fallback, int min,
-                               int max, int *out)
-{
-    const char *text = imf__checkpoint_metadata(ld->ckpt, key);
-    if (!text) {
-        *out = fallback;
-        return IMF_OK;
-    }
-    char *end;
-    long v = strtol(text, &end, 10);
-    if (end == text || *end || v < min || v > max)
-        return imf__fail(ld->err, IMF_EMODEL, "%s: metadata \"%s\" is \"%.40s\", expected %d..%d",
-                         imf__checkpoint_path(ld->ckpt), key, text, min, max);
-    *out = (int)v;
-    return IMF_OK;
-}
 
 static imf_status read_sizes(struct imf__mit *m, struct imf__loader *ld)
 {
@@ -43,7 +27,7 @@ static imf_status read_sizes(struct imf__mit *m, struct imf__loader *ld)
     m->classes = s.classes;
     m->channels = s.channels;
     m->patch = s.patch_size;
-    IMF_TRY(metadata_int(ld, "input_size", 32, 1, 512, &m->size));
+    IMF_TRY(imf__metadata_int(&m->size, ld->ckpt, "input_size", 32, 1, 512, ld->err));
     if (m->size % m->patch != 0 || (m->channels * m->size * m->size) % 16 != 0)
         return imf__fail(ld->err, IMF_EMODEL, "%s: input size %d does not suit patches of %d", path,
                          m->size, m->patch);

@@ -1,7 +1,9 @@
 /* imfd inspect: what a checkpoint file is, for people or as JSON. */
 #include "cli/commands.h"
 
+#include "common/error.h"
 #include "files/checkpoint.h"
+#include "models/metadata.h"
 #include "models/model_names.h"
 #include "base/options.h"
 
@@ -21,7 +23,10 @@ struct report {
     uint64_t parameters, type_count[IMF__STORED_OTHER + 1];
     size_t *missing, *mismatched, *extra;
     size_t missing_count, mismatched_count, extra_count, skipped_count;
-    char shape_error[504]; /* why sizes could not be read off, or "" */
+    char shape_error[504]; /* why sizes could not be read off, or metadata is refused, or "" */
+    bool sized;            /* sizes could be read off, so that there is a list to compare with */
+    struct imf_sampling defaults;
+    int input_size;
     int narrow;            /* of InceptionV3; 0 otherwise */
     char fingerprint[33];  /* with --values */
 };
@@ -29,6 +34,18 @@ struct report {
 static const char *const type_names[] = {"float32", "float16", "bfloat16", "float64", "other"};
 
 /* ---- Finding out ---- */
+
+/* What serve and sample would take from the metadata, and what they would refuse. */
+static imf_status read_metadata(struct report *r, struct imf_error *err)
+{
+    char **names = NULL;
+    r->defaults = imf__mit_defaults(&r->mit);
+    IMF_TRY(imf__metadata_int(&r->input_size, r->c, "input_size", 32, 1, 512, err));
+    IMF_TRY(imf__metadata_defaults(&r->defaults, r->c, err));
+    IMF_TRY(imf__metadata_class_names(&names, r->mit.classes, r->c, err));
+    imf__class_names_free(names, r->mit.classes);
+    return IMF_OK;
+}
 
 /* Sizes and the list of names that belong to them; false when they cannot be read off. */
 static bool find_names(struct report *r)
@@ -40,6 +57,9 @@ static bool find_names(struct report *r)
         status = imf__mit_shape_read(&r->mit, r->c, &err);
         if (status == IMF_OK)
             status = imf__mit_names(&r->names, &r->mit);
+        r->sized = status == IMF_OK;
+        if (status == IMF_OK)
+            status = read_metadata(r, &err);
         break;
     case IMF__MODEL_SD_VAE:
         status = imf__vae_shape_read(&r->vae, r->c, &err);
@@ -58,6 +78,7 @@ static bool find_names(struct report *r)
         break;
     }
     memcpy(r->shape_error, err.message, sizeof(err.message));
+    r->sized = r->sized || status == IMF_OK;
     return status == IMF_OK;
 }
 
@@ -133,7 +154,7 @@ static bool compare(struct report *r)
         r->parameters += t->type == IMF__STORED_OTHER ? 0 : t->count;
         if (used[i])
             continue;
-        if (is_known(r->kind, t->spelling))
+        if (is_known(r->kind, t->spelling) || !imf__tensor_is_weight(t))
             r->skipped_count++;
         else if (r->names.count)
             r->extra[r->extra_count++] = i;
@@ -179,14 +200,6 @@ static void report_free(struct report *r)
 }
 
 /* ---- Telling ---- */
-
-/* The side of a MiT's input is not in the tensors: 32 unless the metadata says otherwise. */
-static int input_size(const struct report *r)
-{
-    const char *text = imf__checkpoint_metadata(r->c, "input_size");
-    int n = text ? atoi(text) : 32;
-    return n > 0 ? n : 32;
-}
 
 /* "float32", or "float32 and bfloat16". Integers count only when there is nothing else. */
 static void describe_types(const struct report *r, char text[96])
@@ -246,20 +259,23 @@ static void print_lists(const struct report *r)
         print_shape(t->ndim, t->shape);
         printf("\n");
     }
-    printf("  tensors     %zu: %zu missing, %zu wrong, %zu extra, %zu for training only\n",
-           imf__checkpoint_count(r->c), r->missing_count, r->mismatched_count, r->extra_count,
-           r->skipped_count);
+    if (r->sized)
+        printf("  tensors     %zu: %zu missing, %zu wrong, %zu extra, %zu not needed\n",
+               imf__checkpoint_count(r->c), r->missing_count, r->mismatched_count, r->extra_count,
+               r->skipped_count);
+    else
+        printf("  tensors     %zu, which make no model known here\n", imf__checkpoint_count(r->c));
 }
 
 static void print_sizes(const struct report *r)
 {
     if (r->kind == IMF__MODEL_MIT && r->names.count) {
-        struct imf_sampling s = imf__mit_defaults(&r->mit);
+        struct imf_sampling s = r->defaults;
         printf("  sizes       depth %d (%d shared + %d u blocks), hidden %d, %d heads, MLP %d\n",
                r->mit.depth, r->mit.shared_depth, r->mit.depth - r->mit.shared_depth, r->mit.hidden,
                r->mit.hidden / 64, r->mit.mlp_hidden);
-        printf("  input       %d x %d x %d, patch %d, %d classes\n", r->mit.channels, input_size(r),
-               input_size(r), r->mit.patch_size, r->mit.classes);
+        printf("  input       %d x %d x %d, patch %d, %d classes\n", r->mit.channels, r->input_size,
+               r->input_size, r->mit.patch_size, r->mit.classes);
         printf("  defaults    steps %d, omega %g, t_min %g, t_max %g\n", s.steps, (double)s.omega,
                (double)s.t_min, (double)s.t_max);
     }
@@ -269,6 +285,18 @@ static void print_sizes(const struct report *r)
             printf("%s %d", i ? "," : "", r->vae.channels[i]);
         printf(" channels\n");
     }
+}
+
+/* Objects beside the weights, by their classes. */
+static void print_skipped(const struct report *r)
+{
+    size_t n = imf__checkpoint_skipped_count(r->c);
+    for (size_t i = 0; i < n; i++) {
+        printf(i ? ", " : "  skipped     ");
+        print_clean(imf__checkpoint_skipped_at(r->c, i), 100);
+    }
+    if (n)
+        printf("\n");
 }
 
 static void print_text(const struct report *r)
@@ -295,6 +323,7 @@ static void print_text(const struct report *r)
         print_clean(value, 60);
         printf("\n");
     }
+    print_skipped(r);
     print_lists(r);
     if (r->fingerprint[0])
         printf("  values      all finite, fingerprint %s\n", r->fingerprint);
@@ -340,11 +369,11 @@ static void json_mit(cJSON *root, const struct report *r)
                  {"hidden", m->hidden},         {"heads", m->hidden / 64},
                  {"mlp_hidden", m->mlp_hidden}, {"classes", m->classes},
                  {"channels", m->channels},     {"patch_size", m->patch_size},
-                 {"input_size", input_size(r)}};
+                 {"input_size", r->input_size}};
     cJSON *object = cJSON_AddObjectToObject(root, "sizes");
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
         cJSON_AddNumberToObject(object, sizes[i].key, sizes[i].value);
-    struct imf_sampling s = imf__mit_defaults(m);
+    struct imf_sampling s = r->defaults;
     object = cJSON_AddObjectToObject(root, "defaults");
     cJSON_AddNumberToObject(object, "steps", s.steps);
     /* As written in the release: 0.65, not 0.64999998. */
@@ -390,6 +419,9 @@ static int print_json(const struct report *r)
     }
     if (r->shape_error[0])
         cJSON_AddStringToObject(root, "incomplete", r->shape_error);
+    cJSON *skipped = cJSON_AddArrayToObject(root, "skipped_objects");
+    for (size_t i = 0; i < imf__checkpoint_skipped_count(r->c); i++)
+        cJSON_AddItemToArray(skipped, cJSON_CreateString(imf__checkpoint_skipped_at(r->c, i)));
     json_lists(root, r);
     if (r->fingerprint[0])
         cJSON_AddStringToObject(root, "fingerprint", r->fingerprint);
@@ -415,7 +447,7 @@ static int inspect(struct report *r, const char *path, const char *key, bool jso
         return IMFD_EXIT_FAILURE;
     }
     r->kind = imf__model_kind_of(r->c);
-    bool sized = find_names(r);
+    bool good = find_names(r);
     name_model(r);
     if (!compare(r)) {
         fprintf(stderr, "imfd inspect: %s: out of memory\n", path);
@@ -425,8 +457,8 @@ static int inspect(struct report *r, const char *path, const char *key, bool jso
         print_text(r);
     else if (print_json(r) != IMFD_EXIT_OK)
         return IMFD_EXIT_FAILURE;
-    bool complete = r->kind == IMF__MODEL_UNKNOWN ||
-                    (sized && r->missing_count == 0 && r->mismatched_count == 0);
+    bool complete =
+        good && r->missing_count == 0 && r->mismatched_count == 0 && r->extra_count == 0;
     return complete && fflush(stdout) == 0 ? IMFD_EXIT_OK : IMFD_EXIT_FAILURE;
 }
 
@@ -448,8 +480,8 @@ int imfd_cmd_inspect(int argc, char **argv)
         .max_operands = 1,
         .summary = "Tells what a checkpoint is: .pth or .bin of torch.save, .safetensors, a shard "
                    "index, or a folder with weights. Nothing in it is executed.",
-        .notes = "exit status: 0 readable and nothing needed is missing, 1 unreadable or "
-                 "incomplete, 2 wrong usage",
+        .notes = "exit status: 0 a model that can be used, 1 one that cannot (unreadable, "
+                 "incomplete, of no known kind), 2 wrong usage",
         .options = options,
     };
     const char *path = NULL;

@@ -86,21 +86,55 @@ class Inspect(CliCase):
             "net.u_heads.0.mlp.w1._flax_linear.weight": {"dtype": "F32", "shape": [1, 64], "data_offsets": [768, 1024]},
             "net.u_heads.0.norm1.weight": entry([0], 1024),
             "net.v_heads.0.norm1.weight": entry([0], 1024),
-            "net.what\u001b[31m": entry([0], 1024)}, bytes(1024)))
+            "net.step": {"dtype": "F32", "shape": [], "data_offsets": [1024, 1028]},
+            "net.what\u001b[31m": {"dtype": "F32", "shape": [2], "data_offsets": [1028, 1036]}}, bytes(1036)))
         status, out, err = imfd("inspect", "--json", path)
         self.assertEqual(status, 1, err)
         found = json.loads(out)
         self.assertIn("net.u_final_layer.norm.weight", found["missing"])
         self.assertEqual(found["mismatched"], [{"name": "net.u_heads.0.norm1.weight", "expected": [64], "found": [0]}])
-        self.assertEqual((found["extra"], found["training_only"]), (["net.what\u001b[31m"], 1))
+        self.assertEqual((found["extra"], found["training_only"]), (["net.what\u001b[31m"], 2))
         out = imfd("inspect", path)[1]
         self.assertIn(b"net.what?[31m", out)
         self.assertNotIn(b"\x1b", out)
 
+    def test_defaults(self):
+        """What serve starts from: the metadata's values before those of the size."""
+        self.ok("synth", *TINY, "-o", self.path("tiny.safetensors"))
+        with open(self.path("tiny.safetensors"), "rb") as f:
+            data = f.read()
+        size = struct.unpack("<Q", data[:8])[0]
+        header = json.loads(data[8:8 + size])
+        for metadata, status, omega in (({"default_omega": "2.5", "default_steps": "3"}, 0, 2.5), (None, 0, 7.5),
+                                        ({"default_omega": "0.5"}, 1, None), ({"input_size": "x"}, 1, None),
+                                        ({"class_names": '["a"]'}, 1, None)):
+            header["__metadata__"] = metadata
+            path = self.write("m.safetensors", self.header(header, data[8 + size:]))
+            found = imfd("inspect", "--json", path)
+            sampled = imfd("sample", "--ckpt-path", path, "--decoder", "none", "--classes", "1", "--seeds", "1",
+                           "--save-latents", self.path("z.npy"))
+            self.assertEqual((found[0], sampled[0]), (status, status), (metadata, found[2], sampled[2]))
+            if omega:
+                defaults = json.loads(found[1])["defaults"]
+                self.assertEqual(defaults["steps"], 3 if metadata else 1)
+                self.assertEqual(defaults["omega"], omega if metadata else defaults["omega"])
+
+    def test_beside(self):
+        """Classes of what stands beside the weights are named."""
+        path = os.path.join(GOLDEN, "torch/zip_beside.pth")
+        status, out, err = imfd("inspect", path)
+        self.assertEqual(status, 1, err)  # its ten tensors make no model
+        for name in (b"omegaconf.dictconfig.DictConfig", b"datetime.datetime", b"mylib.colours.Colour"):
+            self.assertIn(name, out)
+        self.assertIn("collections.deque", json.loads(imfd("inspect", "--json", path)[1])["skipped_objects"])
+
     def test_not_finite(self):
         path = self.write("nan.safetensors", self.header(
             {"net.w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, struct.pack("<2f", 1, float("nan"))))
-        self.ok("inspect", path)
+        status, out, err = imfd("inspect", path)  # finite or not, it is no model
+        self.assertEqual(status, 1, err)
+        self.assertIn(b"no model known here", out)
+        self.assertNotIn(b"0 missing", out)
         self.refused(1, ["nan.safetensors", '"net.w"', "element 1 is NaN"], "inspect", "--values", path)
 
     def test_refused(self):

@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     imf__reader_init(&reader, &file, 0, size);
     imf_status status = imf__pickle_run(&p, &arena, &reader, &err);
     if (status == IMF_OK) {
-        const struct imf__storage_source source = {find, &c};
+        const struct imf__storage_source source = {find, &c, 0};
         status = imf__torch_state_add(&c, &p, &source, &err);
     }
     if (status != IMF_OK && (err.status != status || !err.message[0]))

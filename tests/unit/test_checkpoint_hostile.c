@@ -301,7 +301,7 @@ START_TEST(test_bad_pickles)
         {TOKEN(STATE(TENSOR("K\4", "K\0", "K\2\x85", "K\1K\1\x86"))), "strides"},
         {TOKEN(STATE(TENSOR("K\4", "K\0", "(K\1K\1K\1K\1K\1K\1K\1K\1K\1t",
                             "(K\1K\1K\1K\1K\1K\1K\1K\1K\1t"))),
-         "more than 8 dimensions"},
+         "no state dict"},
         {TOKEN("\x80\2}(U\1w" TENSOR("K\4", "K\0", "K\4\x85", "K\1\x85") "U\1w" TENSOR(
              "K\4", "K\0", "K\4\x85", "K\1\x85") "u."),
          "\"w\" is there twice"},
@@ -310,8 +310,11 @@ START_TEST(test_bad_pickles)
         {TOKEN("\x80\2}U\1w" REBUILD "(K\1K\0K\4\x85K\1\x85\x89NtRs."), "without a storage"},
         {TOKEN("\x80\2}U\1w(U\7storageK\1U\1"
                "0U\3cpuK\4tQs."),
-         "unknown class"},
+         "without a class"},
         {TOKEN("\x80\2}U\1w(U\6modulectorch\nFloatStorage\nU\1"
+               "0U\3cpuK\4tQs."),
+         "no state dict"},
+        {TOKEN("\x80\2}U\1w(U\5plug!ctorch\nFloatStorage\nU\1"
                "0U\3cpuK\4tQs."),
          "no storage"},
         {TOKEN("\x80\2}U\1w" REBUILD "((U\7storagectorch\nFloatStorage\nU\1"

@@ -56,7 +56,14 @@ static const struct {
     {"zip_ema_deep.pth", "torch zip", "ema.params", IMF__STORED_F32},
     {"zip_sole.pth", "torch zip", "weights_of_mine", IMF__STORED_F32},
     {"zip_no_net.pth", "torch zip", "", IMF__STORED_F32},
+    {"zip_beside.pth", "torch zip", "model", IMF__STORED_F32},
+    {"zip_tensors_beside.pth", "torch zip", "model", IMF__STORED_F32},
+    {"zip_negative.pth", "torch zip", "", IMF__STORED_F32},
+    {"zip_negative_bf16.pth", "torch zip", "", IMF__STORED_BF16},
+    {"zip_subclass.pth", "torch zip", "", IMF__STORED_F32},
     {"legacy_f32.pth", "torch legacy", "", IMF__STORED_F32},
+    {"legacy_beside.pth", "torch legacy", "model", IMF__STORED_F32},
+    {"legacy_negative.pth", "torch legacy", "", IMF__STORED_F32},
     {"legacy_bf16.pth", "torch legacy", "", IMF__STORED_BF16},
     {"legacy_training.pth", "torch legacy", "model", IMF__STORED_F32},
 };
@@ -132,13 +139,37 @@ START_TEST(test_parameters)
 }
 END_TEST
 
+/* What stands beside the weights is named, and nothing of it is built. */
+START_TEST(test_skipped)
+{
+    static const char *const classes[] = {
+        "omegaconf.dictconfig.DictConfig", "easydict.EasyDict",     "mylib.colours.Colour",
+        "datetime.datetime",               "collections.deque",     "functools.partial",
+        "types.SimpleNamespace",           "__builtin__.bytearray", "numpy.random._pickle.__generator_ctor",
+    };
+    struct imf__checkpoint *c;
+    struct imf_error err = {0};
+    ck_assert_int_eq(imf__checkpoint_open(&c, TORCH "zip_beside.pth", NULL, &err), IMF_OK);
+    for (size_t i = 0; i < sizeof(classes) / sizeof(classes[0]); i++) {
+        bool found = false;
+        for (size_t k = 0; k < imf__checkpoint_skipped_count(c); k++)
+            found = found || strcmp(imf__checkpoint_skipped_at(c, k), classes[i]) == 0;
+        ck_assert_msg(found, "%s is not named", classes[i]);
+    }
+    imf__checkpoint_close(c);
+    ck_assert_int_eq(imf__checkpoint_open(&c, TORCH "zip_f32.pth", NULL, &err), IMF_OK);
+    ck_assert_uint_eq(imf__checkpoint_skipped_count(c), 0);
+    imf__checkpoint_close(c);
+}
+END_TEST
+
 /* The same tensors give the same fingerprint, whatever the file around them. */
 START_TEST(test_fingerprint)
 {
     static const char *const names[] = {"zip_f32.pth", "zip_protocol4.pth", "legacy_f32.pth",
-                                        "zip_training.pth", "zip_f16.pth"};
-    uint64_t print[5][2];
-    for (int i = 0; i < 5; i++) {
+                                        "zip_training.pth", "zip_negative.pth", "zip_f16.pth"};
+    uint64_t print[6][2];
+    for (int i = 0; i < 6; i++) {
         char path[256];
         snprintf(path, sizeof(path), TORCH "%s", names[i]);
         struct imf__checkpoint *c;
@@ -148,9 +179,9 @@ START_TEST(test_fingerprint)
         imf__checkpoint_fingerprint(c, print[i]);
         imf__checkpoint_close(c);
     }
-    for (int i = 1; i < 4; i++)
+    for (int i = 1; i < 5; i++)
         ck_assert_mem_eq(print[i], print[0], 16);
-    ck_assert_mem_ne(print[4], print[0], 16);
+    ck_assert_mem_ne(print[5], print[0], 16);
 }
 END_TEST
 
@@ -248,6 +279,7 @@ int main(void)
     tcase_add_loop_test(tc, test_values, 0, sizeof(files) / sizeof(files[0]));
     tcase_add_loop_test(tc, test_keys, 0, 9);
     tcase_add_test(tc, test_parameters);
+    tcase_add_test(tc, test_skipped);
     tcase_add_test(tc, test_fingerprint);
     tcase_add_test(tc, test_refused);
     tcase_add_test(tc, test_golden);
