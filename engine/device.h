@@ -105,7 +105,7 @@ struct imf__device_ops {
      * computed when it returns.
      *
      * graph_prepare fills slots[0..max-1] for batches of 1..max, so that no graph_run has anything
-     * left to prepare. It runs fn once, with B = 1.
+     * left to prepare. It may run fn, with batches of 1 and of max.
      * A transfer is a download in two halves. _begin takes `bytes` of src as all work enqueued so
      * far leaves them; work enqueued later may overwrite src at once and overlaps the copy. _end
      * waits for the copy, and for nothing enqueued after it; *host is the transfer's own memory and

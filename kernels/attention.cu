@@ -398,15 +398,22 @@ template <int HS>
 static cudaError_t launch_bf16(bf16 *dst, const bf16 *qkv, const float *q_norm, const float *k_norm,
                                const float *rope, int B, int T, int NH, cudaStream_t stream)
 {
-    const int most = head<HS>::max_keys;
-    const int keys = T <= most ? (T + STEP - 1) / STEP * STEP : most;
-    const int smem = 2 * keys * HS * static_cast<int>(sizeof(bf16));
-    const cudaError_t status =
-        cudaFuncSetAttribute(attention_bf16<HS>, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
+    const int step_bytes = 2 * STEP * HS * static_cast<int>(sizeof(bf16));
+    int limit = 0;
+    cudaError_t status = shared_limit(&limit);
     if (status != cudaSuccess)
         return status;
+    const int fit = limit / step_bytes * STEP;
+    const int most = fit < head<HS>::max_keys ? fit : head<HS>::max_keys;
+    if (most < STEP)
+        return cudaErrorInvalidValue;
+    status = allow_shared(attention_bf16<HS>, most / STEP * step_bytes);
+    if (status != cudaSuccess)
+        return status;
+    const int keys = T <= most ? (T + STEP - 1) / STEP * STEP : most;
+    const int smem = keys / STEP * step_bytes;
     const int parts = (T + 16 * WARPS - 1) / (16 * WARPS);
-    const bool one_block = T <= most && B * NH >= 128;
+    const bool one_block = T <= keys && B * NH >= 128;
     const dim3 grid(static_cast<unsigned>(NH), static_cast<unsigned>(B),
                     one_block ? 1u : static_cast<unsigned>(parts));
     IMF_LAUNCH((attention_bf16<HS>), grid, WARPS * 32, static_cast<size_t>(smem), stream, dst, qkv,

@@ -89,6 +89,30 @@ static inline unsigned blocks_for(size_t items, size_t per_block)
     return static_cast<unsigned>((items + per_block - 1) / per_block);
 }
 
+/* The largest shared memory of a block on the current GPU. */
+static inline cudaError_t shared_limit(int *bytes)
+{
+    int device = 0;
+    const cudaError_t status = cudaGetDevice(&device);
+    if (status != cudaSuccess)
+        return status;
+    return cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+}
+
+/* Lets `kernel` be launched with `bytes` of dynamic shared memory; cudaErrorInvalidValue where a
+ * block of this GPU has not so many. The attribute is the kernel's, not a launch's: always pass the
+ * most that the kernel may ask for on this GPU, or another thread's launch finds it lowered. */
+template <typename Kernel> static cudaError_t allow_shared(Kernel *kernel, int bytes)
+{
+    int limit = 0;
+    const cudaError_t status = shared_limit(&limit);
+    if (status != cudaSuccess)
+        return status;
+    if (bytes > limit)
+        return cudaErrorInvalidValue;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
 /* A grid's x axis ends at 2^31 - 1; a launcher refuses more. */
 static inline bool grid_fits(size_t items, size_t per_block)
 {

@@ -243,6 +243,9 @@ extern "C" int k_conv3x3_columns(int out)
     return out <= 16 ? 16 : out <= 64 ? 64 : 128;
 }
 
+/* Whether a block of conv3x3 has the shared memory that it needs for this shape, on this GPU. */
+extern "C" bool k_conv3x3_fits(const struct k_conv *c);
+
 /* Where logical output channel o stands among the matrix rows: within each 32 (16), accumulator
  * pairs 8 j + 2 t + e become channels 8 t + 2 j + e (4 t + 2 j + e), see the head of the file. */
 static int permuted(int o, int group)
@@ -256,7 +259,8 @@ extern "C" enum k_conv_path k_conv_path(enum k_type type, const struct k_conv *c
 {
     if (type == K_F32)
         return K_CONV_F32;
-    if (c->kh == 3 && c->kw == 3 && c->stride == 1 && c->pad_h == 1 && c->pad_w == 1)
+    if (c->kh == 3 && c->kw == 3 && c->stride == 1 && c->pad_h == 1 && c->pad_w == 1 &&
+        k_conv3x3_fits(c))
         return K_CONV_3X3;
     return K_CONV_GEMM;
 }

@@ -182,6 +182,26 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
+template <int COLUMNS, int STAGES, bool UP> static constexpr int shared_bytes()
+{
+    return STAGES * stage<COLUMNS, UP>::elements * static_cast<int>(sizeof(bf16));
+}
+
+template <bool UP> static int least_shared(int columns)
+{
+    return columns == 16   ? shared_bytes<16, 3, UP>()
+           : columns == 64 ? shared_bytes<64, 3, UP>()
+                           : shared_bytes<128, 2, UP>();
+}
+
+extern "C" bool k_conv3x3_fits(const struct k_conv *c)
+{
+    const int columns = k_conv3x3_columns(c->out);
+    int limit = 0;
+    return shared_limit(&limit) == cudaSuccess &&
+           limit >= (c->upsample2x ? least_shared<true>(columns) : least_shared<false>(columns));
+}
+
 struct arguments {
     void *dst;
     const bf16 *src, *weight;
@@ -194,9 +214,8 @@ template <int COLUMNS, int WARPS_N, int STAGES, bool UP>
 static cudaError_t launch(const arguments &a, cudaStream_t stream)
 {
     const struct k_conv *c = a.conv;
-    const int smem = STAGES * stage<COLUMNS, UP>::elements * static_cast<int>(sizeof(bf16));
-    const cudaError_t status = cudaFuncSetAttribute(
-        conv3x3<COLUMNS, WARPS_N, STAGES, UP>, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
+    const int smem = shared_bytes<COLUMNS, STAGES, UP>();
+    const cudaError_t status = allow_shared(conv3x3<COLUMNS, WARPS_N, STAGES, UP>, smem);
     if (status != cudaSuccess)
         return status;
     const unsigned columns = blocks_for(static_cast<size_t>(c->out), COLUMNS);
@@ -218,13 +237,11 @@ template <bool UP> static cudaError_t choose(const arguments &a, cudaStream_t st
         return launch<16, 1, 3, UP>(a, stream);
     if (columns == 64)
         return launch<64, 1, 3, UP>(a, stream);
-    int device = 0, limit = 0;
-    cudaError_t status = cudaGetDevice(&device);
-    if (status == cudaSuccess)
-        status = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    int limit = 0;
+    const cudaError_t status = shared_limit(&limit);
     if (status != cudaSuccess)
         return status;
-    if (limit >= 3 * stage<128, UP>::elements * static_cast<int>(sizeof(bf16)))
+    if (limit >= shared_bytes<128, 3, UP>())
         return launch<128, 2, 3, UP>(a, stream);
     return launch<128, 2, 2, UP>(a, stream);
 }

@@ -73,7 +73,8 @@ struct k_conv {
     int relu;
     int out_f32; /* tensor-core paths: dst is float instead of bfloat16 */
 };
-/* Which kernel does a convolution and how its weights lie; fixed at load, independent of n. */
+/* Which kernel of the current GPU does a convolution and how its weights lie; fixed at load,
+ * independent of n. */
 enum k_conv_path {
     K_CONV_F32,  /* SIMT, any k x k: [tap][Cp_in][out padded to 64] float */
     K_CONV_GEMM, /* tensor cores, any k x k: [out padded to 64, permuted][tap Cp_in, padded to 32]

@@ -16,6 +16,7 @@
 
 /* The driver's functions, declared here so that the engine builds without CUDA's headers. */
 typedef int (*init_fn)(unsigned flags);
+typedef int (*version_fn)(int *version);
 typedef int (*count_fn)(int *count);
 typedef int (*attribute_fn)(int *value, int attribute, int device);
 #define COMPUTE_CAPABILITY_MAJOR 75 /* CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR */
@@ -27,7 +28,8 @@ static void find(void *library, const char *name, void *function)
     memcpy(function, &symbol, sizeof(symbol));
 }
 
-static int driver_devices(char *reason, size_t size)
+/* GPUs that the driver has; *version is the newest CUDA that it speaks. */
+static int driver_devices(int *version, char *reason, size_t size)
 {
     const char *name = getenv("IMFD_CUDA_DRIVER");
     void *driver = dlopen(name && *name ? name : "libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -36,16 +38,20 @@ static int driver_devices(char *reason, size_t size)
         return 0;
     }
     init_fn init;
+    version_fn get_version;
     count_fn get_count;
     attribute_fn get_attribute;
     find(driver, "cuInit", &init);
+    find(driver, "cuDriverGetVersion", &get_version);
     find(driver, "cuDeviceGetCount", &get_count);
     find(driver, "cuDeviceGetAttribute", &get_attribute);
-    if (!init || !get_count || !get_attribute) {
+    if (!init || !get_version || !get_count || !get_attribute) {
         snprintf(reason, size, "the NVIDIA driver library lacks cuInit or cuDeviceGetCount");
         return 0;
     }
     int status = init(0), count = 0;
+    if (status == 0)
+        status = get_version(version);
     if (status == 0)
         status = get_count(&count);
     if (status != 0 || count < 1) {
@@ -87,15 +93,50 @@ static bool module_path(char *path, size_t size)
     return access(path, R_OK) == 0;
 }
 
-int imf_cuda_device_count(char *reason, size_t reason_size)
+/* Our module, loaded, or NULL and why not: it may be missing, or cuBLASLt may. */
+static void *open_module(char *reason, size_t size)
 {
-    char text[256] = "", path[4096];
-    int count = driver_devices(text, sizeof(text));
-    if (count > 0 && !module_path(path, sizeof(path))) {
-        snprintf(text, sizeof(text),
+    char path[4096];
+    if (!module_path(path, sizeof(path))) {
+        snprintf(reason, size,
                  "there is a GPU, but this build has no CUDA engine (" MODULE
                  " is not beside the program nor in " IMF_CUDA_MODULE_DIR ")");
-        count = 0;
+        return NULL;
+    }
+    void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!module)
+        snprintf(reason, size, "there is a GPU, but the CUDA engine cannot be loaded: %s",
+                 dlerror());
+    return module;
+}
+
+/* Whether a driver of that version runs our module. */
+static bool module_suits(void *module, int driver, char *reason, size_t size)
+{
+    int (*runtime_version)(void);
+    find(module, "imf__cuda_runtime_version", &runtime_version);
+    if (!runtime_version) {
+        snprintf(reason, size, MODULE " is no CUDA engine of imfd");
+        return false;
+    }
+    int built = runtime_version();
+    if (driver / 1000 >= built / 1000)
+        return true;
+    snprintf(reason, size,
+             "there is a GPU, but its driver is too old: it speaks CUDA %d.%d, this build needs "
+             "%d.0",
+             driver / 1000, driver % 1000 / 10, built / 1000);
+    return false;
+}
+
+int imf_cuda_device_count(char *reason, size_t reason_size)
+{
+    char text[256] = "";
+    int version = 0, count = driver_devices(&version, text, sizeof(text));
+    if (count > 0) {
+        void *module = open_module(text, sizeof(text));
+        if (!module || !module_suits(module, version, text, sizeof(text)))
+            count = 0;
     }
     if (count == 0 && reason && reason_size > 0)
         snprintf(reason, reason_size, "%s", text);
@@ -105,21 +146,19 @@ int imf_cuda_device_count(char *reason, size_t reason_size)
 imf_status imf__cuda_device_open(struct imf__device **out, int ordinal,
                                  enum imf_precision precision, struct imf_error *err)
 {
-    char reason[256], path[4096];
+    char reason[256];
     int count = imf_cuda_device_count(reason, sizeof(reason));
     if (count == 0)
         return imf__fail(err, IMF_EUNSUPPORTED, "%s", reason);
     if (ordinal < 0 || ordinal >= count)
         return imf__fail(err, IMF_EINVAL, "there is no cuda:%d; this machine has %d GPU%s", ordinal,
                          count, count == 1 ? "" : "s");
-    if (!module_path(path, sizeof(path)))
-        return imf__fail(err, IMF_EUNSUPPORTED, "no " MODULE);
-    void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    void *module = open_module(reason, sizeof(reason));
     if (!module)
-        return imf__fail(err, IMF_EUNSUPPORTED, "the CUDA engine cannot be loaded: %s", dlerror());
+        return imf__fail(err, IMF_EUNSUPPORTED, "%s", reason);
     imf__cuda_device_create_fn create;
     find(module, "imf__cuda_device_create", &create);
     if (!create)
-        return imf__fail(err, IMF_EUNSUPPORTED, "%s is no CUDA engine of imfd", path);
+        return imf__fail(err, IMF_EUNSUPPORTED, MODULE " is no CUDA engine of imfd");
     return create(out, IMF__DEVICE_ABI, ordinal, precision, err);
 }

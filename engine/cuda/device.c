@@ -1,4 +1,4 @@
-/* The CUDA device: creation, errors, and the table. See cuda_device.h for the rules. */
+/* The CUDA device: creation, errors, and the table. See internal.h for the rules. */
 #include "cuda/internal.h"
 #include "cuda/plugin.h"
 
@@ -28,6 +28,7 @@ imf_status cuda_failed(struct cuda_device *c, cudaError_t error, const char *wha
 {
     snprintf(c->base.error, sizeof(c->base.error), "cuda:%d: %s (%s) at %s:%d: %.100s", c->ordinal,
              cudaGetErrorString(error), cudaGetErrorName(error), base_name(file), line, what);
+    cudaGetLastError(); /* else the next good launch reports this one */
     if (error == cudaErrorMemoryAllocation)
         return IMF_ENOMEM;
     /* Our launchers answer this to shapes they cannot do, before anything was enqueued. */
@@ -140,6 +141,9 @@ static void describe(struct cuda_device *c, const struct cudaDeviceProp *prop)
              "%.80s, sm_%d, %d SMs, %.1f GB, CUDA %d.%d, cuBLASLt %zu.%zu", prop->name, c->sm,
              prop->multiProcessorCount, (double)prop->totalGlobalMem / 1e9, runtime / 1000,
              runtime % 1000 / 10, lt / 10000, lt / 100 % 100);
+    /* cuBLASLt chooses by GPU and version, and its algorithms round in their own order. */
+    snprintf(c->base.build, sizeof(c->base.build), "cuda sm_%d %d SMs cuBLASLt %zu.%zu.%zu", c->sm,
+             prop->multiProcessorCount, lt / 10000, lt / 100 % 100, lt % 100);
     info->precision = c->base.precision;
     info->threads = 1;
     info->overlaps = true;
@@ -168,6 +172,11 @@ static imf_status open_libraries(struct cuda_device *c)
                                                         CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                                                         &no_reduction, sizeof(no_reduction)));
     return IMF_OK;
+}
+
+int imf__cuda_runtime_version(void)
+{
+    return CUDART_VERSION;
 }
 
 imf_status imf__cuda_device_create(struct imf__device **out, int abi, int ordinal,

@@ -188,6 +188,31 @@ imf_status cuda_gemm_run(struct cuda_device *c, struct cuda_gemm *g, void *D, co
     return IMF_OK;
 }
 
+/* Random values in memory: constants would switch fewer transistors, and a GPU's clock rises. */
+static imf_status fill_randomly(struct cuda_device *c, void *memory, enum k_type type, size_t bytes)
+{
+    enum { BLOCK = 1 << 18 };
+    float *values = malloc(2 * BLOCK * sizeof(*values)), *packed = values + BLOCK;
+    if (!values)
+        return IMF_ENOMEM;
+    uint32_t state = 1;
+    for (int i = 0; i < BLOCK; i++) {
+        state = state * 1664525u + 1013904223u;
+        values[i] = (float)(int32_t)state * 0x1p-31f;
+    }
+    cuda_pack(packed, type, values, BLOCK);
+    size_t block = BLOCK * cuda_type_size(type), done = block < bytes ? block : bytes;
+    imf_status status = cuda_upload(&c->base, memory, packed, done);
+    free(values);
+    IMF_TRY(status);
+    for (; done < bytes; done *= 2) {
+        size_t piece = bytes - done < done ? bytes - done : done;
+        CUDA_TRY(c, cudaMemcpyAsync((char *)memory + done, memory, piece, cudaMemcpyDeviceToDevice,
+                                    c->stream));
+    }
+    return IMF_OK;
+}
+
 static imf_status timed_product(struct cuda_device *c, int n, int repeats, double *seconds)
 {
     struct cuda_gemm *g = NULL;
@@ -209,13 +234,13 @@ static imf_status timed_product(struct cuda_device *c, int n, int repeats, doubl
         status = cuda_refuse(c, "cuBLASLt has no algorithm for a plain product of size %d", n);
     if (status == IMF_OK)
         status = cuda_alloc(&c->base, &memory, 3 * size, false);
+    if (status == IMF_OK)
+        status = fill_randomly(c, memory, c->act, 3 * size);
     if (status != IMF_OK)
         goto out;
     char *A = memory, *B = A + size, *D = B + size;
     status = IMF_EDEVICE;
-    /* Not zeros: a GPU's clock rises when the multipliers idle. 0x3c3c is 0.0115 in bfloat16. */
-    if (cudaMemsetAsync(memory, 0x3c, 3 * size, c->stream) != cudaSuccess ||
-        cudaEventCreate(&start) != cudaSuccess || cudaEventCreate(&stop) != cudaSuccess)
+    if (cudaEventCreate(&start) != cudaSuccess || cudaEventCreate(&stop) != cudaSuccess)
         goto out;
     status = cuda_gemm_run(c, g, D, A, B, n, 1, 1.0f); /* loads the kernel */
     if (status == IMF_OK)

@@ -1,5 +1,6 @@
-/* One CUDA graph per forward function and batch size, captured when a model loads: one pass runs
- * eagerly, which loads every kernel, then all batch sizes are captured without running. What was
+/* One CUDA graph per forward function and batch size, captured when a model loads: a batch of one
+ * and the largest run eagerly, which loads every kernel (small and large grids may use different
+ * ones), then all batch sizes are captured without running. What was
  * not prepared (InceptionV3's one size) runs eagerly the first time and is captured then. Eager and
  * replayed passes are the same launches on the same memory, hence the same bits. */
 #include "cuda/internal.h"
@@ -40,6 +41,7 @@ static imf_status capture(struct cuda_device *c, struct imf__graph **out, imf__f
     free(g);
     if (status == IMF_OK)
         CUDA_TRY(c, error);
+    cudaGetLastError(); /* of a capture that fn broke off */
     return status;
 }
 
@@ -59,6 +61,8 @@ imf_status cuda_graph_prepare(struct imf__device *d, struct imf__graph **slots, 
 {
     CUDA_ENTER(d);
     IMF_TRY(fn(ctx, 1));
+    if (max > 1)
+        IMF_TRY(fn(ctx, max));
     for (int B = 1; B <= max; B++)
         IMF_TRY(capture(c, &slots[B - 1], fn, ctx, B));
     return cuda_sync(d);

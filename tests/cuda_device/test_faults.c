@@ -3,12 +3,17 @@
  *
  *   test_faults memory     too little memory: the message names a max_batch, and that one loads
  *   test_faults launch     a failing launch: the device is sick, says why, refuses further work
+ *   test_faults allocation any one allocation failing, device, pinned or a graph's: no memory, and
+ *                          the device goes on
+ *   test_faults driver     a driver for CUDA 12: said, and "auto" takes the CPU
+ *   test_faults module     a module that cannot be loaded: the same
+ *   test_faults build      the build line, which fingerprints contain, names GPU and cuBLASLt
  *   test_faults old        a V100 (sm_70): refused with a reason; "auto" takes the CPU
  *   test_faults graph      eager and replayed steps give the same bits, captured for every batch
  *                          size when the model loads */
 #include "core/engine.h"
+#include "emulator.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,12 +81,8 @@ static void check_memory(void)
 
 static void check_launch(void)
 {
-    const char *path = getenv("IMFD_CUDA_DRIVER");
-    void *emulator = path ? dlopen(path, RTLD_NOW) : NULL;
     void (*fail_launch)(int n, int error);
-    CHECK(emulator);
-    *(void **)&fail_launch = dlsym(emulator, "imf_emu_fail_launch");
-    CHECK(fail_launch);
+    emulator_find("imf_emu_fail_launch", &fail_launch);
     struct imf_engine *e = open_engine("cuda", IMF_PRECISION_BF16);
     struct imf_model *m = NULL;
     CHECK(e);
@@ -100,16 +101,65 @@ static void check_launch(void)
     imf_engine_destroy(e);
 }
 
-static void check_old(void)
+static void check_allocation(void)
+{
+    void (*fail_malloc)(int n);
+    emulator_find("imf_emu_fail_malloc", &fail_malloc);
+    struct imf_engine *e = open_engine("cuda", IMF_PRECISION_BF16);
+    struct imf_model *m = NULL;
+    CHECK(e);
+    int n = 1, status = IMF_ENOMEM;
+    for (; status != IMF_OK; n++) {
+        CHECK(n < 1000);
+        fail_malloc(n);
+        status = load(&m, e, 2, NULL);
+        CHECK(status == IMF_OK || status == IMF_ENOMEM);
+    }
+    printf("%d allocations failed, one after another\n", n - 2);
+    CHECK(n > 50); /* weights, buffers, pinned memory, graphs */
+    fail_malloc(0);
+    struct imf_lane *lane = start_lane(m, 1);
+    CHECK(imf_step(m, &lane, 1) == IMF_OK);
+    imf_lane_destroy(lane);
+    imf_model_destroy(m);
+    imf_engine_destroy(e);
+}
+
+/* There is a GPU, but it cannot be used for the reason given. */
+static void check_unusable(const char *reason_has)
 {
     char reason[256] = "";
     CHECK(imf_cuda_device_count(reason, sizeof(reason)) == 0);
     printf("%s\n", reason);
-    CHECK(strstr(reason, "compute capability 7"));
+    CHECK(strstr(reason, reason_has));
     CHECK(!open_engine("cuda", IMF_PRECISION_BF16));
     struct imf_engine *e = open_engine("auto", IMF_PRECISION_AUTO);
     CHECK(e && strcmp(imf_engine_get_info(e)->device, "cpu") == 0);
     imf_engine_destroy(e);
+}
+
+static void check_driver(void)
+{
+    check_unusable("CUDA 12.4");
+}
+
+static void check_module(void)
+{
+    check_unusable("cannot be loaded");
+}
+
+static void check_build(void)
+{
+    struct imf_engine *e = open_engine("cuda", IMF_PRECISION_BF16);
+    CHECK(e);
+    printf("%s\n", imf__engine_device(e)->build);
+    CHECK(strcmp(imf__engine_device(e)->build, "cuda sm_80 108 SMs cuBLASLt 13.0.0") == 0);
+    imf_engine_destroy(e);
+}
+
+static void check_old(void)
+{
+    check_unusable("compute capability 7");
 }
 
 static void check_graph(void)
@@ -141,6 +191,10 @@ int main(int argc, char **argv)
         void (*check)(void);
     } cases[] = {{"memory", check_memory},
                  {"launch", check_launch},
+                 {"allocation", check_allocation},
+                 {"driver", check_driver},
+                 {"module", check_module},
+                 {"build", check_build},
                  {"old", check_old},
                  {"graph", check_graph}};
     for (size_t i = 0; argc == 2 && i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -150,6 +204,6 @@ int main(int argc, char **argv)
             return 0;
         }
     }
-    fprintf(stderr, "usage: test_faults memory|launch|old|graph\n");
+    fprintf(stderr, "usage: test_faults memory|launch|allocation|driver|module|build|old|graph\n");
     return 2;
 }

@@ -63,7 +63,7 @@ cudaError_t cudaHostAlloc(void **ptr, size_t size, unsigned int flags)
     (void)flags;
     ENTER;
     TRY(emu_forbid_in_capture(true));
-    if (!emu_pinned_alloc(size, ptr))
+    if (emu_malloc_fails() || !emu_pinned_alloc(size, ptr))
         return emu_set_error(cudaErrorMemoryAllocation);
     return cudaSuccess;
 }

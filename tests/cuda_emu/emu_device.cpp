@@ -286,6 +286,13 @@ int cuInit(unsigned flags)
     return emu_driver_error == cudaErrorNoDevice ? int(cudaErrorNoDevice) : 0;
 }
 
+int cuDriverGetVersion(int *version)
+{
+    const char *driver = getenv("IMF_EMU_DRIVER");
+    *version = driver && !strcmp(driver, "old") ? 12040 : CUDART_VERSION;
+    return 0;
+}
+
 int cuDeviceGetCount(int *count)
 {
     emu_guard guard(emu_mutex);

@@ -74,6 +74,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
     ENTER;
     if (!graphs.count(graph))
         return emu_set_error(cudaErrorInvalidValue);
+    if (emu_malloc_fails()) /* a graph takes device memory */
+        return emu_set_error(cudaErrorMemoryAllocation);
     cudaGraphExec_t x = new CUgraphExec_st();
     x->nodes = std::make_shared<std::vector<graph_node>>(graph->nodes);
     graph_execs.insert(x);

@@ -81,7 +81,8 @@ uint64_t imf_emu_launches(void); /* kernels and matmuls since the last reset */
  * success. */
 int imf_emu_counters_write(const char *path);
 
-/* The n-th next cudaMalloc (1 = the next) fails; 0 = none. Also IMF_EMU_FAIL_MALLOC. */
+/* The n-th next allocation (device, pinned, a graph's) fails, 1 = the next; 0 = none. Also
+ * IMF_EMU_FAIL_MALLOC. */
 void imf_emu_fail_malloc(int n);
 /* The n-th next kernel launch, matmul or replayed node of a graph fails with `error` (a
  * cudaError_t), sticky; 0 = none. Also IMF_EMU_FAIL_LAUNCH=n. */
