@@ -400,7 +400,7 @@ static void write_process(struct metrics *m, struct buffer *b)
 }
 
 void metrics_write(struct metrics *m, struct buffer *out, struct scheduler *s,
-                   const struct http_server *http, bool ready)
+                   const struct http_server *http, uint64_t log_lost, bool ready)
 {
     head(out, "imfd_build_info", "gauge", "Version of this program.");
     buffer_printf(out, "imfd_build_info{version=\"%s\"} 1\n", imf_version());
@@ -409,5 +409,7 @@ void metrics_write(struct metrics *m, struct buffer *out, struct scheduler *s,
     write_requests(m, out);
     write_scheduler(m, out, s);
     write_connections(out, http);
+    counter(out, "imfd_log_lines_lost_total", "Lines of the log that could not be written.",
+            (double)log_lost);
     write_process(m, out);
 }

@@ -41,6 +41,6 @@ void metrics_request(struct metrics *m, enum route route, enum http_method metho
 void metrics_rejected(struct metrics *m, enum rejection why);
 /* Appends everything in the Prometheus text format. */
 void metrics_write(struct metrics *m, struct buffer *out, struct scheduler *s,
-                   const struct http_server *http, bool ready);
+                   const struct http_server *http, uint64_t log_lost, bool ready);
 
 #endif

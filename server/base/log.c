@@ -1,24 +1,17 @@
-/* Log lines, gathered in memory and written once per turn of the loop. */
+/* Log lines, as text or JSON; log_writer.c brings them out. */
 #include "base/log.h"
+#include "base/log_writer.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
-
-/* Lines that cannot be written (a full disk, a pipe nobody reads) are dropped beyond this. */
-enum { MAX_PENDING = 1 << 20, FLUSH_AT = 1 << 15 };
 
 struct log {
-    char *path; /* "" for stderr */
-    int fd;
+    struct log_writer *writer;
     bool json;
     enum log_level level;
-    struct buffer pending;
     time_t stamp_second;
     char stamp[32]; /* "2026-01-31T12:00:00", of stamp_second */
 };
@@ -36,39 +29,22 @@ enum log_level log_level_parse(const char *name)
     return LOG_INFO;
 }
 
-static int open_file(const char *path)
-{
-    return open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
-}
-
-static imf_status fail(struct imf_error *err, const char *path)
-{
-    if (err != NULL) {
-        err->status = IMF_EIO;
-        snprintf(err->message, sizeof(err->message), "log_file %.300s: %s", path, strerror(errno));
-    }
-    return IMF_EIO;
-}
-
 imf_status log_create(struct log **out, const char *path, bool json, enum log_level level,
                       struct imf_error *err)
 {
     struct log *l = calloc(1, sizeof(*l));
-    if (l == NULL || (l->path = strdup(path)) == NULL) {
-        free(l);
-        errno = ENOMEM;
-        return fail(err, path);
+    if (l == NULL) {
+        if (err != NULL)
+            *err = (struct imf_error){IMF_ENOMEM, "out of memory for the log"};
+        return IMF_ENOMEM;
     }
-    l->fd = path[0] != '\0' ? open_file(path) : STDERR_FILENO;
-    if (l->fd < 0) {
-        imf_status status = fail(err, path);
-        free(l->path);
+    imf_status status = log_writer_create(&l->writer, path, err);
+    if (status != IMF_OK) {
         free(l);
         return status;
     }
     l->json = json;
     l->level = level;
-    buffer_init(&l->pending, MAX_PENDING);
     *out = l;
     return IMF_OK;
 }
@@ -77,25 +53,13 @@ void log_destroy(struct log *l)
 {
     if (l == NULL)
         return;
-    log_flush(l);
-    if (l->fd != STDERR_FILENO)
-        close(l->fd);
-    buffer_free(&l->pending);
-    free(l->path);
+    log_writer_destroy(l->writer);
     free(l);
 }
 
 imf_status log_reopen(struct log *l, struct imf_error *err)
 {
-    log_flush(l);
-    if (l->path[0] == '\0')
-        return IMF_OK;
-    int fd = open_file(l->path);
-    if (fd < 0)
-        return fail(err, l->path);
-    close(l->fd);
-    l->fd = fd;
-    return IMF_OK;
+    return log_writer_reopen(l->writer, err);
 }
 
 bool log_enabled(const struct log *l, enum log_level level)
@@ -105,21 +69,21 @@ bool log_enabled(const struct log *l, enum log_level level)
 
 void log_flush(struct log *l)
 {
-    size_t done = 0;
-    while (done < l->pending.size) {
-        ssize_t n = write(l->fd, l->pending.data + done, l->pending.size - done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            break; /* dropped: a server that cannot log goes on serving */
-        done += (size_t)n;
-    }
-    l->pending.size = 0;
-    l->pending.failed = false;
+    log_writer_wake(l->writer);
+}
+
+bool log_wait(struct log *l, int ms)
+{
+    return log_writer_wait(l->writer, ms);
+}
+
+uint64_t log_lost(const struct log *l)
+{
+    return log_writer_lost(l->writer);
 }
 
 /* "2026-01-31T12:00:00.123Z" */
-static void append_time(struct log *l)
+static void append_time(struct log *l, struct buffer *b)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -132,36 +96,37 @@ static void append_time(struct log *l)
     long ms = now.tv_nsec / 1000000;
     char fraction[] = {'.', (char)('0' + ms / 100), (char)('0' + ms / 10 % 10),
                        (char)('0' + ms % 10), 'Z'};
-    buffer_append_text(&l->pending, l->stamp);
-    buffer_append(&l->pending, fraction, sizeof(fraction));
+    buffer_append_text(b, l->stamp);
+    buffer_append(b, fraction, sizeof(fraction));
 }
 
 /* Starts a line; in JSON its object stays open in w. */
-static void begin(struct log *l, struct json_writer *w, enum log_level level)
+static struct buffer *begin(struct log *l, struct json_writer *w, enum log_level level)
 {
+    struct buffer *b = log_writer_begin(l->writer);
     if (!l->json) {
-        append_time(l);
-        buffer_append_text(&l->pending, level_columns[level]);
-        return;
+        append_time(l, b);
+        buffer_append_text(b, level_columns[level]);
+        return b;
     }
-    json_init(w, &l->pending);
+    json_init(w, b);
     json_object_begin(w);
     json_key(w, "time");
-    buffer_append(&l->pending, "\"", 1);
-    append_time(l);
-    buffer_append(&l->pending, "\"", 1);
+    buffer_append(b, "\"", 1);
+    append_time(l, b);
+    buffer_append(b, "\"", 1);
     w->after_key = false;
     json_key(w, "level");
     json_string(w, level_names[level]);
+    return b;
 }
 
-static void end(struct log *l, struct json_writer *w)
+static void end(struct log *l, struct buffer *b, struct json_writer *w)
 {
     if (l->json)
         json_object_end(w);
-    buffer_append(&l->pending, "\n", 1);
-    if (l->pending.size >= FLUSH_AT || l->pending.failed)
-        log_flush(l);
+    buffer_append(b, "\n", 1);
+    log_writer_end(l->writer);
 }
 
 /* Text from outside must not forge lines or move the terminal's cursor. */
@@ -179,6 +144,32 @@ static void append_safe(struct buffer *b, const char *text)
     buffer_append(b, plain, (size_t)(text - plain));
 }
 
+static void write_message(struct log *l, enum log_level level, const char *message)
+{
+    struct json_writer w;
+    struct buffer *b = begin(l, &w, level);
+    if (l->json) {
+        json_key(&w, "message");
+        json_string(&w, message);
+    } else {
+        append_safe(b, message);
+    }
+    end(l, b, &w);
+}
+
+/* Before the first line that can be written again: how many could not. */
+static void tell_lost(struct log *l)
+{
+    char why[128], message[200];
+    uint64_t lost = log_writer_untold(l->writer, why);
+    if (lost > 0) {
+        snprintf(message, sizeof(message),
+                 "%llu lines of this log have been lost since the start: %s",
+                 (unsigned long long)lost, why);
+        write_message(l, LOG_WARN, message);
+    }
+}
+
 void log_write(struct log *l, enum log_level level, const char *format, ...)
 {
     if (!log_enabled(l, level))
@@ -188,15 +179,8 @@ void log_write(struct log *l, enum log_level level, const char *format, ...)
     va_start(args, format);
     vsnprintf(message, sizeof(message), format, args);
     va_end(args);
-    struct json_writer w;
-    begin(l, &w, level);
-    if (l->json) {
-        json_key(&w, "message");
-        json_string(&w, message);
-    } else {
-        append_safe(&l->pending, message);
-    }
-    end(l, &w);
+    tell_lost(l);
+    write_message(l, level, message);
 }
 
 static void access_json(struct json_writer *w, const struct log_request *r)
@@ -260,12 +244,12 @@ void log_access(struct log *l, const struct log_request *r)
 {
     if (!log_enabled(l, LOG_INFO))
         return;
+    tell_lost(l);
     struct json_writer w;
-    begin(l, &w, LOG_INFO);
+    struct buffer *b = begin(l, &w, LOG_INFO);
     if (l->json) {
         access_json(&w, r);
     } else {
-        struct buffer *b = &l->pending;
         /* Every request passes here: no printf. */
         append_word(b, r->client);
         if (r->key[0] != '\0')
@@ -286,5 +270,5 @@ void log_access(struct log *l, const struct log_request *r)
         if (r->cancelled != NULL)
             buffer_printf(b, " cancelled=%s", r->cancelled);
     }
-    end(l, &w);
+    end(l, b, &w);
 }

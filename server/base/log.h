@@ -1,6 +1,7 @@
 /* The log: one line per event, text for people or JSON for machines, to stderr or a file that
- * SIGHUP opens anew. Lines are gathered and written once per turn of the loop (log_flush), so that
- * a busy server does not spend a system call on each. Loop thread only. */
+ * SIGHUP opens anew. Lines are gathered and handed to the writing thread once per turn of the loop
+ * (log_flush): nobody who logs waits for a disk or a pipe. Lines that cannot be written are
+ * counted, and a line says how many once it goes on. Loop thread only. */
 #ifndef LOG_H
 #define LOG_H
 
@@ -13,7 +14,7 @@ struct log;
 
 IMF_MUST_CHECK imf_status log_create(struct log **out, const char *path, bool json,
                                      enum log_level level, struct imf_error *err);
-void log_destroy(struct log *l);                  /* flushes; NULL is fine */
+void log_destroy(struct log *l);                  /* flushes for a second at most; NULL is fine */
 enum log_level log_level_parse(const char *name); /* one of the names of the settings table */
 bool log_enabled(const struct log *l, enum log_level level);
 
@@ -33,7 +34,10 @@ struct log_request {
 };
 void log_access(struct log *l, const struct log_request *r);
 
-void log_flush(struct log *l);
+void log_flush(struct log *l); /* returns at once */
+/* Until everything is written or lost; false when it takes longer than that. */
+bool log_wait(struct log *l, int ms);
+uint64_t log_lost(const struct log *l); /* lines since the start */
 /* After a rename by logrotate. On failure the old file stays in use. */
 IMF_MUST_CHECK imf_status log_reopen(struct log *l, struct imf_error *err);
 

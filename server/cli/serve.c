@@ -1,7 +1,8 @@
 /* imfd serve: settings, devices, models, the HTTP server, signals, and the way out.
  *
- * SIGTERM or SIGINT drains: /readyz says no, listening stops, accepted work is finished and sent; a
- * second one stops at once. SIGHUP opens the log anew and reads the API keys again. */
+ * SIGTERM, SIGINT or SIGQUIT drains: /readyz says no, listening stops, accepted work is finished
+ * and sent; a second one stops at once. SIGHUP opens the log anew and reads the API keys again,
+ * SIGUSR1 only the former. Signals that would end the process for nothing are ignored. */
 #include "api/api.h"
 #include "cli/commands.h"
 #include "cli/demo.h"
@@ -13,6 +14,7 @@
 #include "scheduler/scheduler.h"
 #include "settings/settings.h"
 
+#include <assert.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +22,13 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { DRAIN_POLL_MS = 20, DRAIN_QUIET_POLLS = 5, MAX_DEVICES = SCHED_MAX_DEVICES };
+enum {
+    DRAIN_POLL_MS = 20,
+    DRAIN_QUIET_POLLS = 5,
+    MAX_DEVICES = SCHED_MAX_DEVICES,
+    MAX_SIGNALS = 8,
+    LAST_LINES_MS = 500,
+};
 
 struct server {
     uv_loop_t loop;
@@ -30,7 +38,8 @@ struct server {
     struct scheduler *scheduler;
     struct http_server *http;
     struct notify notify;
-    uv_signal_t term, interrupt, hangup;
+    uv_signal_t signals[MAX_SIGNALS];
+    int n_signals; /* of these: open */
     uv_prepare_t before_wait;
     uv_timer_t drain_timer;
     uint64_t drain_deadline;
@@ -313,11 +322,11 @@ static void on_stop_signal(uv_signal_t *handle, int number)
     struct server *s = handle->data;
     if (s->draining) {
         log_write(s->log, LOG_WARN, "second signal: stopping at once");
-        log_flush(s->log);
+        (void)log_wait(s->log, LAST_LINES_MS);
         _exit(128 + number);
     }
-    log_write(s->log, LOG_INFO, "%s: draining, %u requests in flight",
-              number == SIGTERM ? "SIGTERM" : "SIGINT", http_server_active(s->http));
+    log_write(s->log, LOG_INFO, "SIG%s: draining, %u requests in flight", sigabbrev_np(number),
+              http_server_active(s->http));
     notify_send(&s->notify, "STOPPING=1\nSTATUS=draining");
     s->draining = true;
     s->drain_deadline = uv_now(&s->loop) + (uint64_t)s->settings.drain_timeout * 1000;
@@ -330,13 +339,13 @@ static void on_stop_signal(uv_signal_t *handle, int number)
 static void on_hangup(uv_signal_t *handle, int number)
 {
     struct server *s = handle->data;
+    const char *name = sigabbrev_np(number);
     struct imf_error err;
     struct keys *keys = NULL;
-    (void)number;
     if (log_reopen(s->log, &err) != IMF_OK)
-        log_write(s->log, LOG_ERROR, "SIGHUP: %s; the old file stays in use", err.message);
-    if (s->settings.api_keys_file[0] == '\0') {
-        log_write(s->log, LOG_INFO, "SIGHUP: log opened anew");
+        log_write(s->log, LOG_ERROR, "SIG%s: %s; the old file stays in use", name, err.message);
+    if (number != SIGHUP || s->settings.api_keys_file[0] == '\0') {
+        log_write(s->log, LOG_INFO, "SIG%s: log opened anew", name);
     } else if (keys_load(&keys, s->settings.api_keys_file, &err) != IMF_OK) {
         log_write(s->log, LOG_ERROR, "SIGHUP: %s; the old keys stay in use", err.message);
     } else {
@@ -351,30 +360,56 @@ static void on_before_wait(uv_prepare_t *handle)
     log_flush(s->log);
 }
 
+/* A write beyond RLIMIT_FSIZE or to a pipe without a reader is an error like others. USR2 and the
+ * timers' signals have no meaning here, and nobody should end a server by a stray one. In a
+ * container, as process 1, orphans become ours: the kernel reaps them. */
+static void ignore_signals(void)
+{
+    static const int numbers[] = {SIGPIPE, SIGXFSZ, SIGUSR2, SIGALRM, SIGVTALRM};
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+        signal(numbers[i], SIG_IGN);
+    if (getpid() == 1)
+        signal(SIGCHLD, SIG_IGN);
+}
+
+static imf_status start_signals(struct server *s, struct imf_error *err)
+{
+    static const struct {
+        int number;
+        uv_signal_cb act;
+    } rows[] = {{SIGTERM, on_stop_signal},
+                {SIGINT, on_stop_signal},
+                {SIGQUIT, on_stop_signal},
+                {SIGHUP, on_hangup},
+                {SIGUSR1, on_hangup}};
+    static_assert(sizeof(rows) / sizeof(rows[0]) <= MAX_SIGNALS, "room for all");
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        uv_signal_t *handle = &s->signals[i];
+        int error = uv_signal_init(&s->loop, handle);
+        if (error == 0) {
+            s->n_signals++;
+            handle->data = s;
+            error = uv_signal_start(handle, rows[i].act, rows[i].number);
+        }
+        if (error != 0)
+            return imf__fail(err, IMF_ENOMEM, "signals cannot be received: %s", uv_strerror(error));
+    }
+    return IMF_OK;
+}
+
+/* Timers and the like need nothing of the system: initialising them cannot fail. */
 static void start_handles(struct server *s)
 {
-    signal(SIGPIPE, SIG_IGN);
-    if (getpid() == 1) /* in a container orphans become ours; so the kernel reaps them */
-        signal(SIGCHLD, SIG_IGN);
-    uv_signal_init(&s->loop, &s->term);
-    uv_signal_init(&s->loop, &s->interrupt);
-    uv_signal_init(&s->loop, &s->hangup);
     uv_prepare_init(&s->loop, &s->before_wait);
     uv_timer_init(&s->loop, &s->drain_timer);
-    s->term.data = s->interrupt.data = s->hangup.data = s;
     s->before_wait.data = s->drain_timer.data = s;
-    uv_signal_start(&s->term, on_stop_signal, SIGTERM);
-    uv_signal_start(&s->interrupt, on_stop_signal, SIGINT);
-    uv_signal_start(&s->hangup, on_hangup, SIGHUP);
-    uv_prepare_start(&s->before_wait, on_before_wait);
     notify_open(&s->notify, &s->loop);
 }
 
 static void close_handles(struct server *s)
 {
-    uv_close((uv_handle_t *)&s->term, NULL);
-    uv_close((uv_handle_t *)&s->interrupt, NULL);
-    uv_close((uv_handle_t *)&s->hangup, NULL);
+    for (int i = 0; i < s->n_signals; i++)
+        uv_close((uv_handle_t *)&s->signals[i], NULL);
     uv_close((uv_handle_t *)&s->before_wait, NULL);
     uv_close((uv_handle_t *)&s->drain_timer, NULL);
     notify_close(&s->notify);
@@ -411,9 +446,12 @@ static imf_status start(struct server *s, struct imf_error *err)
 static void finish(struct server *s)
 {
     uv_timer_stop(&s->drain_timer);
-    uv_signal_stop(&s->term); /* from here on a signal ends the process, as it does by default */
-    uv_signal_stop(&s->interrupt);
-    uv_signal_stop(&s->hangup);
+    for (int i = 0; i < s->n_signals; i++)
+        uv_signal_stop(&s->signals[i]);
+    /* From here on SIGTERM ends the process, as it does by default; what asks for less does
+     * nothing. */
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGUSR1, SIG_IGN);
     http_server_destroy(s->http);
     if (s->scheduler != NULL)
         sched_destroy(s->scheduler);
@@ -430,12 +468,21 @@ static void finish(struct server *s)
 static int serve(struct server *s)
 {
     struct imf_error err = {0};
-    uv_loop_init(&s->loop);
+    ignore_signals();
+    int error = uv_loop_init(&s->loop);
+    if (error != 0) {
+        fprintf(stderr, "imfd serve: the event loop cannot be made: %s\n", uv_strerror(error));
+        settings_free(&s->settings);
+        return IMFD_EXIT_FAILURE;
+    }
     start_handles(s);
-    imf_status status = default_models(&s->settings, &err);
+    imf_status status = start_signals(s, &err);
+    if (status == IMF_OK)
+        status = default_models(&s->settings, &err);
     if (status == IMF_OK)
         status = start(s, &err);
     if (status == IMF_OK) {
+        uv_prepare_start(&s->before_wait, on_before_wait);
         uv_run(&s->loop, UV_RUN_DEFAULT);
         log_write(s->log, LOG_INFO, "stopped");
     } else {

@@ -94,7 +94,7 @@ const struct setting_row settings__table[] = {
     {"log_level", TYPE_CHOICE, AT(log_level), "info", 0, 0, "debug|info|warn|error", NULL,
      "Least level written. info includes one line per request."},
     {"log_file", TYPE_TEXT, AT(log_file), "", 0, 0, NULL, NULL,
-     "File to append to, opened again on SIGHUP. Empty: standard error."},
+     "File to append to, opened again on SIGHUP or SIGUSR1. Empty: standard error."},
 };
 
 enum { N_ROWS = sizeof(settings__table) / sizeof(settings__table[0]) };
