@@ -24,6 +24,7 @@ zlib1g-dev           build        deflated .npz files
 liblapacke-dev       build        eigenvalues of FID
 libopenblas-dev      build        matrices of the metrics in float64
 libxxhash-dev        build        fingerprints
+uthash-dev           build        hash tables
 check                test         C unit tests
 libopenmpi-dev       test         imfd evaluate on several machines (optional in a build)
 openmpi-bin          test         evaluate over ranks

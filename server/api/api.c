@@ -382,14 +382,12 @@ imf_status api_create(struct api **out, uv_loop_t *loop, const struct settings *
     a->metrics = metrics_create();
     a->imagenet = classes_create_imagenet();
     a->assets = assets_create(settings->root_path);
-    a->addresses = client_counts_create((uint32_t)settings->max_connections * 2);
     if (settings->rate_limit > 0)
         a->rate = rate_limit_create(settings->rate_limit);
     imf_status status = proxy_trust_create(&a->trust, settings->trusted_proxies.items,
                                            settings->trusted_proxies.n, err);
-    if (status == IMF_OK &&
-        (a->metrics == NULL || a->imagenet == NULL || a->assets == NULL || a->addresses == NULL ||
-         (settings->rate_limit > 0 && a->rate == NULL))) {
+    if (status == IMF_OK && (a->metrics == NULL || a->imagenet == NULL || a->assets == NULL ||
+                             (settings->rate_limit > 0 && a->rate == NULL))) {
         status = IMF_ENOMEM;
         if (err != NULL)
             *err = (struct imf_error){IMF_ENOMEM, "out of memory"};
@@ -451,7 +449,6 @@ void api_free(struct api *a)
     keys_free(a->keys);
     proxy_trust_destroy(a->trust);
     rate_limit_destroy(a->rate);
-    client_counts_destroy(a->addresses);
     metrics_destroy(a->metrics);
     classes_destroy(a->imagenet);
     assets_destroy(a->assets);

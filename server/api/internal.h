@@ -108,7 +108,7 @@ struct api {
     struct keys *keys;
     struct proxy_trust *trust;
     struct rate_limit *rate;
-    struct client_counts *addresses;
+    struct client_count *addresses; /* requests in hand, by address */
     struct metrics *metrics;
     struct scheduler *scheduler;
     struct http_server *http;

@@ -112,7 +112,7 @@ static void job_free(struct picture_job *job)
 {
     struct api *a = job->call->api;
     if (job->counted)
-        client_counts_remove(a->addresses, job->call->client);
+        client_counts_remove(&a->addresses, job->call->client);
     if (job->in_sse_list) {
         if (job->previous_sse != NULL)
             job->previous_sse->next_sse = job->next_sse;
@@ -270,7 +270,7 @@ static bool check_limits(struct picture_job *job, const char *tenant, struct api
     uint64_t retry_ms = 0;
     int64_t most = a->settings->max_per_address;
     if (most > 0) {
-        if (!client_counts_add(a->addresses, c->client, (uint32_t)most)) {
+        if (!client_counts_add(&a->addresses, c->client, (uint32_t)most)) {
             metrics_rejected(a->metrics, REJECTED_ADDRESS);
             api_problem_set(p, API_ADDRESS, NULL,
                             "%lld requests of this address wait or run already", (long long)most);
@@ -479,8 +479,14 @@ void api_image(struct api_call *c, const char *model, const char *class_name, co
         http_reply_static(r, 304, "", 0);
         return;
     }
-    struct picture_key key = {params.model, params.label, params.seed, params.sampling,
-                              params.encoding};
+    struct picture_key key = {
+        .model = params.model,
+        .label = params.label,
+        .seed = params.seed,
+        .sampling = params.sampling,
+        .encoding = params.encoding,
+    };
+    picture_key_normalise(&key);
     struct blob *cached = sched_cached_png(a->scheduler, &key);
     if (cached == NULL && r->method == HTTP_GET) {
         submit(c, FORM_RESOURCE, &params);

@@ -1,5 +1,6 @@
 /* Two limits per client (an API key's name or an address): pictures a minute, and requests at a
- * time. Both tables have a fixed size, whatever number of clients shows up. Loop thread only. */
+ * time. The first has a fixed size, whatever number of clients shows up; the second holds those
+ * with requests in hand. Loop thread only. */
 #ifndef RATELIMIT_H
 #define RATELIMIT_H
 
@@ -21,13 +22,11 @@ void rate_limit_return(struct rate_limit *r, const char *client, uint32_t cost, 
 
 /* ---- Requests at a time ---------------------------------------------------------------------- */
 
-struct client_counts;
+/* A hash table of the clients that have any; NULL is the empty one. */
+struct client_count;
 
-/* `most` clients at once. */
-struct client_counts *client_counts_create(uint32_t most); /* NULL when out of memory */
-void client_counts_destroy(struct client_counts *c);       /* NULL is fine */
-/* False when the client has `limit` already (or the table is full). */
-bool client_counts_add(struct client_counts *c, const char *client, uint32_t limit);
-void client_counts_remove(struct client_counts *c, const char *client);
+/* False when the client has `limit` (at least 1) already, or memory is out. */
+bool client_counts_add(struct client_count **counts, const char *client, uint32_t limit);
+void client_counts_remove(struct client_count **counts, const char *client);
 
 #endif

@@ -3,6 +3,9 @@
 
 #include "common/error.h"
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include <dlfcn.h>
 #include <limits.h>
 #include <stdint.h>
@@ -76,10 +79,7 @@ bool imfd_ranks_all(const struct imfd_ranks *r, bool mine)
 
 bool imfd_ranks_same(const struct imfd_ranks *r, const void *data, size_t bytes)
 {
-    /* FNV-1a: this guards against mistakes, not against enemies. */
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < bytes; i++)
-        hash = (hash ^ ((const unsigned char *)data)[i]) * 0x100000001b3u;
+    uint64_t hash = XXH3_64bits(data, bytes);
     if (r->mpi.size == 1)
         return true;
     uint64_t *all = malloc((size_t)r->mpi.size * sizeof(*all));

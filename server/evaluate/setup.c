@@ -3,6 +3,9 @@
 
 #include "common/error.h"
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <stdio.h>
@@ -59,7 +62,8 @@ static imf_status describe_model(struct eval_job *job, const struct eval_setup *
 static imf_status fingerprint_files(const struct eval_job *job, char text[33],
                                     struct imf_error *err)
 {
-    uint64_t h[2] = {0xcbf29ce484222325u, 0x84222325cbf29ce4u};
+    XXH3_state_t hash;
+    XXH3_128bits_reset(&hash);
     for (int64_t i = 0; i < job->images; i++) {
         struct stat st;
         if (stat(job->files[i], &st) != 0)
@@ -67,14 +71,11 @@ static imf_status fingerprint_files(const struct eval_job *job, char text[33],
         const char *name = strrchr(job->files[i], '/') + 1;
         uint64_t words[] = {(uint64_t)st.st_size, (uint64_t)st.st_mtim.tv_sec,
                             (uint64_t)st.st_mtim.tv_nsec};
-        for (int k = 0; k < 2; k++) {
-            for (const char *c = name; *c; c++)
-                h[k] = (h[k] ^ (unsigned char)*c) * 0x100000001b3u;
-            for (int w = 0; w < 3; w++)
-                h[k] = (h[k] ^ words[w]) * 0x100000001b3u;
-        }
+        XXH3_128bits_update(&hash, name, strlen(name) + 1);
+        XXH3_128bits_update(&hash, words, sizeof(words));
     }
-    snprintf(text, 33, "%016llx%016llx", (unsigned long long)h[0], (unsigned long long)h[1]);
+    XXH128_hash_t h = XXH3_128bits_digest(&hash);
+    snprintf(text, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
     return IMF_OK;
 }
 

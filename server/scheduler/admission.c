@@ -8,8 +8,7 @@ static uint32_t count_new(const struct sched_core *c, const struct sched_spec *s
 {
     uint32_t count = 0;
     for (uint32_t i = 0; i < s->n; i++) {
-        struct picture_key key;
-        core__sample_key(s, i, &key);
+        struct picture_key key = core__sample_key(s, i);
         bool known = (s->want == SCHED_PNG && image_cache_has(c->cache, &key)) ||
                      core__picture_known(c, &key);
         count += !known;

@@ -8,9 +8,6 @@
 
 struct image_cache; /* opaque */
 
-uint64_t picture_key_hash(const struct picture_key *key);
-bool picture_key_equal(const struct picture_key *a, const struct picture_key *b);
-
 /* capacity 0 makes a cache that holds nothing. NULL when out of memory. */
 struct image_cache *image_cache_new(size_t capacity_bytes);
 void image_cache_free(struct image_cache *c);

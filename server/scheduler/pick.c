@@ -445,13 +445,10 @@ void core_complete(struct sched_core *c, int device, struct sched_work *work, im
 
 static struct picture *any_picture_on(struct sched_core *c, int device)
 {
-    for (size_t i = 0; i < c->bucket_count; i++) {
-        for (struct picture *p = c->bucket[i]; p != NULL; p = p->next) {
-            if (p->device == device)
-                return p;
-        }
-    }
-    return NULL;
+    struct picture *p = c->pictures;
+    while (p != NULL && p->device != device)
+        p = p->hh.next;
+    return p;
 }
 
 void core_device_failed(struct sched_core *c, int device, const char *message, uint64_t now)

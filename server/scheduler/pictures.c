@@ -5,57 +5,35 @@
 #include <assert.h>
 #include <stdlib.h>
 
-static struct picture *picture_find(const struct sched_core *c, const struct picture_key *key,
-                                    uint64_t hash)
+static struct picture *picture_find(const struct sched_core *c, const struct picture_key *key)
 {
-    struct picture *p = c->bucket[hash & (c->bucket_count - 1)];
-    while (p != NULL && (p->hash != hash || !picture_key_equal(&p->key, key)))
-        p = p->next;
+    struct picture *p;
+    HASH_FIND(hh, c->pictures, key, sizeof(*key), p);
     return p;
 }
 
 bool core__picture_known(const struct sched_core *c, const struct picture_key *key)
 {
-    return picture_find(c, key, picture_key_hash(key)) != NULL;
-}
-
-static void grow_buckets(struct sched_core *c)
-{
-    size_t count = 2 * c->bucket_count;
-    struct picture **bucket = calloc(count, sizeof(struct picture *));
-    if (bucket == NULL)
-        return; /* longer chains, nothing worse */
-    for (size_t i = 0; i < c->bucket_count; i++) {
-        while (c->bucket[i] != NULL) {
-            struct picture *p = c->bucket[i];
-            c->bucket[i] = p->next;
-            p->next = bucket[p->hash & (count - 1)];
-            bucket[p->hash & (count - 1)] = p;
-        }
-    }
-    free(c->bucket);
-    c->bucket = bucket;
-    c->bucket_count = count;
+    return picture_find(c, key) != NULL;
 }
 
 static struct picture *picture_new(struct sched_core *c, const struct picture_key *key,
-                                   uint64_t hash, uint64_t now)
+                                   uint64_t now)
 {
     struct picture *p = calloc(1, sizeof(*p));
     if (p == NULL)
         return NULL;
-    if (c->picture_count >= c->bucket_count)
-        grow_buckets(c);
-    p->hash = hash;
     p->key = *key;
     p->state = PICTURE_QUEUED;
     p->device = -1;
     p->queued_at = now;
     list_init(&p->waiters);
     list_init(&p->place);
-    p->next = c->bucket[hash & (c->bucket_count - 1)];
-    c->bucket[hash & (c->bucket_count - 1)] = p;
-    c->picture_count++;
+    HASH_ADD(hh, c->pictures, key, sizeof(p->key), p);
+    if (!HASH_ADDED(p)) {
+        free(p);
+        return NULL;
+    }
     c->stats.queue_images++;
     return p;
 }
@@ -79,10 +57,7 @@ void core__lane_free(struct sched_core *c, struct picture *p)
 void core__picture_drop(struct sched_core *c, struct picture *p)
 {
     assert(!p->in_hand && list_empty(&p->waiters));
-    struct picture **link = &c->bucket[p->hash & (c->bucket_count - 1)];
-    while (*link != p)
-        link = &(*link)->next;
-    *link = p->next;
+    HASH_DEL(c->pictures, p);
     list_remove(&p->place);
     core__lane_free(c, p);
     if (p->state == PICTURE_QUEUED)
@@ -90,7 +65,6 @@ void core__picture_drop(struct sched_core *c, struct picture *p)
     if (p->state == PICTURE_ENCODING)
         c->encoding--;
     blob_drop(p->rgb);
-    c->picture_count--;
     free(p);
 }
 
@@ -107,13 +81,12 @@ void core__waiter_detach(struct waiter *w)
 bool core__picture_join(struct sched_core *c, struct waiter *w, uint64_t now)
 {
     struct sched_request *r = w->request;
-    uint64_t hash = picture_key_hash(&w->result.key);
-    struct picture *p = picture_find(c, &w->result.key, hash);
+    struct picture *p = picture_find(c, &w->result.key);
     if (p != NULL) {
         w->result.source = SCHED_COALESCED;
         c->stats.coalesced++;
     } else {
-        p = picture_new(c, &w->result.key, hash, now);
+        p = picture_new(c, &w->result.key, now);
         if (p == NULL)
             return false;
         w->result.source = SCHED_COMPUTED;

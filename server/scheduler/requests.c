@@ -54,14 +54,17 @@ bool core_next_event(struct sched_core *c, struct core_event *event)
 
 /* ---- Places ---------------------------------------------------------------------------------- */
 
-void core__sample_key(const struct sched_spec *s, uint32_t index, struct picture_key *key)
+struct picture_key core__sample_key(const struct sched_spec *s, uint32_t index)
 {
-    /* Field by field: keys are compared so, and never as bytes. */
-    key->model = s->model;
-    key->label = s->labels != NULL ? s->labels[index] : s->label;
-    key->seed = s->seeds != NULL ? s->seeds[index] : s->seed + index;
-    key->sampling = s->sampling;
-    key->encoding = s->encoding;
+    struct picture_key key = {
+        .model = s->model,
+        .label = s->labels != NULL ? s->labels[index] : s->label,
+        .seed = s->seeds != NULL ? s->seeds[index] : s->seed + index,
+        .sampling = s->sampling,
+        .encoding = s->encoding,
+    };
+    picture_key_normalise(&key);
+    return key;
 }
 
 /* Gives waiters to as many of the request's pictures as the window allows. */
@@ -73,7 +76,7 @@ static void materialise(struct sched_core *c, struct sched_request *r, uint64_t 
         struct sched_picture *out = &w->result;
         memset(out, 0, sizeof(*out));
         out->index = r->next;
-        core__sample_key(&r->spec, r->next, &out->key);
+        out->key = core__sample_key(&r->spec, r->next);
         if (r->spec.want == SCHED_PNG)
             out->png = image_cache_get(c->cache, &out->key);
         list_remove(&w->of_request);

@@ -52,21 +52,19 @@ static void play_lanes(const struct sched_core *c, struct play *p, uint64_t now)
     struct {
         double pictures, evaluations, longest;
     } lanes[SCHED_MAX_DEVICES][SCHED_MAX_MODELS] = {{{0}}};
-    for (size_t i = 0; i < c->bucket_count; i++) {
-        for (const struct picture *at = c->bucket[i]; at != NULL; at = at->next) {
-            int m = at->key.model;
-            if (at->state == PICTURE_QUEUED) {
-                p->backlog[m].pictures++;
-                p->backlog[m].evaluations += at->key.sampling.steps;
-            }
-            if (at->device < 0 || (at->in_hand && at->state == PICTURE_DENOISED))
-                continue;
-            double left = at->key.sampling.steps - at->step - at->in_hand;
-            lanes[at->device][m].pictures++;
-            lanes[at->device][m].evaluations += left;
-            if (left > lanes[at->device][m].longest)
-                lanes[at->device][m].longest = left;
+    for (const struct picture *at = c->pictures; at != NULL; at = at->hh.next) {
+        int m = at->key.model;
+        if (at->state == PICTURE_QUEUED) {
+            p->backlog[m].pictures++;
+            p->backlog[m].evaluations += at->key.sampling.steps;
         }
+        if (at->device < 0 || (at->in_hand && at->state == PICTURE_DENOISED))
+            continue;
+        double left = at->key.sampling.steps - at->step - at->in_hand;
+        lanes[at->device][m].pictures++;
+        lanes[at->device][m].evaluations += left;
+        if (left > lanes[at->device][m].longest)
+            lanes[at->device][m].longest = left;
     }
     for (int d = 0; d < c->device_count; d++) {
         p->free_at[d] = hand_us(c, &c->device[d], now);

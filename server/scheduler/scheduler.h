@@ -30,14 +30,19 @@ struct sched_request; /* opaque; see sched_submit for its lifetime */
 
 struct picture_text; /* base/metadata.h */
 
-/* Everything that makes a picture's file: same key, same bytes. */
+/* Everything that makes a picture's file: same key, same bytes. Keys are compared as bytes: they
+ * hold no padding and are normalised before they are handed to anybody. */
 struct picture_key {
     int32_t model; /* index given by sched_add_model */
     int32_t label;
     uint64_t seed;
     struct imf_sampling sampling;
     struct picture_encoding encoding;
+    uint8_t reserved[6]; /* 0 */
 };
+
+/* Different numbers that mean the same picture become the same. */
+void picture_key_normalise(struct picture_key *key);
 
 struct sched_options {
     uint32_t max_queue;    /* pictures waiting, all requests together; 1024 */

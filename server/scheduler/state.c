@@ -11,14 +11,9 @@ imf_status core_init(struct sched_core *c, const struct sched_options *o)
 {
     memset(c, 0, sizeof(*c));
     c->options = *o;
-    c->bucket_count = 256;
-    c->bucket = calloc(c->bucket_count, sizeof(struct picture *));
     c->cache = image_cache_new(o->cache_bytes);
-    if (c->bucket == NULL || c->cache == NULL) {
-        free(c->bucket);
-        image_cache_free(c->cache);
+    if (c->cache == NULL)
         return IMF_ENOMEM;
-    }
     list_init(&c->tenants);
     list_init(&c->to_encode);
     list_init(&c->events);
@@ -27,14 +22,13 @@ imf_status core_init(struct sched_core *c, const struct sched_options *o)
 
 void core_destroy(struct sched_core *c)
 {
-    assert(c->requests == 0 && c->picture_count == 0 && list_empty(&c->events));
+    assert(c->requests == 0 && c->pictures == NULL && list_empty(&c->events));
     core__tenants_free(c);
     for (int d = 0; d < c->device_count; d++) {
         for (int m = 0; m < c->model_count; m++)
             free(c->device[d].spare[m]);
     }
     image_cache_free(c->cache);
-    free(c->bucket);
     free(c->heap);
 }
 

@@ -17,6 +17,7 @@
 #define SCHEDULER_CORE_H
 
 #include "scheduler/image_cache.h"
+#include "base/hash_table.h"
 #include "base/list.h"
 #include "scheduler/scheduler.h"
 
@@ -32,8 +33,7 @@ enum picture_state {
 };
 
 struct picture {
-    struct picture *next; /* in its hash bucket */
-    uint64_t hash;
+    UT_hash_handle hh; /* in core.pictures, by key */
     struct picture_key key;
     enum picture_state state;
     int step;              /* evaluations done */
@@ -47,8 +47,8 @@ struct picture {
 };
 
 struct tenant {
-    struct tenant *next; /* in its hash bucket */
-    struct list active;  /* in core.tenants while it has requests */
+    UT_hash_handle hh;  /* in core.tenant_table, by id */
+    struct list active; /* in core.tenants while it has requests */
     struct list requests;
     uint64_t service; /* received, or credited when it arrived; what fairness compares */
     uint64_t scratch; /* of core_estimate */
@@ -156,8 +156,6 @@ struct candidate {
 /* Recent departures, to learn how soon clients that got their answer ask again. */
 #define CORE_DEPARTURES 256
 
-#define CORE_TENANT_BUCKETS 256
-
 struct sched_core {
     struct sched_options options;
     struct core_model model[SCHED_MAX_MODELS];
@@ -165,11 +163,9 @@ struct sched_core {
     int model_count, device_count;
     bool draining;
 
-    struct picture **bucket; /* pictures in flight */
-    size_t bucket_count, picture_count;
-    struct tenant *tenant_bucket[CORE_TENANT_BUCKETS];
-    struct list tenants; /* active */
-    size_t tenant_count; /* active or remembered */
+    struct picture *pictures;    /* hash table: in flight */
+    struct tenant *tenant_table; /* hash table: active or remembered */
+    struct list tenants;         /* active */
     struct list to_encode, events;
     struct image_cache *cache;
     uint64_t sequence;
@@ -260,7 +256,7 @@ uint32_t core_queue_images(const struct sched_core *c);
 /* ---- Between the core's files: requests.c ---- */
 
 /* The key of picture `index` of what is asked. */
-void core__sample_key(const struct sched_spec *s, uint32_t index, struct picture_key *key);
+struct picture_key core__sample_key(const struct sched_spec *s, uint32_t index);
 /* The result's blobs are filled in; the waiter belongs to the events now. */
 void core__waiter_ready(struct sched_core *c, struct waiter *w, uint64_t now);
 /* Tells the owner that nothing more will become ready. */

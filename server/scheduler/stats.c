@@ -27,10 +27,8 @@ void core_get_stats(const struct sched_core *c, struct sched_stats *out)
     out->requests = c->requests;
     /* queue_images counts places without a waiter too; pictures in flight that are not queued run.
      */
-    for (size_t i = 0; i < c->bucket_count; i++) {
-        for (const struct picture *p = c->bucket[i]; p != NULL; p = p->next)
-            out->running_images += p->state != PICTURE_QUEUED;
-    }
+    for (const struct picture *p = c->pictures; p != NULL; p = p->hh.next)
+        out->running_images += p->state != PICTURE_QUEUED;
     for (int m = 0; m < c->model_count; m++) {
         LIST_EACH(r_it, &c->model[m].requests)
         {

@@ -4,14 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static unsigned tenant_hash(const char *id)
-{
-    unsigned h = 2166136261u; /* FNV-1a */
-    for (; *id != '\0'; id++)
-        h = (h ^ (unsigned char)*id) * 16777619u;
-    return (h ^ h >> 16) % CORE_TENANT_BUCKETS;
-}
-
 /* Least service among those that compete; what a newcomer is credited with, so that it neither
  * waits for old debts of others nor gets arrears for the time it was away. */
 static uint64_t least_tenant(const struct sched_core *c)
@@ -44,40 +36,36 @@ static void forget_tenants(struct sched_core *c)
 {
     bool all = list_empty(&c->tenants);
     uint64_t least = least_tenant(c);
-    for (size_t i = 0; i < CORE_TENANT_BUCKETS; i++) {
-        struct tenant **link = &c->tenant_bucket[i];
-        while (*link != NULL) {
-            struct tenant *t = *link;
-            if (list_empty(&t->requests) && (all || t->service <= least)) {
-                *link = t->next;
-                c->tenant_count--;
-                free(t);
-            } else {
-                link = &t->next;
-            }
+    struct tenant *t, *next;
+    HASH_ITER(hh, c->tenant_table, t, next)
+    {
+        if (list_empty(&t->requests) && (all || t->service <= least)) {
+            HASH_DEL(c->tenant_table, t);
+            free(t);
         }
     }
 }
 
 struct tenant *core__tenant_get(struct sched_core *c, const char *id)
 {
-    struct tenant **bucket = &c->tenant_bucket[tenant_hash(id)];
-    for (struct tenant *t = *bucket; t != NULL; t = t->next) {
-        if (strcmp(t->id, id) == 0)
-            return t;
-    }
-    if (c->tenant_count >= 64)
+    struct tenant *t;
+    HASH_FIND_STR(c->tenant_table, id, t);
+    if (t != NULL)
+        return t;
+    if (HASH_COUNT(c->tenant_table) >= 64)
         forget_tenants(c);
     size_t size = strlen(id) + 1;
-    struct tenant *t = calloc(1, sizeof(*t) + size);
+    t = calloc(1, sizeof(*t) + size);
     if (t == NULL)
         return NULL;
     memcpy(t->id, id, size);
     list_init(&t->active);
     list_init(&t->requests);
-    t->next = *bucket;
-    *bucket = t;
-    c->tenant_count++;
+    HASH_ADD_STR(c->tenant_table, id, t);
+    if (!HASH_ADDED(t)) {
+        free(t);
+        return NULL;
+    }
     return t;
 }
 
@@ -103,11 +91,10 @@ void core__tenant_leave(struct sched_request *r)
 
 void core__tenants_free(struct sched_core *c)
 {
-    for (size_t i = 0; i < CORE_TENANT_BUCKETS; i++) {
-        while (c->tenant_bucket[i] != NULL) {
-            struct tenant *t = c->tenant_bucket[i];
-            c->tenant_bucket[i] = t->next;
-            free(t);
-        }
+    struct tenant *t, *next;
+    HASH_ITER(hh, c->tenant_table, t, next)
+    {
+        HASH_DEL(c->tenant_table, t);
+        free(t);
     }
 }

@@ -120,21 +120,16 @@ void sim_check(struct sim *s)
 {
     const struct sched_core *c = &s->core;
     uint32_t queued = 0, encoding = 0, lanes[SCHED_MAX_DEVICES][SCHED_MAX_MODELS] = {{0}};
-    size_t pictures = 0;
-    for (size_t i = 0; i < c->bucket_count; i++) {
-        for (const struct picture *p = c->bucket[i]; p != NULL; p = p->next, pictures++) {
-            ENSURE(p->in_hand || !list_empty(&p->waiters));
-            queued += p->state == PICTURE_QUEUED;
-            encoding +=
-                p->state == PICTURE_ENCODING || (p->state == PICTURE_DENOISED && p->in_hand);
-            ENSURE_EQ(p->device >= 0, p->state == PICTURE_RUNNING || p->state == PICTURE_DENOISED);
-            if (p->device >= 0)
-                lanes[p->device][p->key.model]++;
-            if (p->state == PICTURE_QUEUED)
-                ENSURE(!p->in_hand && p->lane == NULL && p->step == 0);
-        }
+    for (const struct picture *p = c->pictures; p != NULL; p = p->hh.next) {
+        ENSURE(p->in_hand || !list_empty(&p->waiters));
+        queued += p->state == PICTURE_QUEUED;
+        encoding += p->state == PICTURE_ENCODING || (p->state == PICTURE_DENOISED && p->in_hand);
+        ENSURE_EQ(p->device >= 0, p->state == PICTURE_RUNNING || p->state == PICTURE_DENOISED);
+        if (p->device >= 0)
+            lanes[p->device][p->key.model]++;
+        if (p->state == PICTURE_QUEUED)
+            ENSURE(!p->in_hand && p->lane == NULL && p->step == 0);
     }
-    ENSURE_EQ(pictures, c->picture_count);
     ENSURE_EQ(encoding, c->encoding);
     ENSURE_LE(c->encoding, c->options.max_encoding + CORE_MAX_BATCH);
     for (int m = 0; m < c->model_count; m++) {
@@ -160,30 +155,33 @@ static void check_conservation(struct sim *s, int device)
     const struct sched_core *c = &s->core;
     if (c->device[device].failed)
         return;
-    for (size_t i = 0; i < c->bucket_count; i++) {
-        for (const struct picture *p = c->bucket[i]; p != NULL; p = p->next) {
-            int m = p->key.model;
-            if (p->in_hand || (c->model[m].devices >> device & 1) == 0)
-                continue;
-            bool alive = false; /* some request whose time is not up */
-            LIST_EACH(it, &p->waiters)
-            {
-                const struct sched_request *r = LIST_OF(it, struct waiter, of_picture)->request;
-                alive |= r->deadline == 0 || r->deadline > s->now;
-            }
-            bool could = p->state == PICTURE_QUEUED
-                             ? c->device[device].lanes[m] < c->device[device].lane_limit[m]
-                         : p->state == PICTURE_RUNNING ? p->device == device
-                         : p->state == PICTURE_DENOISED
-                             ? p->device == device && c->encoding < c->options.max_encoding
-                             : false;
-            if (!(!alive || !could))
-                ck_abort_msg("device %d idles with work in state %d", device, (int)p->state);
+    for (const struct picture *p = c->pictures; p != NULL; p = p->hh.next) {
+        int m = p->key.model;
+        if (p->in_hand || (c->model[m].devices >> device & 1) == 0)
+            continue;
+        bool alive = false; /* some request whose time is not up */
+        LIST_EACH(it, &p->waiters)
+        {
+            const struct sched_request *r = LIST_OF(it, struct waiter, of_picture)->request;
+            alive |= r->deadline == 0 || r->deadline > s->now;
         }
+        bool could = p->state == PICTURE_QUEUED
+                         ? c->device[device].lanes[m] < c->device[device].lane_limit[m]
+                     : p->state == PICTURE_RUNNING ? p->device == device
+                     : p->state == PICTURE_DENOISED
+                         ? p->device == device && c->encoding < c->options.max_encoding
+                         : false;
+        if (!(!alive || !could))
+            ck_abort_msg("device %d idles with work in state %d", device, (int)p->state);
     }
 }
 
 /* ---- Running --------------------------------------------------------------------------------- */
+
+static uint64_t picture_hash(const struct picture *p)
+{
+    return hash_bytes(&p->key, sizeof(p->key));
+}
 
 static void start_device(struct sim *s, int d)
 {
@@ -210,8 +208,8 @@ static void start_device(struct sim *s, int d)
             s->lanes_made++;
         }
         if (v->work.kind == WORK_STEP && p->step == 0)
-            *p->lane = (struct imf_lane){.seed = p->hash};
-        ENSURE_EQ(p->lane->seed, p->hash); /* the lane of nobody else */
+            *p->lane = (struct imf_lane){.seed = picture_hash(p)};
+        ENSURE_EQ(p->lane->seed, picture_hash(p)); /* the lane of nobody else */
         ENSURE_EQ(p->lane->step, p->step);
     }
     v->busy = true;
@@ -222,8 +220,8 @@ static void start_device(struct sim *s, int d)
 
 static struct blob *blob_of(const struct picture *p)
 {
-    struct blob *b = blob_new(sizeof(p->hash));
-    memcpy(b->data, &p->hash, sizeof(p->hash));
+    struct blob *b = blob_new(sizeof(p->key));
+    memcpy(b->data, &p->key, sizeof(p->key));
     return b;
 }
 
@@ -283,14 +281,13 @@ static void deliver(struct sim *s)
         ENSURE_LT(p->index, q->n);
         ENSURE(!q->seen[p->index]);
         q->seen[p->index] = true;
-        uint64_t hash = picture_key_hash(&p->key);
         unsigned want = e.request->spec.want;
         ENSURE_EQ(p->png != NULL, (want & SCHED_PNG) != 0);
         ENSURE_EQ(p->rgb != NULL, (want & SCHED_RGB) != 0);
         if (p->png != NULL)
-            ENSURE(memcmp(p->png->data, &hash, sizeof(hash)) == 0);
+            ENSURE(memcmp(p->png->data, &p->key, sizeof(p->key)) == 0);
         if (p->rgb != NULL)
-            ENSURE(memcmp(p->rgb->data, &hash, sizeof(hash)) == 0);
+            ENSURE(memcmp(p->rgb->data, &p->key, sizeof(p->key)) == 0);
         blob_drop(p->png);
         blob_drop(p->rgb);
         if (q->got++ == 0)
@@ -410,7 +407,7 @@ void sim_finish(struct sim *s)
     core_stop(&s->core, s->now);
     sim_run_all(s);
     const struct sched_core *c = &s->core;
-    ENSURE_EQ(c->picture_count, 0);
+    ENSURE(c->pictures == NULL);
     ENSURE_EQ(c->requests, 0);
     ENSURE_EQ(c->encoding, 0);
     ENSURE_EQ(c->stats.queue_images, 0);

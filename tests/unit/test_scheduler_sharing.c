@@ -33,13 +33,10 @@ static struct sim_request *bring_to(int i, struct sim_request **blocker)
 
 static const struct picture *only_picture(int label)
 {
-    for (size_t i = 0; i < sim.core.bucket_count; i++) {
-        for (const struct picture *p = sim.core.bucket[i]; p != NULL; p = p->next) {
-            if (p->key.label == label)
-                return p;
-        }
-    }
-    return NULL;
+    const struct picture *p = sim.core.pictures;
+    while (p != NULL && p->key.label != label)
+        p = p->hh.next;
+    return p;
 }
 
 START_TEST(test_coalesce)
