@@ -1,6 +1,6 @@
 # imfd in a container, on the CPU (target cpu, the default) or an NVIDIA GPU (target cuda):
-#   docker build -t imfd:0.1.0 .                     docker run --rm -p 8080:8080 imfd:0.1.0
-#   docker build -t imfd:0.1.0-cuda --target cuda .  docker run --rm -p 8080:8080 --gpus all imfd:0.1.0-cuda
+#   docker build -t imfd:0.2.0 .                     docker run --rm -p 8080:8080 imfd:0.2.0
+#   docker build -t imfd:0.2.0-cuda --target cuda .  docker run --rm -p 8080:8080 --gpus all imfd:0.2.0-cuda
 # Settings come from the environment (IMFD_MODELS, IMFD_MAX_BATCH, ...) or a file mounted and named by
 # IMFD_CONFIG; models are mounted at /models. Without settings it serves the demo model. It runs as
 # user 10001, writes nothing (--read-only), and as process 1 drains on SIGTERM and leaves no zombies.
@@ -39,10 +39,10 @@ ARG REVISION=unknown
 ARG SOURCE=
 LABEL org.opencontainers.image.title="imfd" \
       org.opencontainers.image.description="HTTP server of pictures from Improved Mean Flows models, on the CPU" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}" \
-      org.opencontainers.image.licenses="LicenseRef-imfd AND Apache-2.0"
+      org.opencontainers.image.licenses="MIT AND Apache-2.0"
 # Idle threads must not spin in a shared machine; imfd would start itself again to say so.
 ENV IMFD_LISTEN=0.0.0.0:8080 OMP_WAIT_POLICY=passive
 USER 10001:10001
@@ -80,10 +80,10 @@ ARG REVISION=unknown
 ARG SOURCE=
 LABEL org.opencontainers.image.title="imfd" \
       org.opencontainers.image.description="HTTP server of pictures from Improved Mean Flows models, on NVIDIA GPUs" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}" \
-      org.opencontainers.image.licenses="LicenseRef-imfd AND Apache-2.0"
+      org.opencontainers.image.licenses="MIT AND Apache-2.0"
 ENV IMFD_LISTEN=0.0.0.0:8080 OMP_WAIT_POLICY=passive
 USER 10001:10001
 EXPOSE 8080

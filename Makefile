@@ -7,7 +7,11 @@ USER_RUN := sh tools/as-user.sh
 JOBS     ?= $(shell nproc)
 ARGS     ?=
 
-.PHONY: serve test release dev tsan install-build install-test clean
+# clang-format over every source.
+format:
+	@sh tools/format.sh
+
+.PHONY: format serve test release dev tsan install-build install-test clean
 
 serve: release
 	@exec $(USER_RUN) build/release/server/imfd serve $(ARGS)

@@ -1,6 +1,6 @@
 /* The device table: the closed list of layer-sized operations over which MiT, the decoders and
  * InceptionV3 are written once (engine/models). A device (engine/cpu, engine/cuda) fills the table;
- * tests/ops holds a third implementation in plain loops, the oracle.
+ * engine/reference holds a third implementation in plain loops, the oracle.
  *
  * Conventions
  *   - dst first, as in memcpy. `B` samples, `T` tokens each, `C` features; row-major, dense.

@@ -1,5 +1,6 @@
 /* libimf: images from "Improved Mean Flows" models (MiT, arXiv 2512.02012), one network evaluation
- * at a time. This is the engine's only public header.
+ * at a time. A program that judges pictures includes
+ * imf_metrics.h too; nothing else here is public.
  *
  *   engine  one device (a CPU with its threads, or one GPU)
  *   model   a MiT checkpoint and a picture decoder, resident on an engine
@@ -53,7 +54,7 @@ struct imf_error {
     char message[504];
 };
 
-const char *imf_version(void); /* "0.1.0" */
+const char *imf_version(void); /* "0.2.0": major, minor, patch */
 
 /* ---- Engine -------------------------------------------------------------------------------- */
 

@@ -60,10 +60,10 @@ IMF_DEVICE uint32_t shared_address(const void *p)
 IMF_DEVICE void cp_async16(void *dst, const void *src, int src_bytes = 16)
 {
 #ifdef __CUDACC__
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(
-                     shared_address(dst)),
-                 "l"(__cvta_generic_to_global(src)), "r"(src_bytes)
-                 : "memory");
+    asm volatile(
+        "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(shared_address(dst)),
+        "l"(__cvta_generic_to_global(src)), "r"(src_bytes)
+        : "memory");
 #else
     imf_emu_cp_async(dst, src, 16, src_bytes);
 #endif

@@ -6,6 +6,7 @@ if [ "$(id -u)" -eq 0 ] && [ -n "${SUDO_UID:-}" ] && [ "$SUDO_UID" -ne 0 ] &&
     [ "$(stat -c %u .)" = "$SUDO_UID" ]; then
     HOME=$(getent passwd "$SUDO_UID" | cut -d: -f6)
     export HOME
+    # shellcheck disable=SC2153 # sudo sets both
     exec setpriv --reuid="$SUDO_UID" --regid="$SUDO_GID" --init-groups -- "$@"
 fi
 exec "$@"

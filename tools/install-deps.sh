@@ -43,6 +43,10 @@ dpkg-dev             test         dependencies of the .deb
 debootstrap          test         a Debian 12 to install the .deb in
 mandoc               test         manual page
 libimage-exiftool-perl test       metadata of pictures, read by another program
+clang-format         test         lint
+clang-tidy           test         lint
+shellcheck           test         lint
+eslint               test         lint of the page
 chromium             web          drives the web page
 chromium-driver      web          drives the web page
 "
@@ -91,7 +95,7 @@ if [ -n "$missing" ]; then
                 haproxy | prometheus) unit=$package ;;
                 *) continue ;;
             esac
-            $as_root systemctl disable $unit >/dev/null 2>&1 || true
+            $as_root systemctl disable "$unit" >/dev/null 2>&1 || true
         done
     fi
 fi

@@ -52,10 +52,12 @@ async function look() {
 
 // Looks until the server can draw; after an outage this also takes the message away.
 export function connect() {
-  connecting ??= (async () => {
-    while (!await look()) await new Promise((resolve) => setTimeout(resolve, 700));
-    connecting = null;
-  })();
+  if (!connecting) {
+    connecting = (async () => {
+      while (!await look()) await new Promise((resolve) => setTimeout(resolve, 700));
+      connecting = null;
+    })();
+  }
   return connecting;
 }
 

@@ -105,7 +105,7 @@ static imf_status not_finite(const struct imf__checkpoint *c, const struct imf__
         i++;
     return imf__fail(err, IMF_EFORMAT, "%s: tensor \"%s\": element %llu is NaN or infinite",
                      c->files[e->place.file].label, imf__quote(e->tensor.name).text,
-                     (unsigned long long)(first + i));
+                     (unsigned long long)first + i);
 }
 
 static imf_status read_contiguous(struct imf__checkpoint *c, const struct imf__entry *e, float *dst,

@@ -15,7 +15,7 @@ static imf_status embed(struct imf__mit *m, struct imf__activations *a,
 {
     const struct imf__device_ops *ops = m->dev->ops;
     size_t D = (size_t)m->D, n = (size_t)B, P = (size_t)m->P, mark = imf__activations_mark(a);
-    size_t features = (size_t)(m->channels * m->patch * m->patch);
+    size_t features = (size_t)m->channels * m->patch * m->patch;
     float *waves = imf__activations_alloc(a, n * 256 * sizeof(float)); /* (B, 256) */
     float *hidden = imf__activations_alloc(a, n * D * sizeof(float));  /* (B, D) */
     float *scalars = imf__activations_alloc(a, IMF__MIT_SCALARS * n * D * sizeof(float));
@@ -67,7 +67,7 @@ imf_status imf__mit_forward(struct imf__mit *m, struct imf__activations *arena,
     const struct imf__device_ops *ops = m->dev->ops;
     size_t rows = (size_t)B * (size_t)m->T, D = (size_t)m->D, act = m->dev->act_size;
     size_t wide = 3 * D > (size_t)m->Mp ? 3 * D : (size_t)m->Mp;
-    size_t outputs = (size_t)(m->patch * m->patch * m->channels);
+    size_t outputs = (size_t)m->patch * m->patch * m->channels;
     size_t mark = imf__activations_mark(arena);
     float *x = imf__activations_alloc(arena, rows * D * sizeof(float)); /* (B, T, D) residual */
     if (!x)

@@ -292,7 +292,8 @@ static imf_status make_rope(struct imf__mit *m, struct imf__loader *ld)
     if (!rope)
         return imf__fail(ld->err, IMF_ENOMEM, "no memory for the rotary table");
     for (size_t i = 0; i < n; i++) {
-        float angle = (float)(i / 32) * (1.0f / powf(10000.0f, (float)(2 * (i % 32)) / 64.0f));
+        size_t position = i / 32;
+        float angle = (float)position * (1.0f / powf(10000.0f, (float)(2 * (i % 32)) / 64.0f));
         rope[i] = cosf(angle);
         rope[n + i] = sinf(angle);
     }

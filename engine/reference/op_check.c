@@ -161,7 +161,8 @@ static void check_invariance(struct imf__op_report *report, const struct imf__op
             if (base->seeds[i] != other->seeds[j] || memcmp(a, b, n * sizeof(float)) == 0)
                 continue;
             size_t at = 0;
-            while (memcmp(a + at, b + at, sizeof(float)) == 0)
+            /* Bits, not values. NOLINTNEXTLINE(bugprone-suspicious-memory-comparison) */
+            while (memcmp(a + at, b + at, sizeof(*a)) == 0)
                 at++;
             snprintf(report->message, sizeof(report->message),
                      "depends on the batch: seed %d, element %zu: %.9g in slot %d of %d, %.9g in "

@@ -452,7 +452,8 @@ static imf_status group_norm(struct imf__device *d, struct imf__image *dst,
 {
     (void)gamma, (void)beta, (void)eps, (void)silu;
     int strip = 32768 / round_up(src->c, 8) ? 32768 / round_up(src->c, 8) : 1;
-    double strips = (double)src->n * ((src->h * src->w + strip - 1) / strip);
+    int picture_strips = (src->h * src->w + strip - 1) / strip;
+    double strips = (double)src->n * picture_strips;
     double partial = strips * groups * 8, scales = 8.0 * src->n * round_up(src->c, 8);
     double elements = pixels_of(src) * src->c;
     struct launch statistics = {.bytes = bytes_of(d, src) + partial, .flops = 3 * elements};

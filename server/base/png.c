@@ -98,7 +98,7 @@ static void filter_paeth(uint8_t *restrict dst, const uint8_t *restrict row,
         pb = (int16_t)(pb < 0 ? -pb : pb);
         pc = (int16_t)(pc < 0 ? -pc : pc);
         int16_t bc = pb <= pc ? b : c;
-        int16_t nearest = (pa <= pb) & (pa <= pc) ? a : bc;
+        int16_t nearest = ((pa <= pb) & (pa <= pc)) ? a : bc;
         dst[i] = (uint8_t)(row[i] - nearest);
     }
 }

@@ -6,6 +6,7 @@
 
 enum { GOLDEN_STRIDE = 32, GOLDEN_VALUES = 256 };
 
+/* clang-format off */
 static const float golden[GOLDEN_VALUES] = {
     -1.97322798f, -0.115224242f, -0.110881567f, 0.833553135f, -2.55379009f, 1.31592822f,
     -0.944544971f, 0.810535967f, 0.201021731f, -1.33242548f, 0.482426405f, 1.13232911f,

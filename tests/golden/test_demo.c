@@ -13,7 +13,8 @@ static const struct demo_case {
     const char *file;
     int n;
     struct golden_sample samples[PICTURES];
-} cases[] = { /* as demo/cases.json has them */
+} cases[] = {
+    /* as demo/cases.json has them */
     {"demo/latents_one_step.npy",
      4,
      {{0, 0, {1, GUIDANCE}},

