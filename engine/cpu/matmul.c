@@ -63,9 +63,10 @@ static dnnl_status_t pack_for_matmul(struct cpu_device *cpu, struct imf__linear 
                                      dnnl_memory_desc_t *plain)
 {
     dnnl_memory_desc_t any;
-    struct matmul_key key = {PACKING_ROWS, w->N,         w->K,  w->type,
-                             w->type,      MATMUL_STORE, false, PACKED_MATMUL, false};
-    dnnl_status_t s = cpu_matrix(&any, w->K, w->N, cpu_data_type(cpu, w->type), dnnl_format_tag_any);
+    struct matmul_key key = {PACKING_ROWS, w->N,  w->K,          w->type, w->type,
+                             MATMUL_STORE, false, PACKED_MATMUL, false};
+    dnnl_status_t s =
+        cpu_matrix(&any, w->K, w->N, cpu_data_type(cpu, w->type), dnnl_format_tag_any);
     if (s == dnnl_success)
         s = cpu_matrix(plain, w->K, w->N, dnnl_f32, dnnl_ba); /* host rows are outputs */
     if (s == dnnl_success)
@@ -79,7 +80,7 @@ static dnnl_status_t pack_for_conv(struct cpu_device *cpu, struct imf__linear *w
 {
     dnnl_memory_desc_t any;
     dnnl_dims_t dims = {w->N, w->K, 1, 1};
-    struct matmul_key key = {PACKING_ROWS,    w->N,  w->K,       w->type, w->type,
+    struct matmul_key key = {PACKING_ROWS,    w->N,  w->K,        w->type, w->type,
                              MATMUL_SILU_MUL, false, PACKED_CONV, false};
     dnnl_status_t s = dnnl_memory_desc_init_by_tag(&any, 4, dims, dnnl_f32, dnnl_format_tag_any);
     if (s == dnnl_success)
@@ -158,9 +159,10 @@ bool cpu_matmul_is_row_invariant(struct cpu_device *cpu)
 {
     dnnl_memory_desc_t any;
     dnnl_primitive_desc_t pd = NULL;
-    struct matmul_key key = {PACKING_ROWS, 768,          768,   IMF__ACT,
-                             IMF__ACT,     MATMUL_STORE, false, PACKED_MATMUL, false};
-    if (cpu_matrix(&any, 768, 768, cpu_data_type(cpu, IMF__ACT), dnnl_format_tag_any) != dnnl_success ||
+    struct matmul_key key = {PACKING_ROWS, 768,   768,           IMF__ACT, IMF__ACT,
+                             MATMUL_STORE, false, PACKED_MATMUL, false};
+    if (cpu_matrix(&any, 768, 768, cpu_data_type(cpu, IMF__ACT), dnnl_format_tag_any) !=
+            dnnl_success ||
         cpu_product_describe(cpu, &pd, &key, &any) != dnnl_success)
         return false;
     bool yes = cpu_implemented_as(pd, "brg");
@@ -184,9 +186,8 @@ imf_status cpu_swiglu(struct imf__device *d, void *dst, const void *src,
                       const struct imf__swiglu *w, int rows)
 {
     struct cpu_device *cpu = cpu_of(d);
-    struct matmul_key up = {rows,     w->w3->N,     w->w3->K, IMF__ACT,
-                            IMF__ACT, MATMUL_STORE, false,    w->w3->packing,
-                            false};
+    struct matmul_key up = {rows,         w->w3->N, w->w3->K,       IMF__ACT, IMF__ACT,
+                            MATMUL_STORE, false,    w->w3->packing, false};
     struct matmul_key gate = up;
     gate.kind = MATMUL_SILU_MUL;
     IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_TENSOR,

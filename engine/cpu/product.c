@@ -14,7 +14,7 @@ dnnl_data_type_t cpu_data_type(const struct cpu_device *cpu, enum imf__dtype typ
 }
 
 dnnl_status_t cpu_matrix(dnnl_memory_desc_t *md, int rows, int columns, dnnl_data_type_t type,
-                            dnnl_format_tag_t tag)
+                         dnnl_format_tag_t tag)
 {
     dnnl_dims_t dims = {rows, columns};
     return dnnl_memory_desc_init_by_tag(md, 2, dims, type, tag);
@@ -84,7 +84,7 @@ bool cpu_implemented_as(const_dnnl_primitive_desc_t pd, const char *prefix)
 
 /* A convolution on kernels other than jit_1x1 is declined: its rows promise nothing. */
 dnnl_status_t cpu_product_describe(struct cpu_device *cpu, dnnl_primitive_desc_t *pd,
-                              const struct matmul_key *key, const dnnl_memory_desc_t *weights)
+                                   const struct matmul_key *key, const dnnl_memory_desc_t *weights)
 {
     union product_desc desc;
     dnnl_memory_desc_t dst;
@@ -171,7 +171,7 @@ static bool same_key(const struct matmul_key *a, const struct matmul_key *b)
 }
 
 imf_status cpu_product_get(struct cpu_device *cpu, struct cpu_matmul **out,
-                             const struct matmul_key *key, const dnnl_memory_desc_t *weights)
+                           const struct matmul_key *key, const dnnl_memory_desc_t *weights)
 {
     struct cpu_matmul *m;
     for (m = cpu->matmuls; m; m = m->next) {

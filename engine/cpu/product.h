@@ -40,7 +40,6 @@ struct operands {
     float *bias;
 };
 
-
 dnnl_data_type_t cpu_data_type(const struct cpu_device *cpu, enum imf__dtype type);
 dnnl_status_t cpu_matrix(dnnl_memory_desc_t *md, int rows, int columns, dnnl_data_type_t type,
                          dnnl_format_tag_t tag);

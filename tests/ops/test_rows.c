@@ -124,8 +124,8 @@ static void multiply(struct bench *b, void *dst, const void *src, int rows)
     for (int dry = 1; dry >= 0; dry--) {
         b->d->dry = dry;
         ck_assert_int_eq(b->p->swiglu ? b->d->ops->swiglu(b->d, dst, src, b->swiglu, rows)
-                                      : b->d->ops->linear(b->d, dst, dst_type(b), src, b->linear, rows,
-                                                          b->p->epilogue),
+                                      : b->d->ops->linear(b->d, dst, dst_type(b), src, b->linear,
+                                                          rows, b->p->epilogue),
                          IMF_OK);
     }
 }
