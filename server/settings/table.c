@@ -40,7 +40,8 @@ const struct setting_row settings__table[] = {
      "Microseconds to wait for a fuller batch. 0 never waits while there is work, which is best\n"
      "nearly always: later requests join at the next step anyway."},
     {"max_queue", TYPE_INTEGER, AT(max_queue), "256", 1, 1000000, NULL, "Limits",
-     "Pictures that may wait, not yet begun. Beyond it: 503 overloaded, with a truthful Retry-After."},
+     "Pictures that may wait, not yet begun. Beyond it: 503 overloaded, with a truthful "
+     "Retry-After."},
     {"max_n", TYPE_INTEGER, AT(max_n), "64", 1, 10000, NULL, NULL,
      "Pictures in one request; at most max_queue, to which the default shrinks."},
     {"max_steps", TYPE_INTEGER, AT(max_steps), "64", 1, IMF_MAX_STEPS, NULL, NULL,
