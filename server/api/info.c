@@ -302,14 +302,15 @@ static void write_checks(struct api *a, struct json_writer *w)
     json_object_end(w);
 }
 
-/* Devices are listed once one of them is lost: the server may well go on with the others. */
+/* Devices are listed once one of them is lost or stuck: the server may well go on with the others.
+ */
 static void write_devices(struct api *a, struct json_writer *w)
 {
     struct sched_device_status status;
     bool lost = false;
     for (int i = 0; i < sched_device_count(a->scheduler); i++) {
         sched_device_get(a->scheduler, i, &status);
-        lost |= status.failed;
+        lost |= status.failed || status.stuck;
     }
     if (!lost)
         return;
@@ -318,7 +319,10 @@ static void write_devices(struct api *a, struct json_writer *w)
     for (int i = 0; i < sched_device_count(a->scheduler); i++) {
         sched_device_get(a->scheduler, i, &status);
         json_key(w, status.name);
-        json_string(w, status.failed ? "sick" : status.open ? "ready" : "loading");
+        json_string(w, status.failed  ? "sick"
+                       : status.stuck ? "stuck"
+                       : status.open  ? "ready"
+                                      : "loading");
     }
     json_object_end(w);
 }
@@ -332,19 +336,26 @@ static const char *waits_for(struct api *a)
         if (status.state == SCHED_MODEL_SICK || status.state == SCHED_MODEL_FAILED)
             return "sick";
     }
+    for (int i = 0; i < sched_model_count(a->scheduler); i++) {
+        sched_model_get(a->scheduler, i, &status);
+        if (status.state == SCHED_MODEL_READY && !sched_model_answers(a->scheduler, i))
+            return "stuck";
+    }
     return "loading";
 }
 
-/* livez: the loop answers. readyz: every model ready, not draining. health: readyz with details. */
+/* livez: the loop answers, and an engine does. readyz: every model ready, not draining. health:
+ * readyz with details. */
 void api_get_health(struct api_call *c)
 {
     struct api *a = c->api;
     struct buffer body;
     struct json_writer w;
     bool ready = !a->draining && sched_ready(a->scheduler);
-    bool good = ready || c->route == ROUTE_LIVEZ;
+    bool live = sched_answers(a->scheduler);
+    bool good = c->route == ROUTE_LIVEZ ? live : ready;
     begin_object(&w, &body, "status",
-                 c->route == ROUTE_LIVEZ ? "live"
+                 c->route == ROUTE_LIVEZ ? (live ? "live" : "stuck")
                  : ready                 ? "ready"
                  : a->draining           ? "draining"
                                          : waits_for(a));

@@ -204,10 +204,10 @@ static const char *device_label(const struct sched_device_status *d)
     return d->info != NULL ? d->info->device : d->name;
 }
 
-static void write_device_up(struct buffer *b, struct scheduler *s, int index)
+static void write_device_up(struct buffer *b, struct scheduler *s, int index, bool stuck)
 {
     struct sched_device_status first, other;
-    bool up = true;
+    bool up = true, hangs = false;
     sched_device_get(s, index, &first);
     for (int i = 0; i < sched_device_count(s); i++) {
         sched_device_get(s, i, &other);
@@ -215,9 +215,11 @@ static void write_device_up(struct buffer *b, struct scheduler *s, int index)
             continue;
         if (i < index)
             return;
-        up &= !other.failed;
+        up &= !other.failed && !other.stuck;
+        hangs |= other.stuck;
     }
-    buffer_printf(b, "imfd_device_up{device=\"%s\"} %d\n", device_label(&first), up);
+    buffer_printf(b, "imfd_device_%s{device=\"%s\"} %d\n", stuck ? "stuck" : "up",
+                  device_label(&first), stuck ? hangs : up);
 }
 
 static void write_models(struct buffer *b, struct scheduler *s)
@@ -229,9 +231,12 @@ static void write_models(struct buffer *b, struct scheduler *s)
         buffer_printf(b, "imfd_model_info{model=\"%s\",fingerprint=\"%s\"} 1\n", status.id,
                       status.info != NULL ? status.info->fingerprint : "");
     }
-    head(b, "imfd_device_up", "gauge", "0 when the device has failed.");
+    head(b, "imfd_device_up", "gauge", "0 when the device has failed, or does not answer.");
     for (int i = 0; i < sched_device_count(s); i++)
-        write_device_up(b, s, i);
+        write_device_up(b, s, i, false);
+    head(b, "imfd_device_stuck", "gauge", "1 while the device gives no sign of life.");
+    for (int i = 0; i < sched_device_count(s); i++)
+        write_device_up(b, s, i, true);
     head(b, "imfd_device_memory_bytes", "gauge", "Memory that models hold on a device.");
     for (int i = 0; i < sched_device_count(s); i++)
         write_device(b, s, i);
@@ -339,6 +344,8 @@ static void write_scheduler(struct metrics *m, struct buffer *b, struct schedule
             (double)s->cache_hits);
     counter(b, "imfd_cache_misses_total", "Pictures looked for in the PNG cache in vain.",
             (double)s->cache_misses);
+    counter(b, "imfd_memory_shortages_total",
+            "Times that memory was short and the cache given back.", (double)s->memory_shortages);
     gauge(b, "imfd_cache_bytes", "Bytes of PNGs kept.", (double)s->cache_bytes);
 }
 

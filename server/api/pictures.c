@@ -205,6 +205,9 @@ static void on_end(void *user, struct sched_request *sr, enum sched_result resul
         api_problem_set(&p, API_ENGINE, NULL, "%s", message);
         log_write(job->call->api->log, LOG_ERROR, "engine: %s", message);
         break;
+    case SCHED_MEMORY:
+        api_problem_set(&p, API_OVERLOADED, NULL, "%s", message);
+        break;
     case SCHED_STOPPED:
         api_problem_set(&p, API_DRAINING, NULL, "the server is stopping");
         break;
@@ -255,7 +258,7 @@ static void refuse(const struct sched_refusal *refusal, struct api_problem *p)
         [SCHED_REJECT_QUEUE] = API_OVERLOADED,  [SCHED_REJECT_DEADLINE] = API_DEADLINE,
         [SCHED_REJECT_DRAINING] = API_DRAINING, [SCHED_REJECT_LOADING] = API_LOADING,
         [SCHED_REJECT_SICK] = API_ENGINE,       [SCHED_REJECT_SIZE] = API_INVALID,
-        [SCHED_REJECT_MEMORY] = API_OVERLOADED,
+        [SCHED_REJECT_MEMORY] = API_OVERLOADED, [SCHED_REJECT_STUCK] = API_OVERLOADED,
     };
     api_problem_set(p, kinds[refusal->why], refusal->why == SCHED_REJECT_SIZE ? "n" : NULL, "%s",
                     refusal->message);

@@ -11,7 +11,8 @@
 static void on_watchdog(uv_timer_t *timer)
 {
     struct notify *n = timer->data;
-    notify_send(n, "WATCHDOG=1");
+    if (!n->quiet)
+        notify_send(n, "WATCHDOG=1");
 }
 
 /* Milliseconds between heartbeats: a third of what the manager waits for; 0: none is asked for. */

@@ -13,6 +13,7 @@ struct notify {
     uv_timer_t watchdog;
     int fd; /* connected to the manager's socket; valid when open */
     bool open;
+    bool quiet; /* no heartbeat: what is to be watched is not well */
 };
 
 /* Connects, and starts the watchdog's heartbeat on the loop where the manager asks for one. The

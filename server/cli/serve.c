@@ -28,6 +28,7 @@ enum {
     MAX_DEVICES = SCHED_MAX_DEVICES,
     MAX_SIGNALS = 8,
     LAST_LINES_MS = 500,
+    STOP_GRACE_MS = 500,
 };
 
 struct server {
@@ -198,6 +199,20 @@ static void on_device_lost(void *user, struct scheduler *scheduler, int device)
               status.message);
 }
 
+/* Nothing here can help a stuck device; the service manager can, once no other one is left. */
+static void on_device_stuck(void *user, struct scheduler *scheduler, int device, bool stuck)
+{
+    struct server *s = user;
+    struct sched_device_status status;
+    sched_device_get(scheduler, device, &status);
+    if (stuck)
+        log_write(s->log, LOG_ERROR, "device %s is stuck: it does not come back from its work",
+                  status.name);
+    else
+        log_write(s->log, LOG_INFO, "device %s answers again", status.name);
+    s->notify.quiet = !sched_answers(scheduler);
+}
+
 static void describe(void *user, const struct picture_key *key, struct picture_text *text)
 {
     struct server *s = user;
@@ -218,6 +233,9 @@ static imf_status prepare_scheduler(struct server *s, struct imf_error *err)
     o.on_model_user = s;
     o.on_device_lost = on_device_lost;
     o.on_device_lost_user = s;
+    o.stall_us = (uint64_t)s->settings.stall_timeout * 1000000;
+    o.on_device_stuck = on_device_stuck;
+    o.on_device_stuck_user = s;
     imf_status status = sched_create(&s->scheduler, &s->loop, &o, err);
     if (status != IMF_OK)
         return status;
@@ -442,6 +460,23 @@ static imf_status start(struct server *s, struct imf_error *err)
     return status;
 }
 
+/* Engines finish the batch in hand, for which there is drain_timeout and a moment more. One that
+ * does not is left behind with the process. */
+static void stop_scheduler(struct server *s)
+{
+    uv_update_time(&s->loop);
+    uint64_t now = uv_now(&s->loop), left = (uint64_t)s->settings.drain_timeout * 1000;
+    if (s->draining)
+        left = s->drain_deadline > now ? s->drain_deadline - now : 0;
+    if (!sched_stop(s->scheduler, left + STOP_GRACE_MS)) {
+        log_write(s->log, LOG_ERROR,
+                  "drain_timeout is over, and an engine is still at work: leaving it");
+        (void)log_wait(s->log, LAST_LINES_MS);
+        _exit(IMFD_EXIT_FAILURE);
+    }
+    sched_destroy(s->scheduler);
+}
+
 /* In the order in which things hold on to each other. */
 static void finish(struct server *s)
 {
@@ -454,7 +489,7 @@ static void finish(struct server *s)
     signal(SIGUSR1, SIG_IGN);
     http_server_destroy(s->http);
     if (s->scheduler != NULL)
-        sched_destroy(s->scheduler);
+        stop_scheduler(s);
     if (s->api != NULL)
         api_close(s->api);
     close_handles(s);

@@ -40,6 +40,8 @@ bool core__admit(struct sched_core *c, const struct sched_spec *s, uint64_t now,
                             m->state == SCHED_MODEL_FAILED ? "the model could not be loaded"
                                                            : "the model's device has failed");
     }
+    if (!core_answers(c, s->model))
+        return core__refuse(c, out, SCHED_REJECT_STUCK, 0, "the model's device does not answer");
     uint32_t capacity = c->options.max_queue, queued = c->stats.queue_images;
     bool fits = s->n <= capacity && queued <= capacity - s->n;
     if (!fits) {

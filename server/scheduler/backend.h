@@ -55,6 +55,7 @@ struct backend_ops {
  *   fail_load=0      1: model_load fails with IMF_EFORMAT
  *   sick=0           1: latents are not numbers; 2: all pixels are alike; 3: no decoder
  *   fail_label=-1    a step that holds a lane of this class fails with IMF_EDEVICE
+ *   hang_label=-1    a step that holds a lane of this class never ends
  *   fail_after=0     the n-th step and all later ones fail with IMF_EDEVICE; 0: never
  *   overlap=0        1: time passes after the call, as on a GPU, until somebody waits for it
  *   max_batch=8      used where imf_model_params asks 0

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 struct backend_fake_control {
     pthread_mutex_t lock;
@@ -26,7 +27,7 @@ static struct backend_fake_control *controls;
 
 struct fake_options {
     int64_t step_us, step_lane_us, decode_us, decode_lane_us, spin, load_ms, fail_load, sick,
-        fail_label, fail_after, overlap, max_batch, size, classes;
+        fail_label, hang_label, fail_after, overlap, max_batch, size, classes;
 };
 
 /* What imf.h leaves opaque, of this engine\'s own making: the scheduler carries them from one call
@@ -176,6 +177,7 @@ static bool set_option(struct fake_options *o, const char *key, const char *valu
         OPTION(fail_load, 0, 1),
         OPTION(sick, 0, 3),
         OPTION(fail_label, -1, 1000000),
+        OPTION(hang_label, -1, 1000000),
         OPTION(fail_after, 0, INT64_MAX),
         OPTION(overlap, 0, 1),
         OPTION(max_batch, 1, 256),
@@ -226,8 +228,8 @@ static imf_status device_open(struct imf_engine **out, const struct imf_engine_p
     struct imf_engine *d = calloc(1, sizeof(*d));
     if (d == NULL)
         return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
-    d->options =
-        (struct fake_options){.fail_label = -1, .max_batch = 8, .size = 256, .classes = 1000};
+    d->options = (struct fake_options){
+        .fail_label = -1, .hang_label = -1, .max_batch = 8, .size = 256, .classes = 1000};
     imf_status status = parse_device(d, p->device, err);
     if (status != IMF_OK) {
         free(d);
@@ -416,6 +418,8 @@ static imf_status step_begin(struct imf_model *m, struct imf_lane *const *lanes,
     for (int i = 0; i < n; i++) {
         if (o->fail_label >= 0 && lanes[i]->label == o->fail_label)
             return device_fails(d, "fail_label");
+        while (o->hang_label >= 0 && lanes[i]->label == o->hang_label)
+            pause();
         if (imf_lane_finished(lanes[i]))
             return IMF_EINVAL;
     }

@@ -229,6 +229,7 @@ static imf_status begin_step(struct engine_thread *t, struct flight *f)
                                         &f->err);
         }
         f->work.bad[i] = status != IMF_OK;
+        f->work.short_of_memory |= status == IMF_ENOMEM;
         if (status == IMF_OK)
             f->lanes[f->n++] = p->lane;
         else if (f->err.message[0] == '\0')
@@ -247,6 +248,7 @@ static imf_status begin_decode(struct engine_thread *t, struct flight *f)
         p->rgb = blob_new(bytes);
         f->work.bad[i] = p->rgb == NULL;
         if (f->work.bad[i]) {
+            f->work.short_of_memory = true;
             snprintf(f->err.message, sizeof(f->err.message), "out of memory for a picture");
             continue;
         }
@@ -312,15 +314,18 @@ static void completed(struct engine_thread *t, struct flight *f, struct flight *
     uint64_t since = f->work.started_at > t->busy_until ? f->work.started_at : t->busy_until;
     t->busy_us += now > since ? now - since : 0;
     t->busy_until = now;
-    if (f->status != IMF_OK)
+    bool fatal = f->status != IMF_OK && f->status != IMF_ENOMEM;
+    if (fatal)
         core_abandon(&s->core, &other->work, now);
     bool was_full = s->core.encoding >= s->core.options.max_encoding;
     core_complete(&s->core, t->index, &f->work, f->status, f->err.message, now);
     if (was_full) /* pictures that need no PNG leave their place to another device's */
         engine_threads_wake(s);
-    if (f->status != IMF_OK)
+    if (fatal)
         device_lost(t, f->err.message);
-    if (!list_empty(&s->core.events) || !list_empty(&s->core.to_encode))
+    if (!list_empty(&s->core.to_encode))
+        uv_cond_broadcast(&s->to_encode);
+    if (!list_empty(&s->core.events))
         uv_async_send(&s->wake);
 }
 
@@ -402,9 +407,8 @@ static void close_device(struct engine_thread *t)
     t->ops->device_close(t->backend);
 }
 
-static void thread_main(void *arg)
+static void run(struct engine_thread *t)
 {
-    struct engine_thread *t = arg;
     struct scheduler *s = t->scheduler;
     if (!open_device(t))
         return;
@@ -425,9 +429,17 @@ static void thread_main(void *arg)
     close_device(t);
 }
 
+static void thread_main(void *arg)
+{
+    struct engine_thread *t = arg;
+    run(t);
+    shell_thread_ended(t->scheduler);
+}
+
 imf_status engine_thread_start(struct engine_thread *t)
 {
-    if (uv_thread_create(&t->thread, thread_main, t) != 0)
+    /* Engines' libraries decide how deep they go: the usual stack. */
+    if (shell_thread_start(t->scheduler, &t->thread, 0, thread_main, t) != IMF_OK)
         return IMF_ENOMEM;
     t->started = true;
     return IMF_OK;

@@ -56,12 +56,17 @@ static void remove_entry(struct image_cache *c, struct entry *e)
     free(e);
 }
 
+void image_cache_clear(struct image_cache *c)
+{
+    while (!list_empty(&c->used))
+        remove_entry(c, LIST_OF(c->used.next, struct entry, used));
+}
+
 void image_cache_free(struct image_cache *c)
 {
     if (c == NULL)
         return;
-    while (!list_empty(&c->used))
-        remove_entry(c, LIST_OF(c->used.next, struct entry, used));
+    image_cache_clear(c);
     free(c);
 }
 

@@ -18,6 +18,7 @@ bool image_cache_has(const struct image_cache *c, const struct picture_key *key)
 /* Takes a reference of its own. What is larger than a quarter of the cache is not kept. An entry
  * counts with its bookkeeping. A key that is there already stays as it is. */
 void image_cache_put(struct image_cache *c, const struct picture_key *key, struct blob *png);
+void image_cache_clear(struct image_cache *c);
 size_t image_cache_bytes(const struct image_cache *c);
 size_t image_cache_entries(const struct image_cache *c);
 

@@ -325,15 +325,16 @@ void core_pick(struct sched_core *c, int device, struct sched_work *work, uint64
 {
     struct core_device *d = &c->device[device];
     work->kind = WORK_NONE;
+    work->short_of_memory = false;
     work->device = device;
     work->n = 0;
     work->wake_at = 0;
     work->started_at = now;
     choose(c, device, work, now);
+    d->progress_at = now;
     if (work->kind == WORK_NONE)
         return;
-    if (d->in_hand++ == 0)
-        d->progress_at = now;
+    d->in_hand++;
     d->hand_kind = work->kind;
     d->hand_model = work->model;
     d->hand_n = work->n;
@@ -410,7 +411,11 @@ void core_complete(struct sched_core *c, int device, struct sched_work *work, im
                    const char *message, uint64_t now)
 {
     assert(work->kind != WORK_NONE && work->n > 0);
-    if (status != IMF_OK) {
+    if (status == IMF_ENOMEM) {
+        for (int i = 0; i < work->n; i++)
+            work->bad[i] = true;
+        work->short_of_memory = true;
+    } else if (status != IMF_OK) {
         core_abandon(c, work, now);
         core_device_failed(c, device, message, now);
         return;
@@ -418,7 +423,10 @@ void core_complete(struct sched_core *c, int device, struct sched_work *work, im
     give_back(c, work, now);
     for (int i = 0; i < work->n; i++)
         work->picture[i]->in_hand = false;
-    add_statistics(c, work, now);
+    if (status == IMF_OK)
+        add_statistics(c, work, now);
+    if (work->short_of_memory)
+        core_shed(c);
     /* First the good ones: failing a picture ends requests, which may drop pictures of this batch
      * that are no longer in hand. So those are taken one by one, and looked up no more. */
     bool any_bad = false;
@@ -437,7 +445,8 @@ void core_complete(struct sched_core *c, int device, struct sched_work *work, im
     for (int i = 0; any_bad && i < work->n; i++) {
         if (work->bad[i]) {
             work->picture[i]->in_hand = false;
-            core__picture_fail(c, work->picture[i], message, now);
+            core__picture_fail(c, work->picture[i],
+                               work->short_of_memory ? SCHED_MEMORY : SCHED_FAILED, message, now);
         }
     }
     work->kind = WORK_NONE;
@@ -457,7 +466,7 @@ void core_device_failed(struct sched_core *c, int device, const char *message, u
     c->device[device].failed = true;
     /* Failing one may drop others with it, so each is looked up afresh. */
     while ((p = any_picture_on(c, device)) != NULL)
-        core__picture_fail(c, p, message, now);
+        core__picture_fail(c, p, SCHED_FAILED, message, now);
     for (int m = 0; m < c->model_count; m++) {
         if (!serves(c, device, m))
             continue;
@@ -484,7 +493,8 @@ void core_encoded(struct sched_core *c, struct picture *p, struct blob *png, uin
 {
     p->in_hand = false;
     if (png == NULL) {
-        core__picture_fail(c, p, "out of memory while encoding the picture", now);
+        core_shed(c);
+        core__picture_fail(c, p, SCHED_MEMORY, "out of memory while encoding the picture", now);
         return;
     }
     histogram_add(&c->stats.duration[SCHED_ENCODE], sched_duration_bounds, SCHED_DURATION_BUCKETS,

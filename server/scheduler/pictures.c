@@ -133,7 +133,8 @@ void core__picture_ready(struct sched_core *c, struct picture *p, struct blob *p
     }
 }
 
-void core__picture_fail(struct sched_core *c, struct picture *p, const char *message, uint64_t now)
+void core__picture_fail(struct sched_core *c, struct picture *p, enum sched_result result,
+                        const char *message, uint64_t now)
 {
     assert(!p->in_hand);
     if (list_empty(&p->waiters)) {
@@ -147,6 +148,6 @@ void core__picture_fail(struct sched_core *c, struct picture *p, const char *mes
         last = true;
         LIST_EACH(it, &p->waiters)
         last = last && LIST_OF(it, struct waiter, of_picture)->request == w->request;
-        core__request_end(c, w->request, SCHED_FAILED, message, now);
+        core__request_end(c, w->request, result, message, now);
     } while (!last);
 }

@@ -92,7 +92,8 @@ static void materialise(struct sched_core *c, struct sched_request *r, uint64_t 
         c->stats.cache_misses++;
         if (!core__picture_join(c, w, now)) {
             list_append(&r->spare, &w->of_request);
-            core__request_end(c, r, SCHED_FAILED, "out of memory", now);
+            core_shed(c);
+            core__request_end(c, r, SCHED_MEMORY, "out of memory", now);
         }
     }
 }
@@ -189,6 +190,7 @@ struct sched_request *core_submit(struct sched_core *c, const struct sched_spec 
     struct tenant *t = core__tenant_get(c, s->tenant != NULL ? s->tenant : "");
     struct sched_request *r = t != NULL && reserve_heap(c) ? request_new(c, s, now) : NULL;
     if (r == NULL) {
+        core_shed(c);
         core__refuse(c, refusal, SCHED_REJECT_MEMORY, 1000000, "out of memory");
         return NULL;
     }

@@ -68,6 +68,11 @@ struct sched_options {
     /* A device failed, or could not be opened; may be NULL. */
     void (*on_device_lost)(void *user, struct scheduler *s, int device);
     void *on_device_lost_user;
+    /* A device has given no sign of life for stall_us and ten times what its batch should take, or
+     * gives one again; may be NULL. 0: nobody looks. */
+    uint64_t stall_us; /* 60 s */
+    void (*on_device_stuck)(void *user, struct scheduler *s, int device, bool stuck);
+    void *on_device_stuck_user;
 };
 
 void sched_options_init(struct sched_options *o); /* sets every default */
@@ -111,12 +116,16 @@ void sched_model_get(struct scheduler *s, int model, struct sched_model_status *
 int sched_model_find(const struct scheduler *s, const char *id); /* index, or -1 */
 /* Class name stored in the checkpoint, or NULL. */
 const char *sched_class_name(struct scheduler *s, int model, int label);
-/* True when every model is READY and the scheduler is not draining. */
+/* True when every model is READY on a device that answers, and the scheduler is not draining. */
 bool sched_ready(struct scheduler *s);
+/* False when devices are stuck and no other one is left. */
+bool sched_answers(struct scheduler *s);
+bool sched_model_answers(struct scheduler *s, int model);
 
 struct sched_device_status {
     const char *name; /* as asked */
     bool open, failed;
+    bool stuck;                         /* gives no sign of life */
     const char *message;                /* why it failed, else "" */
     const struct imf_engine_info *info; /* NULL until open */
     size_t weights_bytes, arena_bytes;  /* of the models loaded so far */
@@ -152,6 +161,7 @@ enum sched_result {
     SCHED_TIMEOUT, /* 504: the time was up */
     SCHED_FAILED,  /* 500: the engine failed; message says why */
     SCHED_STOPPED, /* 503: the scheduler is being destroyed */
+    SCHED_MEMORY,  /* 503: out of memory, which may pass */
 };
 
 struct sched_callbacks {
@@ -195,6 +205,7 @@ enum sched_reject {
     SCHED_REJECT_SICK,     /* 503: the model failed to load or lost its last device */
     SCHED_REJECT_SIZE,     /* 400: n is more than the whole queue holds */
     SCHED_REJECT_MEMORY,   /* 503 overloaded: no memory */
+    SCHED_REJECT_STUCK,    /* 503 overloaded: its devices do not answer */
     SCHED_REJECT_COUNT,
 };
 const char *sched_reject_name(enum sched_reject why); /* metric label: "queue", "deadline" ... */
@@ -238,6 +249,8 @@ int sched_close(struct sched_request *r, enum sched_outcome outcome);
 /* The file of a picture if the cache holds it, with a reference for the caller, else NULL. The
  * short way for GET; counts as hit (a miss is counted by the sched_submit that follows). */
 struct blob *sched_cached_png(struct scheduler *s, const struct picture_key *key);
+/* Memory is short somewhere else: what the scheduler can do without is given back. */
+void sched_shed(struct scheduler *s);
 /* What a request of n pictures refused now would be told to wait. */
 uint64_t sched_retry_us(struct scheduler *s, int model, uint32_t n);
 
@@ -288,9 +301,10 @@ struct sched_stats {
     uint64_t deadline_missed; /* requests accepted and ended by SCHED_TIMEOUT */
     uint64_t coalesced;       /* pictures that joined one in flight */
     uint64_t cache_hits, cache_misses, cache_bytes, cache_entries;
-    uint64_t network_evaluations;                       /* lane by lane: a batch of 8 counts 8 */
-    uint64_t engine_busy_us;                            /* all devices */
-    uint64_t held_us;                                   /* time batches were held to fill */
+    uint64_t network_evaluations; /* lane by lane: a batch of 8 counts 8 */
+    uint64_t engine_busy_us;      /* all devices */
+    uint64_t memory_shortages;    /* times that memory was short, and the cache was given back */
+    uint64_t held_us;             /* time batches were held to fill */
     struct sched_histogram queue_wait;                  /* seconds */
     struct sched_histogram duration[SCHED_STAGE_COUNT]; /* seconds per batch; encode per picture */
     struct sched_histogram batch[SCHED_STAGE_COUNT];    /* lanes per batch; encode: always 1 */
@@ -305,6 +319,9 @@ void sched_get_stats(struct scheduler *s,
 void sched_drain(struct scheduler *s);
 /* Accepted requests that have not ended. A drained scheduler is done when this is 0. */
 uint32_t sched_pending(struct scheduler *s);
+/* The first part of sched_destroy, for at most `ms`: false when threads are still at work then,
+ * which sched_destroy would wait for. Do not call it from a callback of the scheduler's. */
+bool sched_stop(struct scheduler *s, uint64_t ms);
 /* Stops: requests that have not ended get on_end(SCHED_STOPPED) from inside this call, engine
  * threads finish the batch in hand and are joined, the loop is run until the scheduler's own
  * handles are closed (uv_run is called: do not call this from a callback of the loop's). */

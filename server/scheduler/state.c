@@ -75,6 +75,12 @@ bool core_model_ready(struct sched_core *c, int model, int device,
     return true;
 }
 
+void core_shed(struct sched_core *c)
+{
+    image_cache_clear(c->cache);
+    c->stats.memory_shortages++;
+}
+
 void core_model_failed(struct sched_core *c, int model, const char *message, uint64_t now)
 {
     struct core_model *m = &c->model[model];

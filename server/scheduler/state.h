@@ -131,8 +131,9 @@ struct core_device {
     int in_hand, hand_model, hand_n;
     enum work_kind hand_kind;
     uint64_t hand_since;
-    uint64_t
-        progress_at; /* while in_hand: when the oldest of them was all there was, or one ended */
+    /* The watchdog: the last sign of life (0: work has not begun), as seen last, and since when. */
+    uint64_t progress_at, watched_at, stalled_us;
+    bool stuck;
 };
 
 struct sched_work {
@@ -144,6 +145,7 @@ struct sched_work {
      * asks for it to be started. For a decode: put the pixels in rgb, one reference each. */
     struct picture *picture[CORE_MAX_BATCH];
     bool bad[CORE_MAX_BATCH]; /* set by the driver: this one could not be started */
+    bool short_of_memory;     /* and that was why */
 };
 
 /* A request in the order of who is served next; see pick.c. */
@@ -212,8 +214,9 @@ bool core_next_event(struct sched_core *c, struct core_event *event);
 
 /* ---- Work; pick.c ---- */
 void core_pick(struct sched_core *c, int device, struct sched_work *work, uint64_t now);
-/* status is the engine's; message is used when it is not IMF_OK, and for bad pictures. On any
- * status but IMF_OK the device counts as failed: all its pictures fail, others go on. */
+/* status is the engine's; message is used when it is not IMF_OK, and for bad pictures. IMF_ENOMEM
+ * fails the pictures of this batch. On any other status but IMF_OK the device counts as failed: all
+ * its pictures fail, others go on. */
 void core_complete(struct sched_core *c, int device, struct sched_work *work, imf_status status,
                    const char *message, uint64_t now);
 /* Work in hand is given up, right before its device fails: that fails its pictures too. */
@@ -222,7 +225,10 @@ void core_abandon(struct sched_core *c, struct sched_work *work, uint64_t now);
 void core_device_failed(struct sched_core *c, int device, const char *message, uint64_t now);
 /* The next picture to encode, in hand until core_encoded; NULL when there is none. */
 struct picture *core_encode_next(struct sched_core *c);
-/* png NULL: it could not be made. The core takes the reference. duration: the encoding itself. */
+/* Memory is short: gives back what can be done without. */
+void core_shed(struct sched_core *c);
+/* png NULL: there was no memory for it. The core takes the reference. duration: the encoding
+ * itself. */
 void core_encoded(struct sched_core *c, struct picture *p, struct blob *png, uint64_t duration_us,
                   uint64_t now);
 
@@ -247,6 +253,14 @@ void core_arrived(struct sched_core *c, uint64_t now);
  * not at all. */
 uint64_t core_hold_until(const struct sched_core *c, const struct core_model *m, int n,
                          uint64_t now);
+
+/* ---- Signs of life; watch.c ---- */
+
+/* Called now and then: idle devices must have been told to pick since. `elapsed` is since the last
+ * call. */
+void core_watch(struct sched_core *c, uint64_t elapsed_us);
+/* Whether one of the model's devices does. */
+bool core_answers(const struct sched_core *c, int model);
 
 /* ---- Statistics; stats.c ---- */
 void core_get_stats(const struct sched_core *c, struct sched_stats *out);
@@ -278,7 +292,8 @@ void core__picture_drop(struct sched_core *c, struct picture *p);
 void core__picture_ready(struct sched_core *c, struct picture *p, struct blob *png,
                          unsigned wanting, uint64_t now);
 /* Every request that waits for this picture ends. */
-void core__picture_fail(struct sched_core *c, struct picture *p, const char *message, uint64_t now);
+void core__picture_fail(struct sched_core *c, struct picture *p, enum sched_result result,
+                        const char *message, uint64_t now);
 void core__lane_free(struct sched_core *c, struct picture *p);
 
 /* ---- admission.c ---- */

@@ -70,7 +70,7 @@ const char *sched_stage_name(enum sched_stage stage)
 const char *sched_reject_name(enum sched_reject why)
 {
     static const char *const names[SCHED_REJECT_COUNT] = {
-        "none", "queue", "deadline", "draining", "loading", "sick", "size", "memory"};
+        "none", "queue", "deadline", "draining", "loading", "sick", "size", "memory", "stuck"};
     assert(why < SCHED_REJECT_COUNT);
     return names[why];
 }

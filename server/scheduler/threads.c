@@ -1,5 +1,5 @@
-/* The scheduler's shell: the state machine of scheduler_core.h behind a lock, engine threads that
- * feed on it, PNG encoders in libuv's pool, and an async handle that brings news to the loop. */
+/* The scheduler's shell: the state machine of state.h behind a lock, engine threads that
+ * feed on it, encoders beside them, and an async handle that brings news to the loop. */
 #include "common/error.h"
 #include "scheduler/scheduler.h"
 #include "scheduler/threads.h"
@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Pictures one pool job encodes before it gives the pool back to others. */
-#define ENCODES_PER_JOB 32
 /* Callbacks before the loop gets its turn. */
 #define EVENTS_PER_TURN 128
 
@@ -25,6 +23,7 @@ void sched_options_init(struct sched_options *o)
         .cache_bytes = (size_t)64 << 20,
         .png_level = 1,
         .max_encoding = 64,
+        .stall_us = 60000000,
     };
 }
 
@@ -35,6 +34,7 @@ void sched_spec_init(struct sched_spec *s)
 
 static void on_wake(uv_async_t *handle);
 static void on_timer(uv_timer_t *handle);
+static void on_watch(uv_timer_t *handle);
 
 static void on_closed(uv_handle_t *handle)
 {
@@ -62,27 +62,12 @@ static void free_scheduler(struct scheduler *s)
         free((char *)t->params.device);
         free(t);
     }
-    for (int i = 0; i < SHELL_ENCODERS; i++)
-        picture_encoder_destroy(s->encoder[i].files);
+    encoders_destroy(s);
     core_destroy(&s->core);
+    uv_cond_destroy(&s->ended);
+    uv_cond_destroy(&s->to_encode);
     uv_mutex_destroy(&s->lock);
     free(s);
-}
-
-static imf_status create_encoders(struct scheduler *s)
-{
-    uv_cpu_info_t *cpus;
-    int count = 1;
-    if (uv_cpu_info(&cpus, &count) == 0)
-        uv_free_cpu_info(cpus, count);
-    s->encoder_count = count < 1 ? 1 : count > SHELL_ENCODERS ? SHELL_ENCODERS : count;
-    for (int i = 0; i < s->encoder_count; i++) {
-        s->encoder[i].scheduler = s;
-        imf_status status = picture_encoder_create(&s->encoder[i].files, s->core.options.png_level);
-        if (status != IMF_OK)
-            return status;
-    }
-    return IMF_OK;
 }
 
 imf_status sched_create(struct scheduler **out, uv_loop_t *loop, const struct sched_options *o,
@@ -98,17 +83,19 @@ imf_status sched_create(struct scheduler **out, uv_loop_t *loop, const struct sc
         free(s);
         return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
     }
-    if (uv_mutex_init(&s->lock) != 0)
-        abort(); /* cannot fail without error checking attributes */
+    if (uv_mutex_init(&s->lock) != 0 || uv_cond_init(&s->to_encode) != 0 ||
+        uv_cond_init(&s->ended) != 0)
+        abort(); /* cannot fail without special attributes */
     s->loop = loop;
-    imf_status status = create_encoders(s);
+    imf_status status = encoders_create(s);
     if (status != IMF_OK || uv_async_init(loop, &s->wake, on_wake) != 0) {
         free_scheduler(s);
         return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
     }
     uv_timer_init(loop, &s->timer);
-    s->wake.data = s->timer.data = s;
-    s->open_handles = 2;
+    uv_timer_init(loop, &s->watch);
+    s->wake.data = s->timer.data = s->watch.data = s;
+    s->open_handles = 3;
     *out = s;
     return IMF_OK;
 }
@@ -188,11 +175,38 @@ imf_status sched_start(struct scheduler *s, struct imf_error *err)
 {
     assert(!s->started);
     s->started = true;
-    for (int i = 0; i < s->core.device_count; i++) {
-        if (engine_thread_start(s->device[i]) != IMF_OK)
-            return imf__fail(err, IMF_ENOMEM, "an engine thread could not be started");
-    }
+    imf_status status = encoders_start(s);
+    for (int i = 0; i < s->core.device_count && status == IMF_OK; i++)
+        status = engine_thread_start(s->device[i]);
+    if (status != IMF_OK)
+        return imf__fail(err, status,
+                         "a thread could not be started: too little memory, or too many threads "
+                         "(ulimit -v, ulimit -u, the control group's pids.max)");
+    s->watched_at = shell_now();
+    uv_timer_start(&s->watch, on_watch, SHELL_WATCH_MS, SHELL_WATCH_MS);
     return IMF_OK;
+}
+
+imf_status shell_thread_start(struct scheduler *s, uv_thread_t *thread, size_t stack_bytes,
+                              void (*run)(void *), void *arg)
+{
+    const uv_thread_options_t options = {.flags = UV_THREAD_HAS_STACK_SIZE,
+                                         .stack_size = stack_bytes};
+    uv_mutex_lock(&s->lock);
+    s->running++;
+    uv_mutex_unlock(&s->lock);
+    if (uv_thread_create_ex(thread, &options, run, arg) == 0)
+        return IMF_OK;
+    shell_thread_ended(s);
+    return IMF_ENOMEM;
+}
+
+void shell_thread_ended(struct scheduler *s)
+{
+    uv_mutex_lock(&s->lock);
+    s->running--;
+    uv_cond_signal(&s->ended);
+    uv_mutex_unlock(&s->lock);
 }
 
 /* ---- Status ---------------------------------------------------------------------------------- */
@@ -242,9 +256,36 @@ bool sched_ready(struct scheduler *s)
     uv_mutex_lock(&s->lock);
     bool ready = !s->core.draining;
     for (int i = 0; i < s->core.model_count; i++)
-        ready = ready && s->core.model[i].state == SCHED_MODEL_READY;
+        ready = ready && s->core.model[i].state == SCHED_MODEL_READY && core_answers(&s->core, i);
     uv_mutex_unlock(&s->lock);
     return ready;
+}
+
+bool sched_answers(struct scheduler *s)
+{
+    bool any = false, stuck = false;
+    uv_mutex_lock(&s->lock);
+    for (int i = 0; i < s->core.device_count; i++) {
+        any |= !s->core.device[i].failed && !s->core.device[i].stuck;
+        stuck |= s->core.device[i].stuck;
+    }
+    uv_mutex_unlock(&s->lock);
+    return any || !stuck;
+}
+
+bool sched_model_answers(struct scheduler *s, int model)
+{
+    uv_mutex_lock(&s->lock);
+    bool answers = core_answers(&s->core, model);
+    uv_mutex_unlock(&s->lock);
+    return answers;
+}
+
+void sched_shed(struct scheduler *s)
+{
+    uv_mutex_lock(&s->lock);
+    core_shed(&s->core);
+    uv_mutex_unlock(&s->lock);
 }
 
 int sched_device_count(const struct scheduler *s)
@@ -260,6 +301,7 @@ void sched_device_get(struct scheduler *s, int device, struct sched_device_statu
         .name = t->params.device,
         .open = t->info != NULL,
         .failed = s->core.device[device].failed,
+        .stuck = s->core.device[device].stuck,
         .message = s->core.device[device].failed ? t->message : "",
         .info = t->info,
         .weights_bytes = t->weights_bytes,
@@ -365,80 +407,6 @@ uint64_t sched_retry_us(struct scheduler *s, int model, uint32_t n)
     return us;
 }
 
-/* ---- Encoding, in libuv's pool --------------------------------------------------------------- */
-
-static void encode_one(struct encoder *e, struct picture *p, int width, int height)
-{
-    struct scheduler *s = e->scheduler;
-    const struct sched_options *o = &s->core.options;
-    uint64_t begin = shell_now();
-    struct picture_text text = {0};
-    struct blob *png = NULL;
-    if (o->describe != NULL)
-        o->describe(o->describe_user, &p->key, &text);
-    if (picture_encode(e->files, &p->key.encoding, p->rgb->data, width, height, &text, &png) !=
-        IMF_OK)
-        png = NULL;
-    uint64_t end = shell_now();
-    uv_mutex_lock(&s->lock);
-    bool was_full = s->core.encoding >= o->max_encoding;
-    core_encoded(&s->core, p, png, end - begin, end);
-    if (was_full)
-        engine_threads_wake(s);
-    uv_mutex_unlock(&s->lock);
-    uv_async_send(&s->wake);
-}
-
-static void on_encode(uv_work_t *work)
-{
-    struct encoder *e = work->data;
-    struct scheduler *s = e->scheduler;
-    for (int i = 0; i < ENCODES_PER_JOB; i++) {
-        uv_mutex_lock(&s->lock);
-        struct picture *p = core_encode_next(&s->core);
-        /* Read under the lock: at the end the model goes while pictures are still in hand here. */
-        const struct imf_model_info *info = p != NULL ? s->model[p->key.model]->info : NULL;
-        int width = info != NULL ? info->image_width : 0;
-        int height = info != NULL ? info->image_height : 0;
-        uv_mutex_unlock(&s->lock);
-        if (p == NULL)
-            return;
-        encode_one(e, p, width, height);
-    }
-}
-
-static void on_encode_done(uv_work_t *work, int status)
-{
-    (void)status;
-    struct encoder *e = work->data;
-    e->active = false;
-    encoders_start(e->scheduler);
-}
-
-void encoders_start(struct scheduler *s)
-{
-    uv_mutex_lock(&s->lock);
-    int waiting = 0;
-    LIST_EACH(it, &s->core.to_encode)
-    {
-        if (++waiting == s->encoder_count)
-            break;
-    }
-    uv_mutex_unlock(&s->lock);
-    for (int i = 0; i < s->encoder_count; i++)
-        waiting -= s->encoder[i].active; /* each will come round to one */
-    for (int i = 0; i < s->encoder_count && waiting > 0; i++) {
-        struct encoder *e = &s->encoder[i];
-        if (e->active)
-            continue;
-        e->work.data = e;
-        if (uv_queue_work(s->loop, &e->work, on_encode, on_encode_done) != 0)
-            return;
-        e->active = true;
-        waiting--;
-    }
-}
-
 /* ---- News, on the loop ----------------------------------------------------------------------- */
 
 /* At most `count` events. A callback may cause new ones (a request answered out of the cache), so
@@ -468,7 +436,6 @@ static void deliver(struct scheduler *s, uint32_t count)
 static void on_wake(uv_async_t *handle)
 {
     struct scheduler *s = handle->data;
-    encoders_start(s);
     deliver(s, EVENTS_PER_TURN);
     const struct sched_options *o = &s->core.options;
     for (int i = 0; o->on_model != NULL && i < s->core.model_count; i++) {
@@ -489,6 +456,29 @@ static void on_wake(uv_async_t *handle)
     }
 }
 
+/* Whether engines give signs of life: idle ones are woken for one. */
+static void on_watch(uv_timer_t *handle)
+{
+    struct scheduler *s = handle->data;
+    const struct sched_options *o = &s->core.options;
+    uint64_t now = shell_now(), elapsed = now - s->watched_at;
+    s->watched_at = now;
+    uv_mutex_lock(&s->lock);
+    core_watch(&s->core, elapsed < SHELL_WATCH_MOST_US ? elapsed : SHELL_WATCH_MOST_US);
+    engine_threads_wake(s);
+    uv_mutex_unlock(&s->lock);
+    for (int i = 0; i < s->core.device_count; i++) {
+        uv_mutex_lock(&s->lock);
+        bool stuck = s->core.device[i].stuck;
+        uv_mutex_unlock(&s->lock);
+        if (stuck == s->device[i]->told_stuck)
+            continue;
+        s->device[i]->told_stuck = stuck;
+        if (o->on_device_stuck != NULL)
+            o->on_device_stuck(o->on_device_stuck_user, s, i, stuck);
+    }
+}
+
 /* ---- Drain and stop -------------------------------------------------------------------------- */
 
 void sched_drain(struct scheduler *s)
@@ -506,33 +496,37 @@ uint32_t sched_pending(struct scheduler *s)
     return requests;
 }
 
-static bool encoders_active(const struct scheduler *s)
+bool sched_stop(struct scheduler *s, uint64_t ms)
 {
-    for (int i = 0; i < s->encoder_count; i++) {
-        if (s->encoder[i].active)
-            return true;
-    }
-    return false;
+    uint64_t until = uv_hrtime() + ms * 1000000;
+    uv_mutex_lock(&s->lock);
+    core_stop(&s->core, shell_now());
+    s->stop = true;
+    for (int i = 0; i < s->core.device_count; i++)
+        uv_cond_signal(&s->device[i]->wake);
+    uv_cond_broadcast(&s->to_encode);
+    uv_mutex_unlock(&s->lock);
+    deliver(s, UINT32_MAX);
+    uv_mutex_lock(&s->lock);
+    for (uint64_t now = uv_hrtime(); s->running > 0 && now < until; now = uv_hrtime())
+        (void)uv_cond_timedwait(&s->ended, &s->lock, until - now);
+    bool all = s->running == 0;
+    uv_mutex_unlock(&s->lock);
+    return all;
 }
 
 void sched_destroy(struct scheduler *s)
 {
     if (s == NULL)
         return;
-    uv_mutex_lock(&s->lock);
-    core_stop(&s->core, shell_now());
-    s->stop = true;
-    for (int i = 0; i < s->core.device_count; i++)
-        uv_cond_signal(&s->device[i]->wake);
-    uv_mutex_unlock(&s->lock);
-    deliver(s, UINT32_MAX);
+    (void)sched_stop(s, 0);
     for (int i = 0; i < s->core.device_count; i++)
         engine_thread_join(s->device[i]);
-    while (encoders_active(s))
-        uv_run(s->loop, UV_RUN_ONCE);
+    encoders_join(s);
     deliver(s, UINT32_MAX);
     uv_close((uv_handle_t *)&s->wake, on_closed);
     uv_close((uv_handle_t *)&s->timer, on_closed);
+    uv_close((uv_handle_t *)&s->watch, on_closed);
     while (s->open_handles > 0)
         uv_run(s->loop, UV_RUN_ONCE);
     free_scheduler(s);

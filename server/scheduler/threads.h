@@ -9,7 +9,11 @@
 
 #include <uv.h>
 
-#define SHELL_ENCODERS 4 /* the default size of libuv's pool */
+#define SHELL_ENCODERS 4
+/* How often engines are looked at, and the most that one look counts: time in which the whole
+ * process did not run says nothing about an engine. */
+#define SHELL_WATCH_MS 1000
+#define SHELL_WATCH_MOST_US 2000000
 
 struct shell_model {
     char *id;
@@ -44,27 +48,32 @@ struct engine_thread {
     const struct imf_engine_info *info;
     char message[504]; /* why it failed */
     bool lost;         /* on_device_lost is due */
+    bool told_stuck;   /* the loop's: what on_device_stuck was told last */
 };
 
 struct encoder {
-    uv_work_t work;
     struct scheduler *scheduler;
     struct picture_encoder *files;
-    bool active; /* the loop's */
+    uv_thread_t thread;
+    bool started; /* the loop's */
 };
 
 struct scheduler {
     uv_loop_t *loop;
     uv_async_t wake;
-    uv_timer_t timer;
+    uv_timer_t timer, watch;
     struct encoder encoder[SHELL_ENCODERS];
     int encoder_count, open_handles;
     struct engine_thread *device[SCHED_MAX_DEVICES];
     struct shell_model *model[SCHED_MAX_MODELS];
     bool started;
     uint64_t timer_at; /* when the deadline timer fires; 0: not armed */
+    uint64_t watched_at;
 
     uv_mutex_t lock;
+    uv_cond_t to_encode; /* pictures wait for an encoder, or stop */
+    uv_cond_t ended;     /* a thread has ended */
+    int running;         /* threads that have not */
     bool stop;
     struct sched_core core;
 };
@@ -77,7 +86,15 @@ void engine_thread_join(struct engine_thread *t);
 /* Under the lock: there may be work for idle engines. */
 void engine_threads_wake(struct scheduler *s);
 
-/* Loop thread: keeps encoders busy. */
-void encoders_start(struct scheduler *s);
+/* A thread that sched_stop waits for starts and ends. */
+imf_status shell_thread_start(struct scheduler *s, uv_thread_t *thread, size_t stack_bytes,
+                              void (*run)(void *), void *arg);
+void shell_thread_ended(struct scheduler *s);
+
+/* Encoders, as many as there are processors, up to SHELL_ENCODERS; encoders.c. */
+imf_status encoders_create(struct scheduler *s);
+imf_status encoders_start(struct scheduler *s);
+void encoders_join(struct scheduler *s);
+void encoders_destroy(struct scheduler *s);
 
 #endif

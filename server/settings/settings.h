@@ -36,7 +36,7 @@ struct settings {
     int64_t threads, max_batch, decode_batch;
     int64_t max_queue, max_n, max_steps, max_delay_us;
     int64_t max_body, max_connections, max_connections_per_address, max_per_address;
-    int64_t request_timeout_ms, drain_timeout;
+    int64_t request_timeout_ms, drain_timeout, stall_timeout;
     int64_t header_timeout_ms, body_timeout_ms, send_timeout_ms, idle_timeout_ms;
     char *api_keys_file;
     int64_t rate_limit;

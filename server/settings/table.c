@@ -75,6 +75,9 @@ const struct setting_row settings__table[] = {
      "Milliseconds a connection may idle between requests."},
     {"drain_timeout", TYPE_INTEGER, AT(drain_timeout), "30", 0, 3600, NULL, NULL,
      "Seconds SIGTERM leaves accepted work to finish. A second signal stops at once."},
+    {"stall_timeout", TYPE_INTEGER, AT(stall_timeout), "60", 1, 86400, NULL, NULL,
+     "Seconds after which a device that does not come back from its work counts as stuck, at the\n"
+     "least: it may take ten times what such work took before. /readyz and the metrics say so."},
     {"api_keys_file", TYPE_TEXT, AT(api_keys_file), "", 0, 0, NULL, "Access",
      "File of API keys, one a line: \"name key\", '#' begins a comment. Then /v1 needs\n"
      "Authorization: Bearer KEY. Read again on SIGHUP. Empty: no key is asked."},

@@ -45,7 +45,8 @@ struct sim_device {
     bool busy;
     uint64_t done_at, wake_at;
     struct sched_work work;
-    bool fail_next; /* the batch in hand, or else the next one, fails */
+    imf_status fail_with; /* not IMF_OK: the batch in hand, or else the next one, fails so */
+    bool hangs;           /* what it has in hand does not end */
 };
 
 struct sim {

@@ -65,7 +65,7 @@ static void random_act(uint64_t *rng)
         break;
     case 7:
         if (random_below(rng, 40) == 0)
-            sim.device[random_below(rng, 2)].fail_next = true;
+            sim.device[random_below(rng, 2)].fail_with = IMF_EDEVICE;
         break;
     case 8:
         sim.now += random_below(rng, 3000);
