@@ -2,7 +2,7 @@
  * Reading the values is in checkpoint_read.c; one file per format parses its directory. */
 #include "files/checkpoint_parts.h"
 #include "files/spellings.h"
-#include "files/json.h"
+#include "common/utf8.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -4,7 +4,7 @@
  * data, without gaps and overlaps. Stricter in that names must not repeat. More lenient towards
  * tensors of types that are not known here: they are listed, never read. */
 #include "files/checkpoint_parts.h"
-#include "files/json.h"
+#include "common/json.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* Weights in several files: NAME.index.json says which file holds which tensor. The files are
  * safetensors or torch's, and lie beside the index. */
 #include "files/checkpoint_parts.h"
-#include "files/json.h"
+#include "common/json.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
 #include "models/metadata.h"
 
 #include "common/error.h"
-#include "files/json.h"
+#include "common/json.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -5,7 +5,7 @@
  * A forward pass needs three images: x, the running one, and two to work in. */
 #include "models/decoder.h"
 #include "common/error.h"
-#include "files/json.h"
+#include "common/json.h"
 
 #include <stdio.h>
 #include <stdlib.h>

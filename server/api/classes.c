@@ -214,6 +214,18 @@ static int find_wordnet_id(const struct classes *c, const char *id)
     return -1;
 }
 
+/* Whether normalising took nothing but blanks from the ends: "-1" and "_1" are no index. */
+static bool is_bare(const char *text, size_t length, size_t normal_length)
+{
+    while (length > 0 && (*text == ' ' || *text == '\t')) {
+        text++;
+        length--;
+    }
+    while (length > 0 && (text[length - 1] == ' ' || text[length - 1] == '\t'))
+        length--;
+    return length == normal_length;
+}
+
 enum class_match classes_find(const struct classes *c, const char *text, size_t length,
                               struct class_lookup *out)
 {
@@ -225,14 +237,15 @@ enum class_match classes_find(const struct classes *c, const char *text, size_t 
     size_t n = normalise(normal, text, length);
     if (n == 0)
         return CLASS_UNKNOWN;
-    if (all_digits(normal)) {
+    bool bare = is_bare(text, length, n);
+    if (bare && all_digits(normal)) {
         long index = n <= 4 ? strtol(normal, NULL, 10) : c->count;
         if (index >= c->count)
             return CLASS_UNKNOWN;
         out->index = (int)index;
         return CLASS_FOUND;
     }
-    if (n == WORDNET_ID_LENGTH && normal[0] == 'n' && all_digits(normal + 1)) {
+    if (bare && n == WORDNET_ID_LENGTH && normal[0] == 'n' && all_digits(normal + 1)) {
         out->index = find_wordnet_id(c, normal);
         return out->index >= 0 ? CLASS_FOUND : CLASS_UNKNOWN;
     }

@@ -1,5 +1,6 @@
 /* The fields of api_fields.h. */
 #include "api/fields.h"
+#include "base/json_read.h"
 #include "http/text.h"
 
 #include <math.h>
@@ -118,26 +119,19 @@ bool api_field_encoding(const cJSON *format, const cJSON *compression, struct pi
 
 cJSON *api_parse_body(const char *body, size_t length, struct api_problem *p)
 {
-    const char *end = NULL;
-    cJSON *root = NULL;
-    if (length == 0)
-        body = ""; /* an empty buffer has no memory */
-    if (utf8_valid_prefix(body, length) != length || memchr(body, '\0', length) != NULL) {
-        api_problem_set(p, API_BAD_JSON, NULL, "the body is not valid UTF-8");
-        return NULL;
-    }
-    if (length > 0)
-        root = cJSON_ParseWithLengthOpts(body, length, &end, false);
-    while (root != NULL && end < body + length && strchr(" \t\r\n", *end) != NULL)
-        end++;
-    if (root == NULL || end != body + length) {
-        api_problem_set(p, API_BAD_JSON, NULL, "the body is not valid JSON (near byte %zu)",
-                        end != NULL ? (size_t)(end - body) : 0);
-    } else if (!cJSON_IsObject(root)) {
-        api_problem_set(p, API_BAD_JSON, NULL, "the body is not a JSON object");
-    } else {
+    struct imf__json_fault fault;
+    cJSON *root = json_read(body, length, &fault);
+    if (root != NULL && cJSON_IsObject(root))
         return root;
-    }
+    if (root != NULL)
+        api_problem_set(p, API_BAD_JSON, NULL, "the body is not a JSON object");
+    else if (fault.no_memory)
+        api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+    else if (fault.twice)
+        api_problem_twice(p, fault.key);
+    else
+        api_problem_set(p, API_BAD_JSON, NULL, "the body is not valid JSON: %s (near byte %zu)",
+                        fault.why, fault.at);
     cJSON_Delete(root);
     return NULL;
 }

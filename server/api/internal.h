@@ -61,6 +61,7 @@ __attribute__((format(printf, 4, 5))) bool api_problem_set(struct api_problem *p
                                                            const char *format, ...);
 /* An unknown field or query parameter, which becomes `param`. */
 bool api_problem_unknown(struct api_problem *p, const char *what, const char *name);
+void api_problem_twice(struct api_problem *p, const char *name);
 int api_status(const struct api_problem *p);
 /* Error object as JSON: {"error": {...}}. */
 void api_error_json(struct json_writer *w, const struct api_problem *p);

@@ -23,6 +23,12 @@ bool api_problem_unknown(struct api_problem *p, const char *what, const char *na
     return api_problem_set(p, API_UNKNOWN_FIELD, p->field, "unknown %s \"%s\"", what, p->field);
 }
 
+void api_problem_twice(struct api_problem *p, const char *name)
+{
+    snprintf(p->field, sizeof(p->field), "%s", name);
+    api_problem_set(p, API_INVALID, p->field, "%s: given twice", p->field);
+}
+
 static const struct {
     int status;
     const char *type, *code;

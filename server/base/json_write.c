@@ -1,6 +1,8 @@
 /* JSON text into a bounded buffer. */
 #include "base/json_write.h"
 
+#include "common/utf8.h"
+
 #include <assert.h>
 #include <math.h>
 #include <pthread.h>
@@ -162,37 +164,6 @@ void json_key(struct json_writer *w, const char *key)
     w->after_key = true;
 }
 
-/* Length of the UTF-8 sequence at s (1..4), or 0 when it is none: overlong forms, surrogates and
- * code points past U+10FFFF are refused. */
-static size_t utf8_sequence(const unsigned char *s, size_t length)
-{
-    if (s[0] < 0x80)
-        return 1;
-    size_t n = s[0] >= 0xf0 ? 4 : s[0] >= 0xe0 ? 3 : 2;
-    if (s[0] < 0xc2 || s[0] > 0xf4 || n > length)
-        return 0;
-    for (size_t i = 1; i < n; i++) {
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    }
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
-        (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return n;
-}
-
-size_t utf8_valid_prefix(const char *text, size_t length)
-{
-    size_t i = 0;
-    while (i < length) {
-        size_t n = utf8_sequence((const unsigned char *)text + i, length - i);
-        if (n == 0)
-            break;
-        i += n;
-    }
-    return i;
-}
-
 /* One byte that JSON cannot carry as it is. */
 static void append_escaped(struct buffer *b, unsigned char c)
 {
@@ -218,7 +189,7 @@ void json_string_n(struct json_writer *w, const char *text, size_t length)
         unsigned char c = (unsigned char)text[i];
         size_t n = c < 0x20 || c == '"' || c == '\\' || c == 0x7f
                        ? 0
-                       : utf8_sequence((const unsigned char *)text + i, length - i);
+                       : imf__utf8_length(text + i, length - i);
         if (n > 0) {
             i += n;
             continue;

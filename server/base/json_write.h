@@ -60,8 +60,6 @@ int format_float(char *text, float value);
 /* Decimal digits and a NUL, at most 21 bytes; returns their number. */
 size_t format_u64(char *text, uint64_t value);
 
-/* Length of valid UTF-8 at the start of text; equal to `length` when all of it is. */
-size_t utf8_valid_prefix(const char *text, size_t length);
 
 static inline size_t base64_length(size_t n)
 {

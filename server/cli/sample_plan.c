@@ -2,6 +2,7 @@
 #include "cli/sample_plan.h"
 #include "cli/common.h"
 #include "common/error.h"
+#include "base/json_read.h"
 
 #include <cJSON.h>
 #include <inttypes.h>
@@ -122,16 +123,16 @@ static imf_status from_file(struct imfd_plan *plan, const struct imfd_plan_optio
     char *text = NULL;
     size_t size = 0;
     cJSON *root = NULL;
-    const char *path = o->per_sample, *end = NULL;
+    const char *path = o->per_sample;
+    struct imf__json_fault fault;
     imf_status status = imfd_read_file(&text, &size, path, PLAN_FILE_MAX, err);
     if (status != IMF_OK)
         return status;
-    root = cJSON_ParseWithLengthOpts(text, size + 1, &end, true);
-    if (!root || strlen(text) != size) {
-        size_t line = 1;
-        for (const char *c = text; end && c < end; c++)
-            line += *c == '\n';
-        status = imf__fail(err, IMF_EINVAL, "%s: not valid JSON (line %zu)", path, line);
+    root = json_read(text, size, &fault);
+    if (!root) {
+        status = imf__fail(err, IMF_EINVAL, "%s: not valid JSON (line %d): %s%s%s", path,
+                           json_line(text, fault.at), fault.why, fault.twice ? ": " : "",
+                           fault.key);
         goto out;
     }
     int n = cJSON_IsArray(root) ? cJSON_GetArraySize(root) : 0;

@@ -1,6 +1,7 @@
 /* The configuration file: JSON with comments. */
 #include "common/error.h"
 #include "settings/internal.h"
+#include "base/json_read.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -57,30 +58,25 @@ imf_status settings__read_text(struct settings *s, const char *text, size_t leng
     memcpy(plain, text, length);
     plain[length] = '\0';
     blank_comments(plain, length);
-    const char *end = NULL;
-    cJSON *root = cJSON_ParseWithLengthOpts(plain, length + 1, &end, true);
+    struct imf__json_fault fault;
+    cJSON *root = json_read(plain, length, &fault);
     imf_status status = IMF_OK;
-    if (root == NULL) {
-        int line = 1;
-        for (const char *c = plain; end != NULL && c < end; c++)
-            line += *c == '\n';
-        status = imf__fail(err, IMF_EINVAL, "%s: line %d: not valid JSON", name, line);
+    if (root == NULL && fault.twice) {
+        status = imf__fail(err, IMF_EINVAL, "%s: line %d: key \"%s\" is given twice", name,
+                           json_line(plain, fault.at), fault.key);
+    } else if (root == NULL) {
+        status = imf__fail(err, IMF_EINVAL, "%s: line %d: not valid JSON: %s", name,
+                           json_line(plain, fault.at), fault.why);
     } else if (!cJSON_IsObject(root)) {
         status = imf__fail(err, IMF_EINVAL, "%s: one object { ... } is expected", name);
     }
-    bool seen[SETTINGS_MAX_KEYS] = {false};
     for (const cJSON *value = root != NULL ? root->child : NULL; value != NULL && status == IMF_OK;
          value = value->next) {
         int i = settings__find(value->string, strlen(value->string));
         if (i < 0)
             status = imf__fail(err, IMF_EINVAL, "%s: unknown key \"%.64s\"", name, value->string);
-        else if (seen[i])
-            status = imf__fail(err, IMF_EINVAL, "%s: key \"%s\" is given twice", name,
-                               settings__table[i].key);
         else
             status = set_value(s, i, value, name, err);
-        if (i >= 0)
-            seen[i] = true;
     }
     cJSON_Delete(root);
     free(plain);

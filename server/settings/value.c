@@ -3,6 +3,7 @@
  * environment and in the file mean the same and fail alike. */
 #include "common/error.h"
 #include "settings/internal.h"
+#include "base/json_read.h"
 
 #include <errno.h>
 #include <math.h>
@@ -117,9 +118,11 @@ imf_status settings__set_text(struct settings *s, int i, const char *text,
     imf_status status = IMF_OK;
     cJSON *json = NULL;
     if ((row->type == TYPE_LIST || row->type == TYPE_MODELS) && looks_like_json(text)) {
-        json = cJSON_ParseWithOpts(text, NULL, true);
+        struct imf__json_fault fault;
+        json = json_read(text, strlen(text), &fault);
         if (json == NULL)
-            return imf__fail(err, IMF_EINVAL, "%s: the list is not valid JSON", row->key);
+            return imf__fail(err, IMF_EINVAL, "%s: the list is not valid JSON: %s%s%s", row->key,
+                             fault.why, fault.twice ? ": " : "", fault.key);
     }
     switch (row->type) {
     case TYPE_INTEGER:

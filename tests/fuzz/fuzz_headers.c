@@ -1,5 +1,6 @@
 /* Header values and queries: Accept, If-None-Match, X-Forwarded-For, percent-encoding, class names.
  */
+#include "common/utf8.h"
 #include "api/classes.h"
 #include "http/text.h"
 #include "base/json_write.h"
@@ -34,7 +35,7 @@ static void encodings(const char *text, size_t size)
     buffer_init(&b, 1 << 20);
     json_init(&w, &b);
     json_string_n(&w, text, size);
-    check(b.failed || utf8_valid_prefix(b.data, b.size) == b.size);
+    check(b.failed || imf__utf8_valid(b.data, b.size));
     buffer_free(&b);
 }
 

@@ -8,7 +8,7 @@ foreach(source ${server}/api/fields.c ${server}/api/params.c ${server}/api/probl
         ${server}/base/format.c
         ${server}/settings/file.c ${server}/settings/models.c ${server}/settings/print.c
         ${server}/settings/settings.c ${server}/settings/table.c ${server}/settings/value.c
-        ${engine}/common/status.c ${CMAKE_BINARY_DIR}/server/api/embed_embedded_classes.c)
+        ${server}/base/json_read.c ${engine}/common/json.c ${engine}/common/utf8.c ${engine}/common/status.c ${CMAKE_BINARY_DIR}/server/api/embed_embedded_classes.c)
     cmake_path(GET source STEM name)
     set(object ${CMAKE_CURRENT_BINARY_DIR}/server_${name}.o)
     add_custom_command(OUTPUT ${object}

@@ -1,5 +1,5 @@
 /* The engine's JSON parser: events of good texts, refusal of bad ones, bounds. */
-#include "files/json.h"
+#include "common/json.h"
 #include "run_suite.h"
 
 #include <check.h>
@@ -139,6 +139,40 @@ START_TEST(test_depth)
 }
 END_TEST
 
+/* Whole texts: what is wrong, where, and keys that one object has twice. */
+START_TEST(test_check)
+{
+    static const struct {
+        const char *text, *why;
+        size_t at;
+        const char *key;
+    } cases[] = {
+        {"{\"a\":1,\"b\":{\"a\":2},\"c\":[{\"a\":1},{\"a\":1}]}", NULL, 0, ""},
+        {" 1 ", NULL, 0, ""},
+        {"{\"a\":1,\"b\":2,\"a\":3}", "twice", 14, "a"},
+        {"{\"x\":[{\"ab\":1,\"\\u0061b\":2}]}", "twice", 15, "ab"},
+        {"{\"\":1,\"\":2}", "twice", 7, ""},
+        {"{\"a\":01}", "number", 5, ""},
+        {"{\"a\\u0000b\":1}", "\\u0000", 9, ""},
+        {"\xEF\xBB\xBF{}", "byte order mark", 0, ""},
+        {"[1,]", "no value", 3, ""},
+        {"", "ends early", 0, ""},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct imf__json_fault fault;
+        bool fine = imf__json_check(cases[i].text, strlen(cases[i].text), &fault);
+        ck_assert_msg(fine == !cases[i].why, "%s: %s", cases[i].text, fault.why);
+        if (fine)
+            continue;
+        ck_assert_msg(strstr(fault.why, cases[i].why), "%s: says \"%s\"", cases[i].text, fault.why);
+        ck_assert_msg(fault.at == cases[i].at, "%s: at %zu", cases[i].text, fault.at);
+        ck_assert_str_eq(fault.key, cases[i].key);
+        ck_assert(fault.twice == !strcmp(cases[i].why, "twice"));
+        ck_assert(!fault.no_memory);
+    }
+}
+END_TEST
+
 /* Every prefix of a good text is refused, every one-byte change ends in END or ERROR. */
 START_TEST(test_mutations)
 {
@@ -165,6 +199,7 @@ int main(void)
     tcase_add_test(tc, test_events);
     tcase_add_test(tc, test_refused);
     tcase_add_test(tc, test_depth);
+    tcase_add_test(tc, test_check);
     tcase_add_test(tc, test_mutations);
     suite_add_tcase(s, tc);
     return run_suite(s, CK_FORK_GETENV);

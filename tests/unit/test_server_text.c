@@ -59,6 +59,12 @@ START_TEST(test_classes_find)
                  {"golden", CLASS_UNKNOWN, -1},
                  {"N02099601", CLASS_FOUND, 207},
                  {"n00000000", CLASS_UNKNOWN, -1},
+                 {" 1\t", CLASS_FOUND, 1},
+                 {"-1", CLASS_UNKNOWN, -1},
+                 {"_1", CLASS_UNKNOWN, -1},
+                 {"1-", CLASS_UNKNOWN, -1},
+                 {"- 1", CLASS_UNKNOWN, -1},
+                 {"-n02099601", CLASS_UNKNOWN, -1},
                  {"", CLASS_UNKNOWN, -1},
                  {"-_ ", CLASS_UNKNOWN, -1},
                  {"red panda", CLASS_FOUND, 387}};

@@ -1,7 +1,7 @@
 /* Lists of tensors and synthetic weights: names and shapes of the published files, the formula's
  * values, and files written in both formats read back bit for bit. */
 #include "checkpoint_files.h"
-#include "files/json.h"
+#include "common/json.h"
 #include "run_suite.h"
 #include "models/model_names.h"
 #include "models/synth.h"

@@ -1,9 +1,10 @@
-/* A strict, bounded pull parser for the JSON that model files carry: safetensors headers, shard
- * indexes, config.json. The engine takes no JSON library for this; requests and settings are the
- * server's business and are parsed there.
+/* A strict, bounded pull parser for JSON (RFC 8259, UTF-8): what model files carry (safetensors
+ * headers, shard indexes, config.json), and the judge of everything that the server parses.
  *
- * The parser owns nothing: strings are decoded in place inside the caller's text, so they stay
- * valid as long as the text does, and no input can make it allocate. */
+ * Refused beside what the grammar refuses: \u0000 and lone surrogates, a byte order mark, numbers of
+ * 64 characters and more, nesting beyond 32. The parser owns nothing: strings are decoded in place
+ * inside the caller's text, so they stay valid as long as the text does, and no input can make it
+ * allocate. */
 #ifndef IMF__JSON_H
 #define IMF__JSON_H
 
@@ -48,7 +49,18 @@ void imf__json_init(struct imf__json *j, char *text, size_t size);
 enum imf__json_event imf__json_next(struct imf__json *j);
 /* Passes over the value whose first event was `first`; false on a syntax error. */
 bool imf__json_skip(struct imf__json *j, enum imf__json_event first);
-/* Whether n bytes are well-formed UTF-8 (no overlong forms, no surrogates). */
-bool imf__utf8_valid(const char *text, size_t n);
+
+/* What is wrong with a text. */
+struct imf__json_fault {
+    const char *why; /* NULL: nothing */
+    size_t at;       /* byte */
+    bool twice;      /* an object has a key twice: `key`, or its beginning */
+    char key[64];
+    bool no_memory; /* nothing is wrong with the text */
+};
+
+/* Whether a text is JSON from end to end, and no object has a key twice: parsers differ in which
+ * of them counts. Takes memory in proportion to the text. */
+bool imf__json_check(const char *text, size_t size, struct imf__json_fault *fault);
 
 #endif

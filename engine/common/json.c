@@ -1,7 +1,10 @@
 /* The pull parser of json.h. One function per kind of token; `expect` is the whole grammar state
  * beside the stack of open brackets. */
-#include "files/json.h"
+#include "common/json.h"
 
+#include "common/utf8.h"
+
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,59 +56,6 @@ static int hex4(const struct imf__json *j, size_t at)
     return v;
 }
 
-static size_t put_utf8(char *dst, unsigned code)
-{
-    if (code < 0x80) {
-        dst[0] = (char)code;
-        return 1;
-    }
-    if (code < 0x800) {
-        dst[0] = (char)(0xC0 | code >> 6);
-        dst[1] = (char)(0x80 | (code & 63));
-        return 2;
-    }
-    if (code < 0x10000) {
-        dst[0] = (char)(0xE0 | code >> 12);
-        dst[1] = (char)(0x80 | (code >> 6 & 63));
-        dst[2] = (char)(0x80 | (code & 63));
-        return 3;
-    }
-    dst[0] = (char)(0xF0 | code >> 18);
-    dst[1] = (char)(0x80 | (code >> 12 & 63));
-    dst[2] = (char)(0x80 | (code >> 6 & 63));
-    dst[3] = (char)(0x80 | (code & 63));
-    return 4;
-}
-
-/* Bytes of the well-formed UTF-8 sequence at p (no overlong forms, no surrogates); 0 if none. */
-static size_t utf8_length(const unsigned char *p, size_t left)
-{
-    if (p[0] < 0x80)
-        return 1;
-    size_t n = p[0] >= 0xF0 ? 4 : p[0] >= 0xE0 ? 3 : 2;
-    if (p[0] < 0xC2 || p[0] > 0xF4 || left < n)
-        return 0;
-    for (size_t i = 1; i < n; i++) {
-        if ((p[i] & 0xC0) != 0x80)
-            return 0;
-    }
-    if ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F) ||
-        (p[0] == 0xF0 && p[1] < 0x90) || (p[0] == 0xF4 && p[1] > 0x8F))
-        return 0;
-    return n;
-}
-
-bool imf__utf8_valid(const char *text, size_t n)
-{
-    for (size_t i = 0; i < n;) {
-        size_t length = utf8_length((const unsigned char *)text + i, n - i);
-        if (!length)
-            return false;
-        i += length;
-    }
-    return true;
-}
-
 /* Decodes the escape whose backslash was at text[at - 1] to dst; bytes written, 0 on an error. */
 static size_t escape(struct imf__json *j, char *dst)
 {
@@ -122,6 +72,8 @@ static size_t escape(struct imf__json *j, char *dst)
     }
     int code = hex4(j, j->at);
     j->at += 4;
+    if (code == 0)
+        fail(j, "\\u0000 in a string"); /* C's strings would end there */
     if (code <= 0 || (code >= 0xDC00 && code < 0xE000))
         return 0; /* not hex, a NUL, or half a surrogate pair */
     if (code >= 0xD800 && code < 0xDC00) {
@@ -133,7 +85,7 @@ static size_t escape(struct imf__json *j, char *dst)
         j->at += 6;
         code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
     }
-    return put_utf8(dst, (unsigned)code);
+    return imf__utf8_put(dst, (unsigned)code);
 }
 
 /* The string whose opening quote is at text[at]. A decoded string is never longer than its source,
@@ -163,7 +115,7 @@ static bool string(struct imf__json *j)
                 return false;
             }
         } else {
-            n = utf8_length((const unsigned char *)j->text + j->at, j->size - j->at);
+            n = imf__utf8_length(j->text + j->at, j->size - j->at);
             if (!n) {
                 fail(j, "a string is not UTF-8");
                 return false;
@@ -188,6 +140,8 @@ static bool digits(const struct imf__json *j, size_t *at)
 static enum imf__json_event number(struct imf__json *j)
 {
     size_t at = j->at;
+    if (j->text[at] != '-' && (j->text[at] < '0' || j->text[at] > '9'))
+        return fail(j, "no value where one is expected");
     if (j->text[at] == '-')
         at++;
     size_t first = at;
@@ -294,6 +248,8 @@ enum imf__json_event imf__json_next(struct imf__json *j)
 {
     if (j->error)
         return IMF__JSON_ERROR;
+    if (j->at == 0 && j->size >= 3 && memcmp(j->text, "\xEF\xBB\xBF", 3) == 0)
+        return fail(j, "a byte order mark");
     skip_space(j);
     if (j->expect == NOTHING)
         return j->at == j->size ? IMF__JSON_END : fail(j, "text after the end");
@@ -326,4 +282,86 @@ bool imf__json_skip(struct imf__json *j, enum imf__json_event first)
             return false;
     }
     return true;
+}
+
+/* ---- Whole texts ----------------------------------------------------------------------------- */
+
+/* A key, and the number of the object it is in. */
+struct key {
+    unsigned object;
+    const char *name;
+};
+
+struct keys {
+    struct key *items;
+    size_t count, capacity;
+};
+
+static bool add_key(struct keys *k, unsigned object, const char *name)
+{
+    if (k->count == k->capacity) {
+        size_t capacity = k->capacity ? 2 * k->capacity : 64;
+        struct key *grown = realloc(k->items, capacity * sizeof(*grown));
+        if (!grown)
+            return false;
+        k->items = grown;
+        k->capacity = capacity;
+    }
+    k->items[k->count++] = (struct key){object, name};
+    return true;
+}
+
+static int compare_keys(const void *a, const void *b)
+{
+    const struct key *x = a, *y = b;
+    if (x->object != y->object)
+        return x->object < y->object ? -1 : 1;
+    return strcmp(x->name, y->name);
+}
+
+static bool collect_keys(struct imf__json *j, struct keys *keys)
+{
+    unsigned objects[IMF__JSON_MAX_DEPTH + 1] = {0}, next = 0;
+    for (;;) {
+        enum imf__json_event event = imf__json_next(j);
+        if (event == IMF__JSON_ERROR || event == IMF__JSON_END)
+            return true;
+        if (event == IMF__JSON_OBJECT)
+            objects[j->depth] = next++;
+        if (event == IMF__JSON_KEY && !add_key(keys, objects[j->depth], j->string))
+            return false;
+    }
+}
+
+bool imf__json_check(const char *text, size_t size, struct imf__json_fault *fault)
+{
+    *fault = (struct imf__json_fault){.why = NULL};
+    char *copy = malloc(size + 1); /* strings are decoded in place */
+    struct keys keys = {NULL, 0, 0};
+    struct imf__json j;
+    if (copy) {
+        if (size)
+            memcpy(copy, text, size);
+        imf__json_init(&j, copy, size);
+    }
+    if (!copy || !collect_keys(&j, &keys)) {
+        fault->why = "out of memory";
+        fault->no_memory = true;
+    } else if (j.error) {
+        fault->why = j.error;
+        fault->at = j.at < size ? j.at : size;
+    } else if (keys.count > 1) {
+        qsort(keys.items, keys.count, sizeof(*keys.items), compare_keys);
+        for (size_t i = 1; i < keys.count && !fault->why; i++) {
+            if (compare_keys(&keys.items[i - 1], &keys.items[i]) != 0)
+                continue;
+            fault->why = "a key is given twice";
+            fault->twice = true;
+            fault->at = (size_t)(keys.items[i].name - copy);
+            snprintf(fault->key, sizeof(fault->key), "%s", keys.items[i].name);
+        }
+    }
+    free(keys.items);
+    free(copy);
+    return !fault->why;
 }
