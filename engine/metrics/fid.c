@@ -120,7 +120,9 @@ imf_status imf_fid(double *out, const double *mu1, const double *sigma1, const d
         distance += (mu1[i] - mu2[i]) * (mu1[i] - mu2[i]);
         traces += sigma1[i * n + i] + sigma2[i * n + i];
     }
-    *out = distance + traces - 2 * cross;
+    /* Equal distributions leave the rounding of the sums, which may be below zero. */
+    double fid = distance + traces - 2 * cross;
+    *out = fid > 0 ? fid : 0;
 out:
     free(b1);
     free(b2);

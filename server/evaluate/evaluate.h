@@ -143,12 +143,12 @@ static inline int eval_block_images(const struct eval_job *job, int64_t block)
 
 /* ---- evaluate_images.c ---- */
 
-/* All *.png of a folder, sorted by name; at most `limit` (0: all). */
+/* All *.png of a folder, sorted by name; at most `limit` (0: all). *left_out: pictures there of
+ * formats that are not read. */
 IMF_MUST_CHECK imf_status eval_list_images(const char *folder, int64_t limit, char ***files,
-                                           int64_t *n, struct imf_error *err);
+                                           int64_t *n, int64_t *left_out, struct imf_error *err);
 void eval_free_list(char **files, int64_t n);
-/* rgb (height, width, 3), malloc'd. Any kind of PNG: alpha is dropped on white, 16 bits become 8.
- */
+/* rgb (height, width, 3), malloc'd. Any kind of PNG; see png_read.c. */
 IMF_MUST_CHECK imf_status eval_read_png(const char *path, uint8_t **rgb, int *width, int *height,
                                         struct imf_error *err);
 IMF_MUST_CHECK imf_status eval_write_png(const char *path, const uint8_t *rgb, int width,
@@ -165,7 +165,7 @@ IMF_MUST_CHECK imf_status eval_write_grid(const struct eval_job *job, struct imf
 /* ---- evaluate_score.c ---- */
 
 struct eval_scores {
-    bool has_fid, has_kid, has_pr;
+    bool has_is, has_fid, has_kid, has_pr;
     double fid;
     struct imf_mean_std is, kid;
     struct imf_precision_recall pr;

@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_SIDE = 16384, PATH_SIZE = 4096 };
+enum { PATH_SIZE = 4096 };
 
 /* ---- Folders ------------------------------------------------------------------------------- */
 
@@ -29,10 +29,30 @@ void eval_free_list(char **files, int64_t n)
     free(files);
 }
 
-static bool is_png(const char *name)
+static bool ends_with(const char *name, const char *end)
 {
-    size_t n = strlen(name);
-    return n > 4 && name[0] != '.' && strcasecmp(name + n - 4, ".png") == 0;
+    size_t n = strlen(name), m = strlen(end);
+    return n > m && strcasecmp(name + n - m, end) == 0;
+}
+
+/* A picture of a format that is not read here. */
+static bool is_other_picture(const char *name)
+{
+    static const char *const ends[] = {".jpg", ".jpeg", ".webp", ".bmp", ".gif",
+                                       ".tif", ".tiff", ".avif", ".ppm"};
+    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+        if (ends_with(name, ends[i]))
+            return true;
+    }
+    return false;
+}
+
+static bool is_folder(const char *folder, const char *name)
+{
+    char path[PATH_SIZE];
+    struct stat st;
+    return snprintf(path, sizeof(path), "%s/%s", folder, name) < (int)sizeof(path) &&
+           stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
 static bool append(char ***files, int64_t *n, int64_t *capacity, const char *folder,
@@ -54,7 +74,7 @@ static bool append(char ***files, int64_t *n, int64_t *capacity, const char *fol
 }
 
 imf_status eval_list_images(const char *folder, int64_t limit, char ***files, int64_t *n,
-                            struct imf_error *err)
+                            int64_t *left_out, struct imf_error *err)
 {
     DIR *dir = opendir(folder);
     if (!dir)
@@ -62,9 +82,14 @@ imf_status eval_list_images(const char *folder, int64_t limit, char ***files, in
     char **list = NULL;
     int64_t count = 0, capacity = 0;
     bool ok = true;
-    for (struct dirent *e; ok && (e = readdir(dir));)
-        if (is_png(e->d_name))
+    int64_t others = 0;
+    for (struct dirent *e; ok && (e = readdir(dir));) {
+        if (e->d_name[0] == '.' || is_folder(folder, e->d_name))
+            continue;
+        others += is_other_picture(e->d_name);
+        if (ends_with(e->d_name, ".png"))
             ok = append(&list, &count, &capacity, folder, e->d_name);
+    }
     closedir(dir);
     if (!ok) {
         eval_free_list(list, count);
@@ -72,10 +97,11 @@ imf_status eval_list_images(const char *folder, int64_t limit, char ***files, in
     }
     if (count < 2 || (limit && count < limit)) {
         eval_free_list(list, count);
-        return imf__fail(err, IMF_EINVAL, "%s: %lld PNG pictures there; %s", folder,
-                         (long long)count,
+        return imf__fail(err, IMF_EINVAL, "%s: %lld PNG pictures there (%lld of other formats); %s",
+                         folder, (long long)count, (long long)others,
                          limit ? "fewer than --num-images" : "statistics need at least 2");
     }
+    *left_out = others;
     qsort(list, (size_t)count, sizeof(*list), by_name);
     while (limit && count > limit)
         free(list[--count]);
@@ -85,41 +111,6 @@ imf_status eval_list_images(const char *folder, int64_t limit, char ***files, in
 }
 
 /* ---- PNG ----------------------------------------------------------------------------------- */
-
-imf_status eval_read_png(const char *path, uint8_t **rgb, int *width, int *height,
-                         struct imf_error *err)
-{
-    png_image image = {.version = PNG_IMAGE_VERSION};
-    if (!png_image_begin_read_from_file(&image, path))
-        return imf__fail(err, IMF_EFORMAT, "%s: cannot be read as a PNG: %s", path, image.message);
-    image.format = PNG_FORMAT_RGB;
-    if (image.width > MAX_SIDE || image.height > MAX_SIDE) {
-        unsigned w = image.width, h = image.height;
-        png_image_free(&image);
-        return imf__fail(err, IMF_EFORMAT, "%s: %u x %u pixels; at most %d on a side", path, w, h,
-                         MAX_SIDE);
-    }
-    uint8_t *pixels = malloc(PNG_IMAGE_SIZE(image));
-    if (!pixels) {
-        png_image_free(&image);
-        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
-    }
-    const png_color white = {255, 255, 255};
-    if (!png_image_finish_read(&image, &white, pixels, 0, NULL)) {
-        free(pixels);
-        return imf__fail(err, IMF_EFORMAT, "%s: damaged PNG: %s", path, image.message);
-    }
-    /* libpng goes on after some errors (a wrong checksum inside the data, a short file) with a
-     * warning; such pixels must not be scored silently. */
-    if (PNG_IMAGE_FAILED(image) || image.warning_or_error) {
-        free(pixels);
-        return imf__fail(err, IMF_EFORMAT, "%s: damaged PNG: %s", path, image.message);
-    }
-    *rgb = pixels;
-    *width = (int)image.width;
-    *height = (int)image.height;
-    return IMF_OK;
-}
 
 imf_status eval_write_png(const char *path, const uint8_t *rgb, int width, int height,
                           struct imf_error *err)

@@ -60,7 +60,8 @@ static void add_scores(cJSON *json, const struct eval_scores *s)
 {
     if (s->has_fid)
         cJSON_AddNumberToObject(json, "fid", s->fid);
-    add_pair(json, "inception_score", s->is);
+    if (s->has_is)
+        add_pair(json, "inception_score", s->is);
     if (s->has_kid)
         add_pair(json, "kid", s->kid);
     if (s->has_pr) {
@@ -132,7 +133,10 @@ static void text_report(FILE *f, const void *user)
     fprintf(f, "\n");
     if (s->has_fid)
         fprintf(f, "FID               %.6f   (against %s)\n", s->fid, job->options.fid_ref);
-    fprintf(f, "Inception Score   %.6f +- %.6f\n", s->is.mean, s->is.std);
+    if (s->has_is)
+        fprintf(f, "Inception Score   %.6f +- %.6f\n", s->is.mean, s->is.std);
+    else
+        fprintf(f, "Inception Score   needs %d pictures\n", EVAL_IS_SPLITS);
     if (s->has_kid)
         fprintf(f, "KID               %.8f +- %.8f   (%d subsets of %d)\n", s->kid.mean, s->kid.std,
                 job->options.kid_subsets, job->options.kid_subset_size);

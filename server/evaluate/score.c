@@ -52,7 +52,8 @@ imf_status eval_score(const struct eval_job *job, const struct imf_stats *stats,
         status =
             imf_reference_write(job->options.make_ref, mu, sigma, IMF_FEATURES,
                                 job->options.keep_features ? features : NULL, job->images, err);
-    if (status == IMF_OK)
+    out->has_is = job->images >= EVAL_IS_SPLITS;
+    if (status == IMF_OK && out->has_is)
         status = imf_inception_score(&out->is, logits, job->images, IMF_LOGITS, EVAL_IS_SPLITS,
                                      EVAL_SEED, err);
     if (status == IMF_OK && reference) {

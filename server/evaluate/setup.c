@@ -161,6 +161,19 @@ static imf_status check_make_ref(const char *path, struct imf_error *err)
     return IMF_OK;
 }
 
+static imf_status list_images(struct eval_job *job, bool tell, struct imf_error *err)
+{
+    const struct eval_options *o = &job->options;
+    int64_t left_out = 0;
+    IMF_TRY(eval_list_images(o->images, o->num_images_given ? o->num_images : 0, &job->files,
+                             &job->images, &left_out, err));
+    if (tell && left_out > 0)
+        fprintf(stderr,
+                "imfd evaluate: %s: %lld pictures are left out, which are no PNGs (JPEG, WebP, ...)\n",
+                o->images, (long long)left_out);
+    return IMF_OK;
+}
+
 imf_status eval_setup_load(struct eval_setup *s, struct eval_job *job,
                            const struct imfd_ranks *ranks, struct imf_error *err)
 {
@@ -172,15 +185,17 @@ imf_status eval_setup_load(struct eval_setup *s, struct eval_job *job,
     if (status == IMF_OK && options.make_ref && ranks->mpi.rank == 0)
         status = check_make_ref(options.make_ref, err);
     if (status == IMF_OK && options.images)
-        status = eval_list_images(options.images, options.num_images_given ? options.num_images : 0,
-                                  &job->files, &job->images, err);
+        status = list_images(job, ranks->mpi.rank == 0 && !options.quiet, err);
     if (status == IMF_OK)
         status = eval_devices_load(s, job, ranks, err);
     if (status == IMF_OK && !options.images)
         status = describe_model(job, s, err);
-    if (status == IMF_OK && job->images < EVAL_IS_SPLITS)
+    /* Statistics alone can be made of fewer. */
+    if (status == IMF_OK && job->images < EVAL_IS_SPLITS && !options.make_ref)
         status = imf__fail(err, IMF_EINVAL, "the Inception Score needs at least %d images",
                            EVAL_IS_SPLITS);
+    if (status == IMF_OK && job->images < 2)
+        status = imf__fail(err, IMF_EINVAL, "statistics need at least 2 images");
     if (status == IMF_OK && options.kid && job->images < options.kid_subset_size)
         status = imf__fail(err, IMF_EINVAL, "--kid-subset-size %d is more than the %lld images",
                            options.kid_subset_size, (long long)job->images);

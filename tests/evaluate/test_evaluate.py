@@ -270,6 +270,22 @@ class Evaluate(unittest.TestCase):
         os.makedirs(self.path("no_room"))
         os.symlink("/dev/full", self.path("no_room/rank-0000.logits"))
         self.refused("free some space", self.command("no_room", source=source), 1)
+        # Statistics can be made of two pictures; what is no PNG is left out aloud, folders too.
+        two = self.path("two")
+        os.makedirs(os.path.join(two, "folder.png"))
+        for k in range(2):
+            shutil.copy(os.path.join(images, f"{k:05d}.png"), two)
+        for name in ("a.jpg", "b.webp", "c.jpeg"):
+            shutil.copy(os.path.join(images, "00000.png"), os.path.join(two, name))
+        self.refused("needs at least 10", self.command("two_work", source=["--images", two]), 1)
+        out, err = self.run_ok(self.command("two_work", "--make-ref", self.path("two.npz"), source=["--images", two]))
+        self.assertIn("3 pictures are left out", err)
+        self.assertIn("needs 10 pictures", out)
+        out, _ = self.run_ok(self.command("two_again", "--make-ref", self.path("again.npz"), "--fid-ref",
+                                          self.path("two.npz"), source=["--images", two]))
+        fid = self.results("two_again")["fid"]
+        self.assertTrue(0 <= fid < 1e-6, fid)
+        self.assertNotIn("-0.000000", out)
         with open(os.path.join(images, "00005.png"), "r+b") as f:
             f.truncate(2000)
         self.refused("00005.png: damaged PNG", self.command("bad", source=source), 1)
