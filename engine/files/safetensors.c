@@ -15,14 +15,14 @@ static const struct dtype {
     enum imf__stored_type type;
     uint32_t bits;
 } dtypes[] = {
-    {"F32", IMF__STORED_F32, 32},     {"F16", IMF__STORED_F16, 16},
-    {"BF16", IMF__STORED_BF16, 16},   {"F64", IMF__STORED_F64, 64},
-    {"I64", IMF__STORED_OTHER, 64},   {"I32", IMF__STORED_OTHER, 32},
-    {"I16", IMF__STORED_OTHER, 16},   {"I8", IMF__STORED_OTHER, 8},
-    {"U64", IMF__STORED_OTHER, 64},   {"U32", IMF__STORED_OTHER, 32},
-    {"U16", IMF__STORED_OTHER, 16},   {"U8", IMF__STORED_OTHER, 8},
-    {"BOOL", IMF__STORED_OTHER, 8},   {"C64", IMF__STORED_OTHER, 64},
-    {"F4", IMF__STORED_OTHER, 4},     {"F6_E2M3", IMF__STORED_OTHER, 6},
+    {"F32", IMF__STORED_F32, 32},      {"F16", IMF__STORED_F16, 16},
+    {"BF16", IMF__STORED_BF16, 16},    {"F64", IMF__STORED_F64, 64},
+    {"I64", IMF__STORED_OTHER, 64},    {"I32", IMF__STORED_OTHER, 32},
+    {"I16", IMF__STORED_OTHER, 16},    {"I8", IMF__STORED_OTHER, 8},
+    {"U64", IMF__STORED_OTHER, 64},    {"U32", IMF__STORED_OTHER, 32},
+    {"U16", IMF__STORED_OTHER, 16},    {"U8", IMF__STORED_OTHER, 8},
+    {"BOOL", IMF__STORED_OTHER, 8},    {"C64", IMF__STORED_OTHER, 64},
+    {"F4", IMF__STORED_OTHER, 4},      {"F6_E2M3", IMF__STORED_OTHER, 6},
     {"F6_E3M2", IMF__STORED_OTHER, 6},
 };
 
@@ -221,9 +221,9 @@ static imf_status check_cover(const struct header *h, size_t first)
         at = p->offset + p->bytes;
     }
     if (status == IMF_OK && at != size)
-        status = imf__fail(h->err, IMF_EFORMAT,
-                           "%s: %llu bytes behind the last tensor belong to none", label(h),
-                           (unsigned long long)(size - at));
+        status =
+            imf__fail(h->err, IMF_EFORMAT, "%s: %llu bytes behind the last tensor belong to none",
+                      label(h), (unsigned long long)(size - at));
     free(sorted);
     return status;
 }

@@ -60,7 +60,6 @@ int format_float(char *text, float value);
 /* Decimal digits and a NUL, at most 21 bytes; returns their number. */
 size_t format_u64(char *text, uint64_t value);
 
-
 static inline size_t base64_length(size_t n)
 {
     return (n + 2) / 3 * 4;

@@ -130,9 +130,9 @@ static imf_status from_file(struct imfd_plan *plan, const struct imfd_plan_optio
         return status;
     root = json_read(text, size, &fault);
     if (!root) {
-        status = imf__fail(err, IMF_EINVAL, "%s: not valid JSON (line %d): %s%s%s", path,
-                           json_line(text, fault.at), fault.why, fault.twice ? ": " : "",
-                           fault.key);
+        status =
+            imf__fail(err, IMF_EINVAL, "%s: not valid JSON (line %d): %s%s%s", path,
+                      json_line(text, fault.at), fault.why, fault.twice ? ": " : "", fault.key);
         goto out;
     }
     int n = cJSON_IsArray(root) ? cJSON_GetArraySize(root) : 0;

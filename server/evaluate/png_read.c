@@ -14,9 +14,9 @@
 enum { MAX_SIDE = 16384 };
 
 /* Chunks that say nothing about the samples; those that lie in them end no evaluation. */
-static const png_byte unread[] =
-    "bKGD\0cHRM\0cICP\0eXIf\0gAMA\0hIST\0iCCP\0iTXt\0oFFs\0pCAL\0pHYs\0sBIT\0sCAL\0sPLT\0sRGB\0sTER\0"
-    "tEXt\0tIME\0zTXt";
+static const png_byte unread[] = "bKGD\0cHRM\0cICP\0eXIf\0gAMA\0hIST\0iCCP\0iTXt\0oFFs\0pCAL\0pHYs"
+                                 "\0sBIT\0sCAL\0sPLT\0sRGB\0sTER\0"
+                                 "tEXt\0tIME\0zTXt";
 
 struct reading {
     const char *path;
@@ -105,7 +105,8 @@ imf_status eval_read_png(const char *path, uint8_t **rgb, int *width, int *heigh
     if (!r.info) {
         status = imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
     } else if (!decode(&r)) {
-        status = imf__fail(err, IMF_EFORMAT, r.rows ? "%s: damaged PNG: %s" : "%s: cannot be read as a PNG: %s", path,
+        status = imf__fail(err, IMF_EFORMAT,
+                           r.rows ? "%s: damaged PNG: %s" : "%s: cannot be read as a PNG: %s", path,
                            r.why);
     } else {
         *width = (int)png_get_image_width(r.png, r.info);

@@ -168,9 +168,10 @@ static imf_status list_images(struct eval_job *job, bool tell, struct imf_error 
     IMF_TRY(eval_list_images(o->images, o->num_images_given ? o->num_images : 0, &job->files,
                              &job->images, &left_out, err));
     if (tell && left_out > 0)
-        fprintf(stderr,
-                "imfd evaluate: %s: %lld pictures are left out, which are no PNGs (JPEG, WebP, ...)\n",
-                o->images, (long long)left_out);
+        fprintf(
+            stderr,
+            "imfd evaluate: %s: %lld pictures are left out, which are no PNGs (JPEG, WebP, ...)\n",
+            o->images, (long long)left_out);
     return IMF_OK;
 }
 

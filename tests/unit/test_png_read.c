@@ -38,8 +38,16 @@ static void head(int width, int height, int depth, int type)
     size = 0;
     memcpy(file, "\x89PNG\r\n\x1a\n", 8);
     size = 8;
-    uint8_t h[13] = {0, 0, (uint8_t)(width >> 8), (uint8_t)width, 0, 0, (uint8_t)(height >> 8), (uint8_t)height,
-                     (uint8_t)depth, (uint8_t)type};
+    uint8_t h[13] = {0,
+                     0,
+                     (uint8_t)(width >> 8),
+                     (uint8_t)width,
+                     0,
+                     0,
+                     (uint8_t)(height >> 8),
+                     (uint8_t)height,
+                     (uint8_t)depth,
+                     (uint8_t)type};
     chunk("IHDR", h, 13);
 }
 
@@ -101,10 +109,34 @@ START_TEST(test_kinds)
         {"RGBA", 8, 6, "\x00\x64\xc8\x80", 4, NULL, NULL, 0, {127, 177, 227}},
         {"RGBA, opaque", 8, 6, "\x00\x64\xc8\xff", 4, NULL, NULL, 0, {0, 100, 200}},
         {"RGBA, clear", 8, 6, "\x00\x64\xc8\x00", 4, NULL, NULL, 0, {255, 255, 255}},
-        {"RGBA of 16 bits", 16, 6, "\x00\xff\x64\x00\xc8\x80\x80\x00", 8, NULL, NULL, 0, {127, 177, 227}},
+        {"RGBA of 16 bits",
+         16,
+         6,
+         "\x00\xff\x64\x00\xc8\x80\x80\x00",
+         8,
+         NULL,
+         NULL,
+         0,
+         {127, 177, 227}},
         {"palette", 8, 3, "\x01", 1, "\x01\x02\x03\x0a\x64\xc8", NULL, 0, {10, 100, 200}},
-        {"palette with alpha", 8, 3, "\x01", 1, "\x01\x02\x03\x00\x64\xc8", "\xff\x80", 2, {127, 177, 227}},
-        {"a transparent colour", 8, 2, "\x0a\x64\xc8", 3, NULL, "\x00\x0a\x00\x64\x00\xc8", 6, {255, 255, 255}},
+        {"palette with alpha",
+         8,
+         3,
+         "\x01",
+         1,
+         "\x01\x02\x03\x00\x64\xc8",
+         "\xff\x80",
+         2,
+         {127, 177, 227}},
+        {"a transparent colour",
+         8,
+         2,
+         "\x0a\x64\xc8",
+         3,
+         NULL,
+         "\x00\x0a\x00\x64\x00\xc8",
+         6,
+         {255, 255, 255}},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         head(1, 3, cases[i].depth, cases[i].type);
@@ -129,16 +161,26 @@ START_TEST(test_chunks_beside)
         size_t n;
         int times;
     } cases[] = {
-        {"gAMA", "\x00\x01\x86\xa0", 4, 1},      {"gAMA", zeros, 4, 1},
-        {"gAMA", "\x00\x00\xb1\x8f", 4, 2},      {"cHRM", zeros, 32, 1},
-        {"sRGB", "\x09", 1, 1},                  {"iCCP", "icc\0\0hello", 10, 1},
-        {"cICP", "\x01\x0d\x00\x01", 4, 1},      {"tIME", zeros, 7, 1},
-        {"tEXt", "\0abc", 4, 1},                 {"tEXt", text, sizeof(text), 1},
-        {"tEXt", "a\0b", 3, 1500},               {"zTXt", "a\0\0notzlib", 10, 1},
-        {"iTXt", "a\0\5\0\0\0abc", 9, 1},        {"pHYs", zeros, 8, 1},
-        {"bKGD", zeros, 1, 1},                   {"eXIf", "zz", 2, 1},
-        {"sBIT", "\x09\x09\x09", 3, 1},          {"prVt", "abc", 3, 1},
-        {"tRNS", "\x00\x01", 2, 1},              {"hIST", "\x00\x01", 2, 1},
+        {"gAMA", "\x00\x01\x86\xa0", 4, 1},
+        {"gAMA", zeros, 4, 1},
+        {"gAMA", "\x00\x00\xb1\x8f", 4, 2},
+        {"cHRM", zeros, 32, 1},
+        {"sRGB", "\x09", 1, 1},
+        {"iCCP", "icc\0\0hello", 10, 1},
+        {"cICP", "\x01\x0d\x00\x01", 4, 1},
+        {"tIME", zeros, 7, 1},
+        {"tEXt", "\0abc", 4, 1},
+        {"tEXt", text, sizeof(text), 1},
+        {"tEXt", "a\0b", 3, 1500},
+        {"zTXt", "a\0\0notzlib", 10, 1},
+        {"iTXt", "a\0\5\0\0\0abc", 9, 1},
+        {"pHYs", zeros, 8, 1},
+        {"bKGD", zeros, 1, 1},
+        {"eXIf", "zz", 2, 1},
+        {"sBIT", "\x09\x09\x09", 3, 1},
+        {"prVt", "abc", 3, 1},
+        {"tRNS", "\x00\x01", 2, 1},
+        {"hIST", "\x00\x01", 2, 1},
     };
     memset(text, 'x', sizeof(text));
     text[1] = '\0';
@@ -213,7 +255,8 @@ END_TEST
 START_TEST(test_folder)
 {
     char folder[] = "/tmp/imf-pictures-XXXXXX", name[64];
-    static const char *const names[] = {"b.png", "a.PNG", "c.jpg", "d.jpeg", "e.webp", "f.txt", ".g.png"};
+    static const char *const names[] = {"b.png",  "a.PNG", "c.jpg", "d.jpeg",
+                                        "e.webp", "f.txt", ".g.png"};
     ck_assert_ptr_nonnull(mkdtemp(folder));
     for (int i = 0; i < 7; i++) {
         snprintf(name, sizeof(name), "%s/%s", folder, names[i]);
