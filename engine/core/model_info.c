@@ -71,12 +71,18 @@ void imf__model_fingerprint(struct imf_model *m, const uint64_t mit[2], const ui
 {
     const struct imf__device *dev = m->engine->dev;
     char text[512];
-    int n =
-        snprintf(text, sizeof(text), "imf %s|%s|%s|%s|%016llx%016llx|%016llx%016llx", imf_version(),
-                 dev->build, imf_precision_name(dev->precision), imf__decoder_name(m->decoder.kind),
-                 (unsigned long long)mit[0], (unsigned long long)mit[1],
-                 (unsigned long long)decoder[0], (unsigned long long)decoder[1]);
-    XXH128_hash_t h = XXH3_128bits(text, (size_t)n);
+    int n = snprintf(text, sizeof(text), "imf %s|%s|%s|%s|%d|%016llx%016llx|%016llx%016llx|",
+                     imf_version(), dev->build, imf_precision_name(dev->precision),
+                     imf__decoder_name(m->decoder.kind), m->mit.size, (unsigned long long)mit[0],
+                     (unsigned long long)mit[1], (unsigned long long)decoder[0],
+                     (unsigned long long)decoder[1]);
+    XXH3_state_t state;
+    XXH3_128bits_reset(&state);
+    XXH3_128bits_update(&state, text, (size_t)n);
+    /* Names are no part of the pixels, but of what is asked for by name and embedded in files. */
+    for (int i = 0; m->class_names && i < m->mit.classes; i++)
+        XXH3_128bits_update(&state, m->class_names[i], strlen(m->class_names[i]) + 1);
+    XXH128_hash_t h = XXH3_128bits_digest(&state);
     snprintf(m->info.fingerprint, sizeof(m->info.fingerprint), "%016llx%016llx",
              (unsigned long long)h.high64, (unsigned long long)h.low64);
 }

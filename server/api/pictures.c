@@ -416,32 +416,27 @@ void api_openai(struct api_call *c)
 
 /* ---- The resource ---------------------------------------------------------------------------- */
 
-static void copy_text(char *dst, size_t size, const char *src)
-{
-    memcpy(dst, src, strnlen(src, size - 1));
-}
-
-/* Names the bytes of a picture: all they depend on goes into the hash. */
-static void make_etag(const struct api *a, const struct picture_params *params, char etag[40])
+/* Names the bytes of a picture: all they depend on goes into the hash. That is what draws the pixels
+ * (the fingerprint, the key), what encodes them, and the text that is embedded, as it is. */
+static void make_etag(struct api *a, const struct picture_params *params,
+                      const struct picture_key *key, char etag[40])
 {
     const struct imf_model_info *info = a->models[params->model].info;
     struct {
-        char fingerprint[sizeof(info->fingerprint)], version[31], model[64];
-        int32_t label, steps;
+        char fingerprint[sizeof(info->fingerprint)], version[31];
+        struct picture_text text;
+        struct imf_sampling sampling;
         uint64_t seed;
-        float omega, t_min, t_max;
-        int32_t level, format, quality;
+        int32_t label, level, format, quality;
     } parts;
     memset(&parts, 0, sizeof(parts));
-    copy_text(parts.fingerprint, sizeof(parts.fingerprint), info->fingerprint);
-    copy_text(parts.version, sizeof(parts.version), imf_version());
-    copy_text(parts.model, sizeof(parts.model), api_model_id(a, params->model));
-    parts.label = params->label;
-    parts.steps = params->sampling.steps;
-    parts.seed = params->seed;
-    parts.omega = params->sampling.omega;
-    parts.t_min = params->sampling.t_min;
-    parts.t_max = params->sampling.t_max;
+    memcpy(parts.fingerprint, info->fingerprint, sizeof(parts.fingerprint));
+    memcpy(parts.version, imf_version(), strnlen(imf_version(), sizeof(parts.version) - 1));
+    if (params->embed)
+        api_describe(a, key, &parts.text);
+    parts.sampling = key->sampling;
+    parts.seed = key->seed;
+    parts.label = key->label;
     parts.format = params->encoding.format;
     parts.quality = params->encoding.quality;
     parts.level = parts.format == PICTURE_PNG ? (int32_t)a->settings->png_level : 0;
@@ -473,15 +468,6 @@ void api_image(struct api_call *c, const char *model, const char *class_name, co
         api_fail(c, &p);
         return;
     }
-    make_etag(a, &params, etag);
-    http_header(r, "ETag", etag);
-    http_header(r, "Cache-Control", cache_control(a));
-    if (r->headers[HTTP_IF_NONE_MATCH] != NULL &&
-        etag_matches(r->headers[HTTP_IF_NONE_MATCH], etag)) {
-        api_common_headers(c);
-        http_reply_static(r, 304, "", 0);
-        return;
-    }
     struct picture_key key = {
         .model = params.model,
         .label = params.label,
@@ -490,6 +476,15 @@ void api_image(struct api_call *c, const char *model, const char *class_name, co
         .encoding = params.encoding,
     };
     picture_key_normalise(&key);
+    make_etag(a, &params, &key, etag);
+    http_header(r, "ETag", etag);
+    http_header(r, "Cache-Control", cache_control(a));
+    if (r->headers[HTTP_IF_NONE_MATCH] != NULL &&
+        etag_matches(r->headers[HTTP_IF_NONE_MATCH], etag)) {
+        api_common_headers(c);
+        http_reply_static(r, 304, "", 0);
+        return;
+    }
     struct blob *cached = sched_cached_png(a->scheduler, &key);
     if (cached == NULL && r->method == HTTP_GET) {
         submit(c, FORM_RESOURCE, &params);
