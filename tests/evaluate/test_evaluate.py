@@ -277,7 +277,7 @@ class Evaluate(unittest.TestCase):
             shutil.copy(os.path.join(images, f"{k:05d}.png"), two)
         for name in ("a.jpg", "b.webp", "c.jpeg"):
             shutil.copy(os.path.join(images, "00000.png"), os.path.join(two, name))
-        self.refused("needs at least 10", self.command("two_work", source=["--images", two]), 1)
+        self.refused("needs at least 10", self.command("two_work", source=["--images", two]), 2)
         out, err = self.run_ok(self.command("two_work", "--make-ref", self.path("two.npz"), source=["--images", two]))
         self.assertIn("3 pictures are left out", err)
         self.assertIn("needs 10 pictures", out)
