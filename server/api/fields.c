@@ -11,7 +11,8 @@ bool api_field_integer(const cJSON *value, const char *name, uint64_t low, uint6
 {
     double v = cJSON_IsNumber(value) ? value->valuedouble : NAN;
     if (!(v == floor(v)))
-        return api_problem_set(p, API_INVALID, name, "%s: a whole number is expected", name);
+        return api_problem_set(p, API_INVALID, name, "%s: a whole number is expected%s", name,
+                               cJSON_IsString(value) ? ", not a string" : "");
     if (v < (double)low || v > (double)high)
         return api_problem_set(p, API_INVALID, name, "%s: %.17g is outside %llu to %llu", name, v,
                                (unsigned long long)low, (unsigned long long)high);
@@ -53,7 +54,8 @@ int api_field_sampling(const struct api *a, const char *name, double v, bool is_
     static const struct {
         const char *name;
         unsigned bit;
-    } names[] = {{"steps", GIVEN_STEPS},          {"omega", GIVEN_OMEGA},
+    } names[] = {{"steps", GIVEN_STEPS},          {"num_inference_steps", GIVEN_STEPS},
+                 {"num_steps", GIVEN_STEPS},      {"omega", GIVEN_OMEGA},
                  {"guidance_scale", GIVEN_OMEGA}, {"cfg_scale", GIVEN_OMEGA},
                  {"t_min", GIVEN_T_MIN},          {"t_max", GIVEN_T_MAX}};
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {

@@ -146,7 +146,7 @@ void api_get_models(struct api_call *c)
 
 void api_get_model(struct api_call *c, const char *id)
 {
-    int model = sched_model_find(c->api->scheduler, id);
+    int model = api_find_model(c->api, id);
     if (model < 0) {
         struct api_problem p;
         api_problem_set(&p, API_NO_MODEL, "model", "there is no model \"%.100s\"", id);
@@ -185,7 +185,7 @@ static void write_class(struct json_writer *w, const struct classes *classes, in
 /* The classes of a model by id, of the default one where id is "", ImageNet's while it loads. */
 static const struct classes *classes_of(struct api *a, const char *id, struct api_problem *p)
 {
-    int model = id[0] == '\0' ? 0 : sched_model_find(a->scheduler, id);
+    int model = id[0] == '\0' ? 0 : api_find_model(a, id);
     if (model < 0) {
         api_problem_set(p, API_NO_MODEL, "model", "there is no model \"%.100s\"", id);
         return NULL;

@@ -195,6 +195,8 @@ int32_t picture_label(const struct picture_params *params, uint32_t i);
 uint64_t picture_seed(const struct picture_params *params, uint32_t i);
 /* Display name; "none" for the null class. */
 const char *api_class_name(const struct api *a, int model, int32_t label);
+/* A model by id or alias; -1 when there is none. */
+int api_find_model(const struct api *a, const char *id);
 const char *api_model_id(const struct api *a, int model);
 
 /* ---- api_pictures.c: the work and its reply forms -------------------------------------------- */

@@ -33,6 +33,18 @@ uint64_t picture_seed(const struct picture_params *params, uint32_t i)
     return params->seeds != NULL ? params->seeds[i] : params->seed + i;
 }
 
+int api_find_model(const struct api *a, const char *id)
+{
+    const struct string_list *aliases = &a->settings->aliases;
+    size_t n = strlen(id);
+    int model = sched_model_find(a->scheduler, id);
+    for (int i = 0; i < aliases->n && model < 0; i++) {
+        if (strncmp(aliases->items[i], id, n) == 0 && aliases->items[i][n] == '=')
+            model = sched_model_find(a->scheduler, aliases->items[i] + n + 1);
+    }
+    return model;
+}
+
 const char *api_model_id(const struct api *a, int model)
 {
     struct sched_model_status status;
@@ -60,7 +72,7 @@ static uint64_t random_below(uint64_t limit)
 static bool find_model(struct api *a, const char *id, struct picture_params *out,
                        struct api_problem *p)
 {
-    out->model = id == NULL ? 0 : sched_model_find(a->scheduler, id);
+    out->model = id == NULL ? 0 : api_find_model(a, id);
     if (out->model < 0)
         return api_problem_set(p, API_NO_MODEL, "model",
                                "there is no model \"%.100s\"; GET /v1/models "
@@ -354,11 +366,16 @@ static bool openai_from(struct api *a, const cJSON *root, struct picture_params 
                         struct api_problem *p)
 {
     const cJSON *f[O_COUNT] = {NULL};
-    const char *prompt = NULL, *response = "b64_json";
+    const char *prompt = NULL, *model = NULL;
     if (!start_params(a, root, openai_fields, f, O_MODEL, out, p) ||
-        !api_field_text(f[O_PROMPT], "prompt", &prompt, p) || !openai_size(a, f[O_SIZE], out, p) ||
+        !api_field_text(f[O_MODEL], "model", &model, p) ||
+        !api_field_bool(f[O_STREAM], "stream", &out->stream, p))
+        return false;
+    /* As OpenAI's own: clients that ask DALL-E expect addresses. */
+    const char *response =
+        model != NULL && strncmp(model, "dall-e-", 7) == 0 && !out->stream ? "url" : "b64_json";
+    if (!api_field_text(f[O_PROMPT], "prompt", &prompt, p) || !openai_size(a, f[O_SIZE], out, p) ||
         !api_field_text(f[O_RESPONSE], "response_format", &response, p) ||
-        !api_field_bool(f[O_STREAM], "stream", &out->stream, p) ||
         !api_field_encoding(f[O_FORMAT], f[O_COMPRESSION], out, p))
         return false;
     if (prompt == NULL)

@@ -219,6 +219,17 @@ static void describe(void *user, const struct picture_key *key, struct picture_t
     api_describe(s->api, key, text);
 }
 
+static imf_status check_aliases(const struct server *s, struct imf_error *err)
+{
+    const struct string_list *aliases = &s->settings.aliases;
+    for (int i = 0; i < aliases->n; i++) {
+        const char *id = strchr(aliases->items[i], '=') + 1;
+        if (sched_model_find(s->scheduler, id) < 0)
+            return imf__fail(err, IMF_EINVAL, "aliases: there is no model \"%.100s\"", id);
+    }
+    return IMF_OK;
+}
+
 static imf_status prepare_scheduler(struct server *s, struct imf_error *err)
 {
     struct sched_options o;
@@ -247,7 +258,7 @@ static imf_status prepare_scheduler(struct server *s, struct imf_error *err)
         if (status != IMF_OK)
             return status;
     }
-    return IMF_OK;
+    return check_aliases(s, err);
 }
 
 /* ---- HTTP ------------------------------------------------------------------------------------ */

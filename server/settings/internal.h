@@ -14,7 +14,15 @@ enum { SETTINGS_MAX_ITEMS = 256 }; /* of a list */
 
 /* ---- The table; settings_table.c ---- */
 
-enum setting_type { TYPE_TEXT, TYPE_CHOICE, TYPE_INTEGER, TYPE_BYTES, TYPE_LIST, TYPE_MODELS };
+enum setting_type {
+    TYPE_TEXT,
+    TYPE_CHOICE,
+    TYPE_INTEGER,
+    TYPE_BYTES,
+    TYPE_LIST,
+    TYPE_PAIRS,
+    TYPE_MODELS
+};
 
 struct setting_row {
     const char *key;

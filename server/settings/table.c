@@ -24,6 +24,10 @@ const struct setting_row settings__table[] = {
      "dict of a file with several: \"model_ema\")}. As a flag or in the environment: this JSON, "
      "or\n"
      "id=NAME,checkpoint=FILE,decoder=FILE with ';' between models."},
+    {"aliases", TYPE_PAIRS, AT(aliases), "", 0, 0, NULL, NULL,
+     "More names of models, for clients that send a name of their own: {\"gpt-image-1\": "
+     "\"demo\"}, or "
+     "as a flag\nor in the environment gpt-image-1=demo,dall-e-3=demo."},
     {"device", TYPE_TEXT, AT(device), "auto", 0, 0, NULL, NULL,
      "auto (a GPU if there is one), cpu, cuda, or cuda:0,1 for several. \"fake\" computes nothing "
      "and\n"
@@ -88,7 +92,7 @@ const struct setting_row settings__table[] = {
      "-Host and\n"
      "-Prefix are believed."},
     {"cache_bytes", TYPE_BYTES, AT(cache_bytes), "64M", 0, 1024 * GIB, NULL, "Pictures",
-     "Bytes of finished PNGs to keep. 0: none."},
+     "Bytes of finished pictures to keep. 0: none."},
     {"png_level", TYPE_INTEGER, AT(png_level), "1", 0, 9, NULL, NULL,
      "zlib level of PNGs: 0 stores, 1 is fast, 9 is smallest. Part of a picture's identity: "
      "another\n"

@@ -104,9 +104,50 @@ static imf_status set_list_json(struct string_list *list, const struct setting_r
     return IMF_OK;
 }
 
-/* A list in JSON, as opposed to the address "[::]:8080". */
-static bool looks_like_json(const char *text)
+/* {"name": "value"}: both become "name=value". */
+static imf_status set_pairs_json(struct string_list *list, const struct setting_row *row,
+                                 const cJSON *object, struct imf_error *err)
 {
+    const cJSON *item;
+    cJSON_ArrayForEach(item, object)
+    {
+        char *pair = NULL;
+        if (item->string == NULL || !cJSON_IsString(item))
+            return imf__fail(err, IMF_EINVAL, "%s: names with strings are expected", row->key);
+        int n = asprintf(&pair, "%s=%s", item->string, item->valuestring);
+        bool added = n >= 0 && strchr(item->string, '=') == NULL && list_add(list, pair, (size_t)n);
+        if (n >= 0)
+            free(pair);
+        if (!added)
+            return imf__fail(err, IMF_EINVAL, "%s: \"%.64s\" cannot be added", row->key,
+                             item->string);
+    }
+    return IMF_OK;
+}
+
+static imf_status check_pairs(const struct string_list *list, const struct setting_row *row,
+                              struct imf_error *err)
+{
+    for (int i = 0; i < list->n; i++) {
+        const char *pair = list->items[i], *equals = strchr(pair, '=');
+        if (equals == NULL || equals == pair || equals[1] == '\0')
+            return imf__fail(err, IMF_EINVAL, "%s: \"%.64s\" is not name=value", row->key, pair);
+        for (int j = 0; j < i; j++) {
+            if (strncmp(list->items[j], pair, (size_t)(equals - pair) + 1) == 0)
+                return imf__fail(err, IMF_EINVAL, "%s: \"%.*s\" is given twice", row->key,
+                                 (int)(equals - pair), pair);
+        }
+    }
+    return IMF_OK;
+}
+
+/* A list in JSON, as opposed to the address "[::]:8080". */
+static bool looks_like_json(const struct setting_row *row, const char *text)
+{
+    if (row->type == TYPE_PAIRS)
+        return text[0] == '{';
+    if (row->type != TYPE_LIST && row->type != TYPE_MODELS)
+        return false;
     return text[0] == '[' && strchr("\"{]", text[1 + strspn(text + 1, " \t\r\n")]) != NULL;
 }
 
@@ -117,7 +158,7 @@ imf_status settings__set_text(struct settings *s, int i, const char *text,
     void *at = (char *)s + row->offset;
     imf_status status = IMF_OK;
     cJSON *json = NULL;
-    if ((row->type == TYPE_LIST || row->type == TYPE_MODELS) && looks_like_json(text)) {
+    if (looks_like_json(row, text)) {
         struct imf__json_fault fault;
         json = json_read(text, strlen(text), &fault);
         if (json == NULL)
@@ -150,6 +191,14 @@ imf_status settings__set_text(struct settings *s, int i, const char *text,
         status =
             json != NULL ? set_list_json(at, row, json, err) : set_list_text(at, row, text, err);
         break;
+    case TYPE_PAIRS:
+        if (!append)
+            list_free(at);
+        status =
+            json != NULL ? set_pairs_json(at, row, json, err) : set_list_text(at, row, text, err);
+        if (status == IMF_OK)
+            status = check_pairs(at, row, err);
+        break;
     case TYPE_MODELS:
         if (!append)
             settings__models_free(at);
@@ -173,7 +222,7 @@ imf_status settings__set_json(struct settings *s, int i, const cJSON *value, str
         odd = odd->next;
     if (odd != NULL)
         return imf__fail(err, IMF_EINVAL, "%s: a list of strings is expected", row->key);
-    if (cJSON_IsArray(value) && listy) {
+    if ((cJSON_IsArray(value) && listy) || (cJSON_IsObject(value) && row->type == TYPE_PAIRS)) {
         char *text = cJSON_PrintUnformatted(value);
         if (text == NULL)
             return imf__fail(err, IMF_EINVAL, "out of memory");
@@ -191,6 +240,7 @@ imf_status settings__set_json(struct settings *s, int i, const cJSON *value, str
     }
     return imf__fail(err, IMF_EINVAL, "%s: %s is expected", row->key,
                      listy                       ? "a list"
+                     : row->type == TYPE_PAIRS   ? "an object"
                      : row->type == TYPE_INTEGER ? "a whole number"
                      : row->type == TYPE_BYTES   ? "a number of bytes"
                                                  : "a string");
@@ -205,6 +255,7 @@ void settings__value_free(struct settings *s, int i)
         free(*(char **)at);
         break;
     case TYPE_LIST:
+    case TYPE_PAIRS:
         list_free(at);
         break;
     case TYPE_MODELS:
@@ -224,6 +275,18 @@ static cJSON *list_json(const struct string_list *list)
     return array;
 }
 
+static cJSON *pairs_json(const struct string_list *list)
+{
+    cJSON *object = cJSON_CreateObject();
+    for (int i = 0; i < list->n; i++) {
+        char name[256];
+        const char *equals = strchr(list->items[i], '=');
+        snprintf(name, sizeof(name), "%.*s", (int)(equals - list->items[i]), list->items[i]);
+        cJSON_AddStringToObject(object, name, equals + 1);
+    }
+    return object;
+}
+
 cJSON *settings__value_json(const struct settings *s, int i)
 {
     const void *at = (const char *)s + settings__table[i].offset;
@@ -233,6 +296,8 @@ cJSON *settings__value_json(const struct settings *s, int i)
         return cJSON_CreateNumber((double)*(const int64_t *)at);
     case TYPE_LIST:
         return list_json(at);
+    case TYPE_PAIRS:
+        return pairs_json(at);
     case TYPE_MODELS:
         return settings__models_json(at);
     case TYPE_TEXT:

@@ -1,6 +1,6 @@
 """Runs one conformance suite against a real imfd with the fake engine.
 
-usage: run.py openai|openapi|schemathesis|curl|metadata|promtool IMFD VENV
+usage: run.py openai|clients|openapi|schemathesis|curl|metadata|promtool IMFD VENV
 
 Exit status 77 means skipped: a tool is missing and could not be had."""
 import os
@@ -40,6 +40,10 @@ def main():
     if suite == "openai":
         python = python_with(venv, "openai")
         status = subprocess.run([python, "-W", "ignore", "-m", "unittest", "-v", "test_openai_sdk"],
+                                cwd=HERE).returncode
+    elif suite == "clients":
+        python = python_with(venv, "litellm, langchain_community")
+        status = subprocess.run([python, "-W", "ignore", "-m", "unittest", "-v", "test_clients"],
                                 cwd=HERE).returncode
     elif suite == "openapi":
         python = python_with(venv, "openapi_spec_validator")

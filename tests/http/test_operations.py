@@ -51,7 +51,7 @@ class Settings(unittest.TestCase):
         self.assertEqual(lines["max_body"], (8192, "file " + path))
         self.assertEqual(lines["cache_bytes"], (1 << 20, "environment"))
         self.assertEqual(lines["max_steps"], (64, "default"))
-        for key in ("listen models device precision threads max_batch decode_batch max_queue max_n "
+        for key in ("listen models aliases device precision threads max_batch decode_batch max_queue max_n "
                     "max_steps max_delay_us max_body max_connections max_per_address "
                     "request_timeout_ms drain_timeout api_keys_file rate_limit cors_origins "
                     "trusted_proxies root_path cache_bytes png_level log_format log_level "
@@ -78,6 +78,10 @@ class Settings(unittest.TestCase):
             (("--models", "id=a"), {}, "checkpoint"), (("--models", "id=a/b,checkpoint=x"), {}, "a/b"),
             (("--models", "id=a,checkpoint=x;id=a,checkpoint=y"), {}, '"a"'),
             (("--models", '[{"id":"a","chekpoint":"x"}]'), {}, "chekpoint"),
+            (("--aliases", "gpt"), {}, '"gpt" is not name=value'), (("--aliases", "=a"), {}, "name=value"),
+            (("--aliases", "a="), {}, "name=value"), (("--aliases", "a=b,a=c"), {}, '"a" is given twice'),
+            (("--aliases", '{"a": 1}'), {}, "aliases"), (("--aliases", '{"a": "b"'), {}, "aliases"),
+            (("--config", config('{"aliases": ["a"]}')), {}, "aliases"), ((), {"IMFD_ALIASES": "x"}, "aliases"),
         ]
         for flags, env, name in cases:
             with self.subTest(flags=flags, env=env):
@@ -86,12 +90,35 @@ class Settings(unittest.TestCase):
                 self.assertIn(name, r.stderr)
         for flags, name in [(("--listen", "nowhere"), "nowhere"),
                             (("--trusted-proxies", "10.0.0.0/99"), "10.0.0.0/99"),
+                            (("--aliases", "gpt-image-1=nothing"), '"nothing"'),
                             (("--api-keys-file", "/nonexistent"), "/nonexistent"),
                             (("--log-file", "/nonexistent/x"), "/nonexistent/x")]:
             with self.subTest(flags=flags):
                 r = serve("--device", "fake", *flags)
                 self.assertEqual(r.returncode, 1)
                 self.assertIn(name, r.stderr)
+
+    def test_aliases(self):
+        """The same from a file, the environment and flags; in requests, addresses and lists of models."""
+        path = config('{"aliases": {"gpt-image-1": "fake", "dall-e-3": "fake"}}')
+        for flags, env in ((("--config", path), {}), (("--aliases", "gpt-image-1=fake", "--aliases", "dall-e-3=fake"), {}),
+                           ((), {"IMFD_ALIASES": '{"gpt-image-1": "fake", "dall-e-3": "fake"}'})):
+            r = serve(*flags, "--print-config", env=env)
+            self.assertRegex(r.stdout, r'"aliases": \{"gpt-image-1":"fake","dall-e-3":"fake"\}')
+        with Server("--config", path) as server:
+            self.assertEqual(server.generate({"class": 1, "model": "gpt-image-1"}).json()["model"], "fake")
+            self.assertEqual(server.get("/v1/models/dall-e-3").json()["id"], "fake")
+            self.assertEqual(server.get("/v1/images/dall-e-3/1/1.png").body,
+                             server.get("/v1/images/fake/1/1.png").body)
+            self.assertEqual(server.generate({"class": 1, "model": "dall-e"}).status, 404)
+            # DALL-E's clients expect addresses, others pictures.
+            ask = {"prompt": "otter", "model": "dall-e-3"}
+            [item] = server.post("/v1/images/generations", ask).json()["data"]
+            self.assertIn("/v1/images/fake/360/", item["url"])
+            for more in ({"model": "gpt-image-1"}, {"response_format": "b64_json"}):
+                [item] = server.post("/v1/images/generations", dict(ask, **more)).json()["data"]
+                self.assertIn("b64_json", item)
+            self.assertEqual(server.post("/v1/images/generations", dict(ask, stream=True)).status, 200)
 
     def test_kubernetes_service_variables_are_no_settings(self):
         r = serve("--print-config", env={"IMFD_PORT": "tcp://10.0.0.1:80", "IMFD_SERVICE_HOST": "10.0.0.1"})

@@ -1,0 +1,59 @@
+"""Clients of the OpenAI Images API other than OpenAI's own, as they come: LiteLLM, LangChain, and the requests of
+Open WebUI as its source builds them."""
+import base64
+import os
+import sys
+import unittest
+import urllib.request
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # nothing is fetched
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "http"))
+
+import litellm  # noqa: E402
+from imfd_server import ServerTest  # noqa: E402
+from langchain_community.utilities.dalle_image_generator import DallEAPIWrapper  # noqa: E402
+
+PNG = b"\x89PNG\r\n\x1a\n"
+NAMES = "gpt-image-1=fake,dall-e-2=fake,dall-e-3=fake"
+
+
+class Clients(ServerTest):
+    flags = ("--aliases", NAMES)
+
+    def base(self):
+        return "http://127.0.0.1:%d/v1" % self.server.port
+
+    def test_litellm(self):
+        for model, form in (("fake", "b64_json"), ("gpt-image-1", "b64_json"), ("dall-e-3", "url")):
+            r = litellm.image_generation(prompt="otter", model="openai/" + model, api_base=self.base(), api_key="x")
+            [image] = r.data
+            if form == "b64_json":
+                self.assertTrue(base64.b64decode(image.b64_json).startswith(PNG))
+            else:
+                with urllib.request.urlopen(image.url) as reply:
+                    self.assertTrue(reply.read().startswith(PNG))
+        r = litellm.image_generation(prompt="otter", model="openai/fake", n=2, size="256x256", quality="hd", user="me",
+                                     num_inference_steps=4, guidance_scale=3, api_base=self.base(), api_key="x")
+        self.assertEqual(len(r.data), 2)
+        with self.assertRaises(litellm.BadRequestError):
+            litellm.image_generation(prompt="a dragon", model="openai/fake", api_base=self.base(), api_key="x")
+
+    def test_langchain(self):
+        """Its default model is dall-e-2, of which it wants an address."""
+        with urllib.request.urlopen(DallEAPIWrapper(api_key="x", base_url=self.base(), size="256x256").run(
+                "golden retriever")) as reply:
+            self.assertTrue(reply.read().startswith(PNG))
+
+    def test_open_webui(self):
+        """backend/open_webui/routers/images.py: no response_format for gpt-image models, b64_json for others."""
+        headers = {"authorization": "Bearer none", "x_openwebui_user_name": "someone"}
+        for model, more in (("gpt-image-1", {}), ("dall-e-3", {"response_format": "b64_json"})):
+            for size in ({"size": "256x256"}, {"size": "auto"}, {}):
+                r = self.server.post("/v1/images/generations?api-version=2025-04-01-preview",
+                                     dict({"model": model, "prompt": "otter", "n": 1}, **size, **more), **headers)
+                self.assertEqual(r.status, 200, r.body[:200])
+                self.assertTrue(base64.b64decode(r.json()["data"][0]["b64_json"]).startswith(PNG))
+
+
+if __name__ == "__main__":
+    unittest.main()
