@@ -311,6 +311,32 @@ static void write_stages(struct buffer *b, const struct sched_stats *s)
               s->queue_wait.bucket, s->queue_wait.count, s->queue_wait.sum);
 }
 
+/* What routers choose a replica by. */
+static void write_load(struct buffer *b, struct scheduler *scheduler, const struct sched_stats *s)
+{
+    struct sched_model_status status;
+    int n = sched_model_count(scheduler);
+    head(b, "imfd_requests_waiting", "gauge", "Requests no picture of which has begun.");
+    for (int i = 0; i < n; i++) {
+        sched_model_get(scheduler, i, &status);
+        buffer_printf(b, "imfd_requests_waiting{model=\"%s\"} %u\n", status.id,
+                      s->model[i].waiting);
+    }
+    head(b, "imfd_requests_running", "gauge", "Requests with a picture past the queue.");
+    for (int i = 0; i < n; i++) {
+        sched_model_get(scheduler, i, &status);
+        buffer_printf(b, "imfd_requests_running{model=\"%s\"} %u\n", status.id,
+                      s->model[i].running);
+    }
+    head(b, "imfd_backlog_seconds", "gauge",
+         "Predicted time until the model's devices have done all that is accepted.");
+    for (int i = 0; i < n; i++) {
+        sched_model_get(scheduler, i, &status);
+        buffer_printf(b, "imfd_backlog_seconds{model=\"%s\"} %.6f\n", status.id,
+                      s->model[i].backlog_us * 1e-6);
+    }
+}
+
 static void write_scheduler(struct metrics *m, struct buffer *b, struct scheduler *scheduler)
 {
     struct sched_stats *s = &m->stats;
@@ -318,8 +344,7 @@ static void write_scheduler(struct metrics *m, struct buffer *b, struct schedule
     gauge(b, "imfd_queue_images", "Pictures that wait for their first evaluation.",
           s->queue_images);
     gauge(b, "imfd_queue_capacity_images", "Pictures that may wait.", s->queue_capacity);
-    gauge(b, "imfd_requests_running", "Requests with a picture past the queue.",
-          s->requests_running);
+    write_load(b, scheduler, s);
     gauge(b, "imfd_lanes", "Lanes of engines that hold a picture.", s->lanes);
     write_rejected(m, b, s);
     write_accounts(b, s);

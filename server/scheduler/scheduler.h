@@ -288,7 +288,13 @@ struct sched_stats {
     uint32_t queue_capacity;
     uint32_t running_images;   /* in lanes, being decoded or encoded */
     uint32_t requests;         /* accepted and not ended */
-    uint32_t requests_running; /* of these, with a picture past the queue */
+    struct {
+        uint32_t waiting; /* requests accepted and not ended, no picture of which has begun */
+        uint32_t running; /* and with a picture past the queue */
+        /* Until the model's devices have done all that is accepted for them, other models' work
+         * too, at the speed measured; 0 where none is yet. */
+        double backlog_us;
+    } model[SCHED_MAX_MODELS];
     uint32_t lanes;            /* lanes that hold a sample now */
     uint64_t rejected[SCHED_REJECT_COUNT];
     /* Everything accepted ends in exactly one of sent, failed, cancelled: requests when they are

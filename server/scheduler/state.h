@@ -262,6 +262,10 @@ void core_watch(struct sched_core *c, uint64_t elapsed_us);
 /* Whether one of the model's devices does. */
 bool core_answers(const struct sched_core *c, int model);
 
+/* ---- Work ahead; backlog.c ---- */
+/* As sched_stats.model[].backlog_us. */
+double core_backlog_us(const struct sched_core *c, int model);
+
 /* ---- Statistics; stats.c ---- */
 void core_get_stats(const struct sched_core *c, struct sched_stats *out);
 void histogram_add(struct sched_histogram *h, const double *bounds, int count, double value);

@@ -38,8 +38,12 @@ void core_get_stats(const struct sched_core *c, struct sched_stats *out)
             {
                 running |= LIST_OF(it, struct waiter, of_request)->picture->state != PICTURE_QUEUED;
             }
-            out->requests_running += running;
+            if (running)
+                out->model[m].running++;
+            else
+                out->model[m].waiting++;
         }
+        out->model[m].backlog_us = core_backlog_us(c, m);
         for (int d = 0; d < c->device_count; d++)
             out->lanes += c->device[d].lanes[m];
     }

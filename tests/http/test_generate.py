@@ -295,7 +295,7 @@ class Validation(ServerTest):
         ({"class": 1, "output_format": "gif"}, "output_format", "invalid_value"),
         ({"class": 1, "output_format": 1}, "output_format", "invalid_value"),
         ({"class": 1, "n": "4"}, "n", "invalid_value"),
-        ({"class": 1, "num_steps": 2, "steps": 2}, "num_steps", "invalid_value"),
+        ({"class": 1, "steps": 2, "num_steps": 2}, "num_steps", "invalid_value"),
         ({"class": 1, "num_inference_steps": 0}, "num_inference_steps", "invalid_value"),
         ({"class": 1, "embed_metadata": 1}, "embed_metadata", "invalid_value"),
         ({"class": 1, "klass": 2}, "klass", "unknown_field"),
@@ -323,6 +323,7 @@ class Validation(ServerTest):
         for body in [{"class": "GOLDEN_retriever"}, {"class": "207"}, {"class": "golden-retriever"},
                      {"class": 1, "n": None, "seed": None, "omega": None, "model": None},
                      {"class": "Arctic fox", "steps": 20}, {"class": 1, "t_min": 0.5, "t_max": 0.5},
+                     {"class": 1, "num_inference_steps": 3}, {"class": 1, "num_steps": 3},
                      {"class": 1, "priority": 0, "timeout_ms": 60000, "output_format": "png"}]:
             with self.subTest(body=body):
                 self.assertEqual(self.server.generate(body).status, 200)
