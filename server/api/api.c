@@ -67,6 +67,14 @@ static bool is_json_type(const char *type)
     return *type == '\0' || *type == ';' || *type == ' ';
 }
 
+/* A list of field names, which goes back to the client as it came. */
+static bool is_name_list(const char *list)
+{
+    return list != NULL && strlen(list) <= 1000 &&
+           list[strspn(
+               list, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_, ")] == '\0';
+}
+
 /* OPTIONS: what may be done here, and to a listed origin's page the leave to do it. */
 static void reply_options(struct api_call *c, const char *allow)
 {
@@ -75,8 +83,13 @@ static void reply_options(struct api_call *c, const char *allow)
     if (api_allowed_origin(c->api, r->headers[HTTP_ORIGIN]) != NULL &&
         r->headers[HTTP_ACCESS_CONTROL_REQUEST_METHOD] != NULL) {
         http_header(r, "Access-Control-Allow-Methods", allow);
+        /* Whatever was asked for: SDKs send headers of their own (X-Stainless-...), none of which
+         * means anything here. */
+        const char *asked = r->headers[HTTP_ACCESS_CONTROL_REQUEST_HEADERS];
         http_header(r, "Access-Control-Allow-Headers",
-                    "Authorization, Content-Type, If-None-Match, X-Request-Id");
+                    is_name_list(asked)
+                        ? asked
+                        : "Authorization, Content-Type, If-None-Match, X-Request-Id");
         http_header(r, "Access-Control-Max-Age", "600");
     }
     api_common_headers(c);

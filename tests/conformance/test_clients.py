@@ -1,5 +1,5 @@
-"""Clients of the OpenAI Images API other than OpenAI's own, as they come: LiteLLM, LangChain, and the requests of
-Open WebUI as its source builds them."""
+"""Clients of the OpenAI Images API other than OpenAI's own, as they come: LiteLLM, LangChain, the requests of Open
+WebUI and of the openai package for Node, as their sources build them."""
 import base64
 import os
 import sys
@@ -18,7 +18,7 @@ NAMES = "gpt-image-1=fake,dall-e-2=fake,dall-e-3=fake"
 
 
 class Clients(ServerTest):
-    flags = ("--aliases", NAMES)
+    flags = ("--aliases", NAMES, "--cors-origins", "https://app.example")
 
     def base(self):
         return "http://127.0.0.1:%d/v1" % self.server.port
@@ -53,6 +53,25 @@ class Clients(ServerTest):
                                      dict({"model": model, "prompt": "otter", "n": 1}, **size, **more), **headers)
                 self.assertEqual(r.status, 200, r.body[:200])
                 self.assertTrue(base64.b64decode(r.json()["data"][0]["b64_json"]).startswith(PNG))
+
+    def test_openai_node(self):
+        """From a page of a listed origin, where the browser asks for leave to send its headers first."""
+        sent = {"X-Stainless-Lang": "js", "X-Stainless-Package-Version": "6.9.0", "X-Stainless-OS": "Unknown",
+                "X-Stainless-Arch": "unknown", "X-Stainless-Runtime": "browser:chrome",
+                "X-Stainless-Runtime-Version": "142.0.0", "X-Stainless-Retry-Count": "0",
+                "X-Stainless-Timeout": "600", "Authorization": "Bearer none", "Accept": "application/json",
+                "Content-Type": "application/json", "Origin": "https://app.example"}
+        asked = ",".join(sorted(h.lower() for h in sent if h not in ("Origin", "Accept")))
+        path = "/v1/images/generations"
+        r = self.server.request("OPTIONS", path, headers={
+            "Origin": sent["Origin"], "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": asked})
+        self.assertEqual((r.status, r.headers["Access-Control-Allow-Origin"]), (204, sent["Origin"]))
+        allowed = {h.strip().lower() for h in r.headers["Access-Control-Allow-Headers"].split(",")}
+        self.assertEqual(set(asked.split(",")) - allowed, set())
+        r = self.server.request("POST", path, b'{"model":"gpt-image-1","prompt":"otter"}', sent)
+        self.assertEqual((r.status, r.headers["Access-Control-Allow-Origin"]), (200, sent["Origin"]))
+        self.assertTrue(base64.b64decode(r.json()["data"][0]["b64_json"]).startswith(PNG))
+
 
 
 if __name__ == "__main__":
