@@ -22,12 +22,10 @@ static void rest_add(struct rest *rest, int steps, double pictures)
 static struct rest rest_of(const struct sched_core *c, int model)
 {
     struct rest rest = {0};
-    for (size_t i = 0; i < c->bucket_count; i++) {
-        for (const struct picture *p = c->bucket[i]; p != NULL; p = p->next) {
-            bool waits = p->state == PICTURE_QUEUED || p->state == PICTURE_RUNNING;
-            if (p->key.model == model && p->state != PICTURE_ENCODING)
-                rest_add(&rest, waits ? p->key.sampling.steps - p->step : 0, 1);
-        }
+    for (const struct picture *p = c->pictures; p != NULL; p = p->hh.next) {
+        bool waits = p->state == PICTURE_QUEUED || p->state == PICTURE_RUNNING;
+        if (p->key.model == model && p->state != PICTURE_ENCODING)
+            rest_add(&rest, waits ? p->key.sampling.steps - p->step : 0, 1);
     }
     LIST_EACH(it, &c->model[model].requests)
     {

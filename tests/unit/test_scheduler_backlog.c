@@ -22,7 +22,7 @@ static double agreement(int model)
     double predicted = stats->model[model].backlog_us;
     free(stats);
     uint64_t begin = sim.now;
-    while (sim.core.picture_count > 0 && sim_step(&sim))
+    while (sim.core.pictures != NULL && sim_step(&sim))
         continue;
     double took = (double)(sim.now - begin);
     fflush(stdout);
