@@ -286,8 +286,8 @@ struct sched_histogram {
 struct sched_stats {
     uint32_t queue_images; /* waiting for their first evaluation */
     uint32_t queue_capacity;
-    uint32_t running_images;   /* in lanes, being decoded or encoded */
-    uint32_t requests;         /* accepted and not ended */
+    uint32_t running_images; /* in lanes, being decoded or encoded */
+    uint32_t requests;       /* accepted and not ended */
     struct {
         uint32_t waiting; /* requests accepted and not ended, no picture of which has begun */
         uint32_t running; /* and with a picture past the queue */
@@ -295,7 +295,7 @@ struct sched_stats {
          * too, at the speed measured; 0 where none is yet. */
         double backlog_us;
     } model[SCHED_MAX_MODELS];
-    uint32_t lanes;            /* lanes that hold a sample now */
+    uint32_t lanes; /* lanes that hold a sample now */
     uint64_t rejected[SCHED_REJECT_COUNT];
     /* Everything accepted ends in exactly one of sent, failed, cancelled: requests when they are
      * closed, pictures when they are released or, at the latest, closed with their request. */
