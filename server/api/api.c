@@ -1,5 +1,6 @@
 /* What the HTTP layer calls: who may ask what, the call that answers, the line in the log; and the
  * life of the API. */
+#include "api/inference.h"
 #include "api/internal.h"
 #include "http/text.h"
 
@@ -56,15 +57,21 @@ static bool check_key(struct api_call *c, struct api_problem *p)
                                          : "the API key is not known");
 }
 
-static bool is_json_type(const char *type)
+static bool is_type(const char *type, const char *wanted)
 {
-    static const char json[] = "application/json";
+    size_t n = strlen(wanted);
     if (type == NULL)
         return true;
-    if (strncasecmp(type, json, sizeof(json) - 1) != 0)
+    if (strncasecmp(type, wanted, n) != 0)
         return false;
-    type += sizeof(json) - 1;
-    return *type == '\0' || *type == ';' || *type == ' ';
+    return type[n] == '\0' || type[n] == ';' || type[n] == ' ';
+}
+
+/* JSON; tensors may follow it as bytes. */
+static bool is_body_type(const struct api_call *c, const char *type)
+{
+    return is_type(type, "application/json") ||
+           (c->route == ROUTE_V2_INFER && is_type(type, "application/octet-stream"));
 }
 
 /* A list of field names, which goes back to the client as it came. */
@@ -122,7 +129,7 @@ static bool check_headers(struct api_call *c, struct api_problem *p)
     }
     if (!check_key(c, p))
         return false;
-    if (r->method == HTTP_POST && !is_json_type(r->headers[HTTP_CONTENT_TYPE]))
+    if (r->method == HTTP_POST && !is_body_type(c, r->headers[HTTP_CONTENT_TYPE]))
         return api_problem_set(p, API_MEDIA_TYPE, NULL,
                                "Content-Type: application/json is expected");
     if (c->route == ROUTE_GENERATE && !api_generate_acceptable(c))
@@ -237,6 +244,22 @@ static void run_named(struct api_call *c, void (*get)(struct api_call *, const c
     api_fail(c, &p);
 }
 
+/* Models of /v2, with or without a version. */
+static void run_inference(struct api_call *c)
+{
+    char model[CLASSES_MAX_QUERY + 1], version[64];
+    struct api_problem p;
+    if (!api_decode(model, sizeof(model), c->part[0].text, c->part[0].length) ||
+        !api_decode(version, sizeof(version), c->part[2].text, c->part[2].length)) {
+        api_problem_set(&p, API_NOT_FOUND, NULL, "the path is badly encoded or too long");
+        api_fail(c, &p);
+    } else if (c->route == ROUTE_V2_INFER) {
+        api_infer(c, model, version);
+    } else {
+        api_infer_model(c, model, version);
+    }
+}
+
 /* The page's links are relative: they hold below "/images/" and not at "/images". So is the
  * address given here, which thereby holds below a proxy's own prefix too. */
 static void redirect_to_slash(struct api_call *c)
@@ -261,6 +284,18 @@ static void on_request(void *user, struct http_request *r)
         break;
     case ROUTE_OPENAI:
         api_openai(c);
+        break;
+    case ROUTE_V2_INFER:
+    case ROUTE_V2_MODEL:
+    case ROUTE_V2_MODEL_READY:
+        run_inference(c);
+        break;
+    case ROUTE_V2_SERVER:
+        api_infer_server(c);
+        break;
+    case ROUTE_V2_LIVE:
+    case ROUTE_V2_READY:
+        api_infer_health(c);
         break;
     case ROUTE_MODELS:
         api_get_models(c);

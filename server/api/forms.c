@@ -435,7 +435,8 @@ void form_picture(struct picture_job *job, uint32_t index, struct blob *b)
         break;
     case FORM_FILE:
     case FORM_RESOURCE:
-        break; /* form_reply_file */
+    case FORM_INFER:
+        break; /* form_reply_file, infer_reply */
     }
     push_scratch(job);
 }

@@ -16,13 +16,17 @@ enum form {
     FORM_NPY,
     FORM_OPENAI_JSON,
     FORM_OPENAI_SSE,
+    FORM_INFER,    /* tensors; see api/inference.h */
     FORM_RESOURCE, /* GET: a file with cache headers, which are set already */
 };
+
+struct infer_ask;
 
 struct picture_job {
     struct api_call *call;
     enum form form;
     struct picture_params params; /* owned */
+    struct infer_ask *infer;      /* of FORM_INFER; owned */
     struct sched_request *sched;  /* NULL before submission and once closed */
     bool broken;                  /* form_fail was called */
     bool ordered;                 /* pictures go out by index; early ones are held */
@@ -33,9 +37,15 @@ struct picture_job {
     struct picture_job *next_sse, *previous_sse;
     struct buffer scratch; /* text of one picture */
     char boundary[48];
-    struct blob *held[]; /* `window` of them: pictures that came before their turn, by index */
+    /* Pictures that came before their turn, `window` by index; with FORM_INFER all of them, files
+     * and then pixels. */
+    uint32_t n_held;
+    struct blob *held[];
 };
 
+/* Asks the scheduler for the pictures, or replies why not. Takes params and ask (may be NULL). */
+void pictures_submit(struct api_call *c, enum form form, struct picture_params *params,
+                     struct infer_ask *ask);
 /* Starts a streamed reply. `first` (may be NULL) is the first picture, whose size fixes
  * Content-Length where there is one picture only. */
 void form_begin(struct picture_job *job, struct blob *first);

@@ -89,6 +89,7 @@ struct api_call {
         const char *text; /* still encoded, not terminated */
         size_t length;
     } part[3];      /* the variable parts of the path */
+    bool inference; /* below /v2, whose errors have a form of their own */
     bool bare_root; /* the target is root_path without the slash behind it */
     bool trusted;   /* the peer is a trusted proxy */
     char client[PROXY_ADDRESS_SIZE];
@@ -166,6 +167,7 @@ void api_get_asset(struct api_call *c, const char *name);
 struct picture_params {
     int model;
     struct imf_sampling sampling;
+    struct imf_sampling *samplings; /* each picture's own; owned, or NULL */
     uint32_t n;
     int32_t label;
     int32_t *labels; /* owned, or NULL */
@@ -184,6 +186,11 @@ bool api_parse_generate(struct api *a, const char *body, size_t length, struct p
                         struct api_problem *p);
 bool api_parse_openai(struct api *a, const char *body, size_t length, struct picture_params *out,
                       struct api_problem *p);
+/* From lists of classes and (or NULL) seeds; everything else as by default. */
+struct cJSON;
+bool api_params_from_lists(struct api *a, const char *model, const struct cJSON *classes,
+                           const struct cJSON *seeds, struct picture_params *out,
+                           struct api_problem *p);
 /* GET /v1/images/...: decoded path parts and the encoded query. */
 bool api_parse_resource(struct api *a, const char *model, const char *class_name, const char *file,
                         const char *query, struct picture_params *out, struct api_problem *p);

@@ -13,7 +13,9 @@ void picture_params_free(struct picture_params *params)
 {
     free(params->labels);
     free(params->seeds);
+    free(params->samplings);
     params->labels = NULL;
+    params->samplings = NULL;
     params->seeds = NULL;
 }
 
@@ -325,6 +327,14 @@ bool api_parse_generate(struct api *a, const char *body, size_t length, struct p
                         struct api_problem *p)
 {
     return parse_with(generate_from, a, body, length, out, p);
+}
+
+bool api_params_from_lists(struct api *a, const char *model, const cJSON *classes,
+                           const cJSON *seeds, struct picture_params *out, struct api_problem *p)
+{
+    params_init(a, out);
+    return find_model(a, model, out, p) && set_count(a, NULL, classes, seeds, out, p) &&
+           set_classes(a, NULL, classes, out, p) && set_seeds(NULL, seeds, out, p);
 }
 
 /* ---- The OpenAI call ------------------------------------------------------------------------- */

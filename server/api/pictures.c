@@ -5,6 +5,7 @@
  * base64 is made piece by piece while it is sent. */
 #include "api/internal.h"
 #include "api/forms.h"
+#include "api/inference.h"
 #include "base/encode.h"
 #include "http/text.h"
 
@@ -74,11 +75,13 @@ static struct picture_job *job_new(struct api_call *c, enum form form,
     const struct imf_model_info *info = c->api->models[params->model].info;
     uint32_t window = 2 * (uint32_t)info->max_batch;
     window = window < MIN_WINDOW ? MIN_WINDOW : window > MAX_WINDOW ? MAX_WINDOW : window;
-    if (window > params->n)
+    if (window > params->n || form == FORM_INFER)
         window = params->n;
-    struct picture_job *job = calloc(1, sizeof(*job) + window * sizeof(job->held[0]));
+    uint32_t held = form == FORM_INFER ? 2 * window : window;
+    struct picture_job *job = calloc(1, sizeof(*job) + held * sizeof(job->held[0]));
     if (job == NULL)
         return NULL;
+    job->n_held = held;
     job->call = c;
     job->form = form;
     job->params = *params;
@@ -121,8 +124,9 @@ static void job_free(struct picture_job *job)
         if (job->next_sse != NULL)
             job->next_sse->previous_sse = job->previous_sse;
     }
-    for (uint32_t i = 0; i < job->window; i++)
+    for (uint32_t i = 0; i < job->n_held; i++)
         blob_drop(job->held[i]);
+    infer_ask_free(job->infer);
     buffer_free(&job->scratch);
     picture_params_free(&job->params);
     job->call->job = NULL;
@@ -170,6 +174,11 @@ static void on_picture(void *user, struct sched_request *sr, const struct sched_
     struct picture_job *job = user;
     (void)sr;
     note_timings(&job->call->timings, &p->timings);
+    if (job->form == FORM_INFER) {
+        job->held[p->index] = p->png != NULL ? blob_take(p->png) : NULL;
+        job->held[job->window + p->index] = p->rgb != NULL ? blob_take(p->rgb) : NULL;
+        return;
+    }
     struct blob *b = blob_take(job->form == FORM_NPY ? p->rgb : p->png);
     if (!job->ordered) {
         send_picture(job, p->index, b);
@@ -195,7 +204,9 @@ static void on_end(void *user, struct sched_request *sr, enum sched_result resul
     (void)sr;
     switch (result) {
     case SCHED_DONE:
-        if (job->call->http->streaming)
+        if (job->form == FORM_INFER)
+            infer_reply(job);
+        else if (job->call->http->streaming)
             form_end(job);
         return;
     case SCHED_TIMEOUT:
@@ -293,18 +304,30 @@ static bool check_limits(struct picture_job *job, const char *tenant, struct api
     return true;
 }
 
-/* Takes the params. */
-static void submit(struct api_call *c, enum form form, struct picture_params *params)
+/* What the form is made of. */
+static unsigned wants(enum form form, const struct infer_ask *ask)
+{
+    if (ask == NULL)
+        return form == FORM_NPY ? SCHED_RGB : SCHED_PNG;
+    unsigned want = (infer_wants(ask, INFER_IMAGE) ? SCHED_PNG : 0u) |
+                    (infer_wants(ask, INFER_PIXELS) ? SCHED_RGB : 0u);
+    return want != 0 ? want : SCHED_RGB;
+}
+
+void pictures_submit(struct api_call *c, enum form form, struct picture_params *params,
+                     struct infer_ask *ask)
 {
     struct api *a = c->api;
     struct api_problem p;
     struct picture_job *job = job_new(c, form, params);
     if (job == NULL) {
         picture_params_free(params);
+        infer_ask_free(ask);
         api_problem_set(&p, API_OVERLOADED, NULL, "out of memory");
         api_fail(c, &p);
         return;
     }
+    job->infer = ask;
     const char *tenant = c->key[0] != '\0' ? c->key : c->client;
     if (!check_limits(job, tenant, &p)) {
         api_fail(c, &p);
@@ -320,8 +343,9 @@ static void submit(struct api_call *c, enum form form, struct picture_params *pa
     spec.labels = params->labels;
     spec.seeds = params->seeds;
     spec.sampling = params->sampling;
+    spec.samplings = params->samplings;
     spec.encoding = params->encoding;
-    spec.want = form == FORM_NPY ? SCHED_RGB : SCHED_PNG;
+    spec.want = wants(form, ask);
     spec.priority = params->priority;
     spec.timeout_us = params->timeout_ms * 1000;
     spec.tenant = tenant;
@@ -362,7 +386,7 @@ void api_generate(struct api_call *c)
         api_fail(c, &p);
         return;
     }
-    submit(c, form, &params);
+    pictures_submit(c, form, &params, NULL);
 }
 
 /* ---- OpenAI ---------------------------------------------------------------------------------- */
@@ -411,7 +435,7 @@ void api_openai(struct api_call *c)
         picture_params_free(&params);
         return;
     }
-    submit(c, params.stream ? FORM_OPENAI_SSE : FORM_OPENAI_JSON, &params);
+    pictures_submit(c, params.stream ? FORM_OPENAI_SSE : FORM_OPENAI_JSON, &params, NULL);
 }
 
 /* ---- The resource ---------------------------------------------------------------------------- */
@@ -487,7 +511,7 @@ void api_image(struct api_call *c, const char *model, const char *class_name, co
     }
     struct blob *cached = sched_cached_png(a->scheduler, &key);
     if (cached == NULL && r->method == HTTP_GET) {
-        submit(c, FORM_RESOURCE, &params);
+        pictures_submit(c, FORM_RESOURCE, &params, NULL);
         return;
     }
     form_binary_headers(c, &params);

@@ -50,7 +50,14 @@ void api_fail(struct api_call *c, const struct api_problem *p)
     int status = api_status(p);
     buffer_init(&body, 1 << 16);
     json_init(&w, &body);
-    api_error_json(&w, p);
+    if (c->inference) { /* a sentence, by that protocol */
+        json_object_begin(&w);
+        json_key(&w, "error");
+        json_string(&w, p->message);
+        json_object_end(&w);
+    } else {
+        api_error_json(&w, p);
+    }
     http_clear_headers(c->http);
     if (status == 401)
         http_header(c->http, "WWW-Authenticate", "Bearer realm=\"imfd\"");

@@ -35,6 +35,27 @@ static enum route route_v1(const struct segment *s, int n)
     return ROUTE_UNKNOWN;
 }
 
+/* models/{id}[/versions/{version}][/what] */
+static enum route route_v2(const struct segment *s, int n)
+{
+    if (n == 1)
+        return ROUTE_V2_SERVER;
+    if (n == 3 && is(&s[1], "health"))
+        return is(&s[2], "live")    ? ROUTE_V2_LIVE
+               : is(&s[2], "ready") ? ROUTE_V2_READY
+                                    : ROUTE_UNKNOWN;
+    if (n < 3 || !is(&s[1], "models"))
+        return ROUTE_UNKNOWN;
+    int last = n >= 5 && is(&s[3], "versions") ? 5 : 3; /* parts before what is asked for */
+    if (n == last)
+        return ROUTE_V2_MODEL;
+    if (n == last + 1 && is(&s[last], "ready"))
+        return ROUTE_V2_MODEL_READY;
+    if (n == last + 1 && is(&s[last], "infer"))
+        return ROUTE_V2_INFER;
+    return ROUTE_UNKNOWN;
+}
+
 static enum route route_of(const struct segment *s, int n)
 {
     static const struct {
@@ -49,6 +70,8 @@ static enum route route_of(const struct segment *s, int n)
                   {"", ROUTE_PAGE}};
     if (n >= 2 && is(&s[0], "v1"))
         return route_v1(s, n);
+    if (is(&s[0], "v2"))
+        return route_v2(s, n);
     if (n >= 2 && is(&s[0], "web"))
         return ROUTE_ASSET;
     for (size_t i = 0; n == 1 && i < sizeof(single) / sizeof(single[0]); i++) {
@@ -83,6 +106,7 @@ void api_find_route(struct api_call *c)
         at = slash != NULL ? slash : end;
         s[n++] = (struct segment){begin, (size_t)(at - begin)};
     }
+    c->inference = is(&s[0], "v2");
     if (at < end) /* more parts than any route has */
         return;
     c->route = route_of(s, n);
@@ -104,7 +128,7 @@ void api_find_route(struct api_call *c)
 
 unsigned api_route_methods(enum route route, const char **allow)
 {
-    bool post = route == ROUTE_GENERATE || route == ROUTE_OPENAI;
+    bool post = route == ROUTE_GENERATE || route == ROUTE_OPENAI || route == ROUTE_V2_INFER;
     *allow = post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
     return post ? 1 << HTTP_POST : METHOD_GET;
 }

@@ -30,6 +30,7 @@ static const struct {
     [HTTP_EXPECT] = {"Expect", ONE},
     [HTTP_HOST] = {"Host", ONE},
     [HTTP_IF_NONE_MATCH] = {"If-None-Match", LIST},
+    [HTTP_INFERENCE_HEADER_CONTENT_LENGTH] = {"Inference-Header-Content-Length", ONE},
     [HTTP_ORIGIN] = {"Origin", ONE},
     [HTTP_SEC_FETCH_SITE] = {"Sec-Fetch-Site", ONE},
     [HTTP_TRANSFER_ENCODING] = {"Transfer-Encoding", ONE},

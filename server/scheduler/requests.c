@@ -60,7 +60,7 @@ struct picture_key core__sample_key(const struct sched_spec *s, uint32_t index)
         .model = s->model,
         .label = s->labels != NULL ? s->labels[index] : s->label,
         .seed = s->seeds != NULL ? s->seeds[index] : s->seed + index,
-        .sampling = s->sampling,
+        .sampling = s->samplings != NULL ? s->samplings[index] : s->sampling,
         .encoding = s->encoding,
     };
     picture_key_normalise(&key);
@@ -106,6 +106,7 @@ static void request_free(struct sched_request *r)
         return;
     free((void *)(uintptr_t)r->spec.labels);
     free((void *)(uintptr_t)r->spec.seeds);
+    free((void *)(uintptr_t)r->spec.samplings);
     free(r);
 }
 
@@ -124,8 +125,10 @@ static bool copy_spec(struct sched_request *r, const struct sched_spec *s)
     r->spec.tenant = NULL; /* r->tenant knows it */
     r->spec.labels = copy_list(s->labels, s->n * sizeof(*s->labels));
     r->spec.seeds = copy_list(s->seeds, s->n * sizeof(*s->seeds));
+    r->spec.samplings = copy_list(s->samplings, s->n * sizeof(*s->samplings));
     return (r->spec.labels != NULL) == (s->labels != NULL) &&
-           (r->spec.seeds != NULL) == (s->seeds != NULL);
+           (r->spec.seeds != NULL) == (s->seeds != NULL) &&
+           (r->spec.samplings != NULL) == (s->samplings != NULL);
 }
 
 static struct sched_request *request_new(const struct sched_core *c, const struct sched_spec *s,

@@ -184,7 +184,10 @@ struct sched_spec {
     uint64_t seed;
     const int32_t *labels;
     const uint64_t *seeds;
+    /* Of picture i: samplings[i], or `sampling` where that is NULL; with the list, sampling.steps
+     * is what a picture is thought to need. The list is copied. */
     struct imf_sampling sampling;
+    const struct imf_sampling *samplings;
     struct picture_encoding encoding; /* of the files wanted */
     unsigned want;                    /* SCHED_PNG, SCHED_RGB or both */
     int priority;                     /* 0..9 */

@@ -1,6 +1,6 @@
 """Runs one conformance suite against a real imfd with the fake engine.
 
-usage: run.py openai|clients|openapi|schemathesis|curl|metadata|promtool IMFD VENV
+usage: run.py openai|clients|inference|openapi|schemathesis|curl|metadata|promtool IMFD VENV
 
 Exit status 77 means skipped: a tool is missing and could not be had."""
 import os
@@ -44,6 +44,10 @@ def main():
     elif suite == "clients":
         python = python_with(venv, "litellm, langchain_community")
         status = subprocess.run([python, "-W", "ignore", "-m", "unittest", "-v", "test_clients"],
+                                cwd=HERE).returncode
+    elif suite == "inference":
+        python = python_with(venv, "tritonclient.http, kserve")
+        status = subprocess.run([python, "-W", "ignore", "-m", "unittest", "-v", "test_inference_clients"],
                                 cwd=HERE).returncode
     elif suite == "openapi":
         python = python_with(venv, "openapi_spec_validator")

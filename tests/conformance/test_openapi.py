@@ -7,7 +7,10 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from imfd_server import Server, ServerTest  # noqa: E402
 from openapi_spec_validator import validate  # noqa: E402
 
-VALUES = {"model": "fake", "class": "207", "seed": "7", "format": "jpg", "id": None, "file": "style.css"}
+VALUES = {"model": "fake", "class": "207", "seed": "7", "format": "jpg", "id": None, "version": "1", "file": "style.css"}
+
+BODIES = {"generate": {"class": 3}, "generations": {"prompt": "3"},
+          "infer": {"inputs": [{"name": "class", "datatype": "INT64", "shape": [1], "data": [3]}]}}
 
 
 class OpenApi(ServerTest):
@@ -35,8 +38,8 @@ class OpenApi(ServerTest):
     def test_every_route_is_there(self):
         for path, method, operation in self.operations():
             with self.subTest(path=path, method=method):
-                body = {"class": 3} if path == "/v1/generate" else {"prompt": "3"} if method == "post" else None
-                reply = (self.server.post(path, body) if body else self.server.request(method.upper(), self.url(path)))
+                body = BODIES.get(path.rpartition("/")[2]) if method == "post" else None
+                reply = (self.server.post(self.url(path), body) if body else self.server.request(method.upper(), self.url(path)))
                 self.assertEqual(reply.status, 200, reply.body[:200])
                 described = operation["responses"]["200"]
                 if method != "head":
@@ -49,7 +52,8 @@ class OpenApi(ServerTest):
             with self.subTest(path=path):
                 reply = self.server.request("DELETE", self.url(path), headers={"Content-Length": "0"})
                 self.assertEqual(reply.status, 405)
-                reply.error()
+                if not path.startswith("/v2"):  # whose errors have a form of their own
+                    reply.error()
                 for method in item:
                     self.assertIn(method.upper(), reply.headers["Allow"])
                     self.assertIn("405", item[method]["responses"])
