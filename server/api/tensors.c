@@ -1,5 +1,6 @@
 /* Tensors of a request: JSON, nested or flat, or bytes behind the JSON. */
 #include "api/inference.h"
+#include "common/utf8.h"
 
 #include <math.h>
 #include <string.h>
@@ -101,7 +102,7 @@ static cJSON *read_string(const char **at, const char *end)
     uint32_t n = 0;
     for (int i = 0; i < 4; i++)
         n |= (uint32_t)(uint8_t)(*at)[i] << (8 * i);
-    if (n >= sizeof(text) || end - *at - 4 < (ptrdiff_t)n || utf8_valid_prefix(*at + 4, n) != n ||
+    if (n >= sizeof(text) || end - *at - 4 < (ptrdiff_t)n || !imf__utf8_valid(*at + 4, n) ||
         memchr(*at + 4, '\0', n) != NULL)
         return NULL;
     memcpy(text, *at + 4, n);
