@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 struct command {
@@ -66,6 +66,10 @@ int main(int argc, char **argv)
     /* Large blocks go back to the system when freed. glibc would raise the limit with each tensor
      * read and keep some 50 MB of holes after a model is loaded. */
     mallopt(M_MMAP_THRESHOLD, 1 << 20);
+    /* Every thread's arena would reserve 64 MB of it. */
+    struct rlimit addresses;
+    if (getrlimit(RLIMIT_AS, &addresses) == 0 && addresses.rlim_cur != RLIM_INFINITY)
+        mallopt(M_ARENA_MAX, 1);
     for (const struct command *c = commands; c->name; c++) {
         if (strcmp(c->name, name) == 0)
             return c->run(argc - 1, argv + 1);

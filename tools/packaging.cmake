@@ -69,7 +69,8 @@ set(CPACK_COMPONENTS_GROUPING ALL_COMPONENTS_IN_ONE)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION web)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON) # Depends, from what the program is linked with
-set(CPACK_DEBIAN_PACKAGE_DEPENDS passwd)
+# Loaded when they are needed, and not linked: OpenBLAS and LAPACKE.
+set(CPACK_DEBIAN_PACKAGE_DEPENDS "passwd, libopenblas0, liblapacke")
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${packaging}/deb/postinst ${packaging}/deb/prerm
     ${packaging}/deb/postrm ${packaging}/deb/conffiles)

@@ -3,6 +3,7 @@
  * is deferred, so sync has nothing to wait for. */
 #include "cpu/internal.h"
 #include "common/error.h"
+#include "common/memory_room.h"
 
 #include <omp.h>
 #include <sched.h>
@@ -13,9 +14,23 @@
 #include <unistd.h>
 
 #define HUGE_PAGE ((size_t)2 << 20)
+/* Left to the libraries: oneDNN (for its kernels) and OpenMP (for its threads' stacks) do not survive
+ * an allocation that fails. */
+#define LIBRARIES_BYTES ((size_t)96 << 20)
+
+/* What may be allocated under the resource limits. */
+static struct imf__memory_room room_under_limits(void)
+{
+    struct imf__memory_room room = imf__memory_room_limits();
+    if (room.bytes != SIZE_MAX)
+        room.bytes = room.bytes > LIBRARIES_BYTES ? room.bytes - LIBRARIES_BYTES : 0;
+    return room;
+}
 
 void *cpu_memory_alloc(size_t bytes)
 {
+    if (bytes > room_under_limits().bytes)
+        return NULL;
     size_t align = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : 4096;
     size_t size = cpu_round_up(bytes ? bytes : 1, 4096);
     if (size < bytes)
@@ -110,12 +125,25 @@ out:
 static imf_status cpu_alloc(struct imf__device *d, void **out, size_t bytes, bool weight)
 {
     void *p = cpu_memory_alloc(bytes);
-    if (!p)
+    if (!p) {
+        struct imf__memory_room room = imf__memory_room();
+        snprintf(d->error, sizeof(d->error), "%s leaves %zu MB", room.limit, room.bytes >> 20);
         return IMF_ENOMEM;
+    }
     if (weight)
         d->weights_bytes += bytes;
     *out = p;
     return IMF_OK;
+}
+
+static imf_status cpu_memory_free(struct imf__device *d, size_t *bytes)
+{
+    size_t most = room_under_limits().bytes;
+    (void)d;
+    *bytes = imf__memory_room().bytes;
+    if (*bytes > most)
+        *bytes = most;
+    return *bytes == SIZE_MAX ? IMF_EUNSUPPORTED : IMF_OK;
 }
 
 static void cpu_free(struct imf__device *d, void *p)
@@ -170,6 +198,7 @@ static const struct imf__device_ops cpu_ops = {
     .destroy = cpu_destroy,
     .alloc = cpu_alloc,
     .free = cpu_free,
+    .memory_free = cpu_memory_free,
     .upload = cpu_copy,
     .download = cpu_copy,
     .sync = cpu_sync,
@@ -287,10 +316,11 @@ static void describe(struct cpu_device *cpu)
              cpu->blocked && !cpu->reproducible ? cpu->threads : 0);
     info->precision = cpu->base.precision;
     info->threads = cpu->threads;
-    long pages = sysconf(_SC_PHYS_PAGES), avail = sysconf(_SC_AVPHYS_PAGES);
+    long pages = sysconf(_SC_PHYS_PAGES);
+    size_t room = imf__memory_room().bytes;
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     info->memory_total = pages > 0 ? (size_t)pages * page : 0;
-    info->memory_free = avail > 0 ? (size_t)avail * page : 0;
+    info->memory_free = room == SIZE_MAX ? 0 : room;
 }
 
 imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_engine_params *p,
@@ -299,6 +329,12 @@ imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_eng
     if (p->threads < 0 || p->threads > 1024)
         return imf__fail(err, IMF_EINVAL, "threads must be 0 (all processors) to 1024, not %d",
                          p->threads);
+    struct imf__memory_room room = room_under_limits();
+    if (room.bytes == 0)
+        return imf__fail(
+            err, IMF_ENOMEM,
+            "the CPU device needs %zu MB for its libraries alone, but %s leaves %zu MB",
+            LIBRARIES_BYTES >> 20, room.limit, imf__memory_room_limits().bytes >> 20);
     struct cpu_device *cpu = calloc(1, sizeof(*cpu));
     if (!cpu)
         return imf__fail(err, IMF_ENOMEM, "no memory for the CPU device");

@@ -9,16 +9,12 @@
 #include "imf_metrics.h"
 
 #include "common/error.h"
+#include "metrics/linear_algebra.h"
 
-#include <cblas.h>
 #include <float.h>
-#include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* OpenBLAS splits sums by its thread count; one thread makes the last bit reproducible. */
-extern void openblas_set_num_threads(int n) __attribute__((weak));
 
 /* b (rank, dim): rows sqrt(w_i) v_i of the positive part of sigma. */
 static imf_status factor(double *b, int *rank, const double *sigma, int dim, const char *name,
@@ -34,7 +30,7 @@ static imf_status factor(double *b, int *rank, const double *sigma, int dim, con
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++)
             a[i * n + j] = 0.5 * (sigma[i * n + j] + sigma[j * n + i]);
-    if (LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'U', dim, a, dim, w) != 0) {
+    if (imf__linear.dsyevd(LAPACK_COL_MAJOR, 'V', 'U', dim, a, dim, w) != 0) {
         status = imf__fail(err, IMF_EINVAL, "the eigenvalues of %s do not converge", name);
         goto out;
     }
@@ -68,10 +64,10 @@ static imf_status singular_sum(double *sum, const double *b1, int r1, const doub
         status = imf__fail(err, IMF_ENOMEM, "out of memory");
         goto out;
     }
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, r1, r2, dim, 1, b1, dim, b2, dim, 0, m,
-                r2);
+    imf__linear.dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, r1, r2, dim, 1, b1, dim, b2, dim, 0,
+                      m, r2);
     /* Column-major (r2, r1): the transpose has the same singular values. */
-    if (LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'N', r2, r1, m, r2, s, NULL, 1, NULL, 1) != 0) {
+    if (imf__linear.dgesdd(LAPACK_COL_MAJOR, 'N', r2, r1, m, r2, s, NULL, 1, NULL, 1) != 0) {
         status = imf__fail(err, IMF_EINVAL, "the singular values of sigma1 sigma2 do not converge");
         goto out;
     }
@@ -92,14 +88,13 @@ imf_status imf_fid(double *out, const double *mu1, const double *sigma1, const d
     struct imf_error err2 = {0};
     imf_status status2 = IMF_OK;
     double cross = 0, distance = 0, traces = 0;
-    imf_status status;
-    if (openblas_set_num_threads)
-        openblas_set_num_threads(1);
+    imf_status status = imf__linear_load(err);
+    if (status != IMF_OK)
+        goto out;
     if (!b1 || !b2) {
         status = imf__fail(err, IMF_ENOMEM, "out of memory");
         goto out;
     }
-    status = IMF_OK;
 #pragma omp parallel sections num_threads(2)
     {
 #pragma omp section

@@ -4,14 +4,12 @@
 #include "imf_metrics.h"
 
 #include "common/error.h"
+#include "metrics/linear_algebra.h"
 #include "metrics/random_permutation.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
-
-extern void openblas_set_num_threads(int n) __attribute__((weak));
 
 static double kernel(double dot, int dim)
 {
@@ -29,8 +27,8 @@ static void gather(double *dst, const float *src, const int64_t *rows, int size,
 /* Sum of the kernel over all pairs, the diagonal left out where x and y are the same rows. */
 static double kernel_sum(const double *x, const double *y, double *gram, int size, int dim)
 {
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, size, size, dim, 1, x, dim, y, dim, 0,
-                gram, size);
+    imf__linear.dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, size, size, dim, 1, x, dim, y, dim,
+                      0, gram, size);
     double sum = 0;
     for (int i = 0; i < size; i++)
         for (int j = 0; j < size; j++)
@@ -70,7 +68,9 @@ imf_status imf_kid(struct imf_mean_std *out, const float *a, int64_t na, const f
     int64_t *permutation = malloc((size_t)(na > nb ? na : nb) * sizeof(int64_t));
     int64_t *rows = malloc((size_t)subsets * 2 * (size_t)size * sizeof(int64_t));
     double *mmd = calloc((size_t)subsets, sizeof(double));
-    imf_status status = IMF_OK;
+    imf_status status = imf__linear_load(err);
+    if (status != IMF_OK)
+        goto out;
     if (!permutation || !rows || !mmd) {
         status = imf__fail(err, IMF_ENOMEM, "out of memory");
         goto out;
@@ -82,8 +82,6 @@ imf_status imf_kid(struct imf_mean_std *out, const float *a, int64_t na, const f
         for (int r = 0; r < size; r++)
             rows[(size_t)i * size + r] = permutation[r];
     }
-    if (openblas_set_num_threads)
-        openblas_set_num_threads(1);
     bool ok = true;
 #pragma omp parallel for schedule(dynamic) reduction(&& : ok) num_threads(omp_get_num_procs())
     for (int i = 0; i < subsets; i++)

@@ -5,14 +5,12 @@
 #include "imf_metrics.h"
 
 #include "common/error.h"
+#include "metrics/linear_algebra.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-
-extern void openblas_set_num_threads(int n) __attribute__((weak));
 
 enum { ROWS = 256, COLUMNS = 1024, MAX_K = 64 };
 
@@ -76,8 +74,8 @@ static void distances(struct work *w, const struct set *a, int64_t i0, int rows,
                       const struct set *b, int64_t j0, int columns, int dim)
 {
     widen(w->b, b->x + j0 * dim, (int64_t)columns * dim);
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, columns, dim, -2, w->a, dim, w->b,
-                dim, 0, w->d, COLUMNS);
+    imf__linear.dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, columns, dim, -2, w->a, dim,
+                      w->b, dim, 0, w->d, COLUMNS);
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < columns; j++) {
             double *d = &w->d[(size_t)i * COLUMNS + j];
@@ -186,9 +184,9 @@ imf_status imf_precision_recall(struct imf_precision_recall *out, const float *g
                          "found %lld and %lld",
                          k, (long long)n_generated, (long long)n_real);
     struct set g = {0}, r = {0};
-    imf_status status = IMF_OK;
-    if (openblas_set_num_threads)
-        openblas_set_num_threads(1);
+    imf_status status = imf__linear_load(err);
+    if (status != IMF_OK)
+        return status;
     if (!set_init(&g, generated, n_generated, dim) || !set_init(&r, real, n_real, dim) ||
         !fill_radii(&g, k, dim) || !fill_radii(&r, k, dim) ||
         !share_inside(&out->precision, &g, &r, dim) || !share_inside(&out->recall, &r, &g, dim))

@@ -1,10 +1,15 @@
 """Engines that do not come back, memory and threads that are not there: the service says so, goes on
 where it can, and leaves when it is told to."""
+import os
+import resource
 import signal
+import subprocess
 import time
 import unittest
 
-from imfd_server import Server, post_bytes
+from imfd_server import IMFD, Server, clean_environment, post_bytes
+
+SANITIZED = float(os.environ.get("HTTP_TEST_SLOW", "1")) > 1
 
 
 class StuckEngine(unittest.TestCase):
@@ -56,6 +61,42 @@ class StuckEngine(unittest.TestCase):
         server = Server("--drain-timeout", "1", device="fake:load_ms=600000", wait=False)
         server.process.send_signal(signal.SIGTERM)
         self.assertEqual(server.wait_exit(60), 1)
+
+
+@unittest.skipIf(SANITIZED, "a sanitizer needs the memory for itself")
+class LittleMemory(unittest.TestCase):
+    def start(self, mib):
+        """The real engine under a limit on address space: what it says, and its status after SIGTERM."""
+        process = subprocess.Popen(
+            [IMFD, "serve", "--listen", "127.0.0.1:0", "--threads", "2"], stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=clean_environment(),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (mib << 20,) * 2))
+        said = ""
+        for line in process.stderr:
+            said += line
+            if line.endswith(" ready\n"):
+                process.send_signal(signal.SIGTERM)
+        process.stderr.close()
+        return process.wait(60), said
+
+    def test_a_sentence_or_a_service(self):
+        """Never a signal, whatever is missing."""
+        for mib in range(20, 600, 20):
+            with self.subTest(mib=mib):
+                code, said = self.start(mib)
+                if " ready\n" in said:
+                    self.assertEqual(code, 0, said)
+                else:
+                    self.assertIn(code, (1, 127), said)  # 127: the loader has no room for libraries
+                    self.assertRegex(said, "memory|address space|allocate|map segment")
+
+    def test_the_sentence_tells_the_limit(self):
+        code, said = self.start(150)
+        self.assertEqual(code, 1)
+        self.assertRegex(said, r"the limit on address space \(ulimit -v\) leaves \d+ MB")
+
+    def test_390_mb_are_enough(self):
+        self.assertEqual(self.start(390)[0], 0)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,13 @@ def loaded(programs):
     return found
 
 
+def loaded_later():
+    """Real paths of the libraries that the program loads when it needs them (engine/metrics)."""
+    known = output("/sbin/ldconfig", "-p")
+    paths = [re.search(r"%s .*=> (/\S+)" % re.escape(name), known) for name in ("libopenblas.so.0", "liblapacke.so.3")]
+    return {os.path.basename(m[1]): os.path.realpath(m[1]) for m in paths if m}
+
+
 def package_of(path):
     # Folders merged into /usr are known to dpkg by either name.
     for name in (path, re.sub(r"^/usr/lib", "/lib", path), "/usr" + path):
@@ -88,7 +95,8 @@ def debian_licences(package):
 def libraries(programs):
     """(package, version, licence, Debian's licences, files) of each, by package."""
     packages = {}
-    for name, path in loaded(programs).items():
+    later = loaded_later()
+    for name, path in dict(loaded(list(programs) + sorted(later.values())), **later).items():
         package = (path and package_of(path)) or name
         packages.setdefault(package, set()).add(os.path.basename(path or name))
     rows = []

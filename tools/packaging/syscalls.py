@@ -23,7 +23,7 @@ OTHERS = {
     "readv": "libuv", "recvmsg": "libuv", "sendmsg": "sd_notify, libuv", "sendto": "replies", "recvfrom": "requests",
     "connect": "sd_notify", "getpeername": "addresses of clients", "getsockname": "addresses of sockets",
     "getsockopt": "sockets that systemd passed", "sendfile": "replies from files", "writev": "replies and the log",
-    "madvise": "memory given back", "mremap": "larger buffers", "sched_getaffinity": "counting processors",
+    "madvise": "memory given back", "mremap": "larger buffers", "mbind": "OpenBLAS", "sched_getaffinity": "counting processors",
     "sched_setaffinity": "OpenMP threads", "fdatasync": "evaluate saves", "fsync": "evaluate saves",
     "rename": "evaluate saves", "unlink": "evaluate saves", "mkdir": "evaluate saves", "getdents64": "evaluate --images",
     "pread64": "checkpoints", "tgkill": "abort", "getpid": "abort", "gettid": "abort", "gettimeofday": "without a vDSO",
