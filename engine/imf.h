@@ -103,9 +103,10 @@ void imf_engine_destroy(struct imf_engine *e); /* after its models; NULL is fine
 
 struct imf_model_params {
     const char *checkpoint; /* .pth, .bin, .safetensors, or a sharded .safetensors.index.json */
-    const char
-        *checkpoint_key; /* which of its state dicts ("model_ema"); NULL: docs/checkpoints.md */
+    /* Which state dict of a file with several ("model_ema"); NULL: as docs/checkpoints.md tells. */
+    const char *checkpoint_key;
     const char *decoder; /* sd-vae or taesd file or folder, or "none" for pixel-space models */
+    float noise_scale;   /* what the noise is multiplied by; 0: what the file or its size says */
     int max_batch;       /* lanes per imf_step; 0: 8 */
     int decode_batch;    /* pictures per decoder pass; 0: the device's choice, 1 on the CPU */
     void (*progress)(void *user, double fraction); /* called by imf_model_load; may be NULL */
@@ -121,9 +122,9 @@ struct imf_sampling {   /* guidance and steps; what a checkpoint recommends, or 
 #define IMF_MAX_STEPS 64
 
 struct imf_model_info {
-    char name[64];               /* "MiT_B_2", or "MiT_d4_h128" for a size nobody listed */
-    char decoder[16];            /* "sd-vae", "taesd", "none" */
-    char checkpoint_key[64];     /* the state dict that was taken; "" for a file of tensors only */
+    char name[64];           /* "MiT_B_2", "pmfDiT_H_32"; "MiT_d4_h128" for a size nobody listed */
+    char decoder[16];        /* "sd-vae", "taesd", "none" */
+    char checkpoint_key[64]; /* the state dict that was taken; "" for a file of tensors only */
     char checkpoint_others[128]; /* what else could have been: "ema, model_ema1", or "" */
     int depth, shared_depth, hidden, heads, mlp_hidden; /* u blocks = depth - shared_depth */
     int classes; /* without the null class, whose label is `classes` */
@@ -131,7 +132,8 @@ struct imf_model_info {
     int image_width, image_height; /* pixels; 0 for a latent model with decoder "none" */
     int max_batch, decode_batch;
     struct imf_sampling defaults;
-    uint64_t parameters; /* of the MiT as stored, decoder excluded */
+    float noise_scale;   /* z before the first step = noise times this */
+    uint64_t parameters; /* of the network as stored, decoder excluded */
     uint64_t decoder_parameters;
     size_t weights_bytes;            /* as held on the device, MiT and decoder */
     size_t arena_bytes;              /* activations, planned for max_batch and decode_batch */

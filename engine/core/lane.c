@@ -50,6 +50,9 @@ imf_status imf_lane_start(struct imf_lane *lane, const struct imf_model *m, int3
     lane->sampling = *s;
     lane->step = 0;
     imf_noise(lane->z, lane->z_count, seed);
+    float scale = imf_model_get_info(m)->noise_scale;
+    for (size_t i = 0; scale != 1.0f && i < lane->z_count; i++)
+        lane->z[i] *= scale;
     return IMF_OK;
 }
 

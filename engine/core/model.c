@@ -27,13 +27,13 @@ static double seconds(void)
 imf_status imf__model_step_forward(void *ctx, int B)
 {
     struct imf_model *m = ctx;
-    return imf__mit_forward(&m->mit, &m->arena, &m->mit_input, B);
+    return imf__meanflow_forward(&m->net, &m->arena, &m->net_input, B);
 }
 
 imf_status imf__model_decode_forward(void *ctx, int n)
 {
     struct imf_model *m = ctx;
-    return imf__decoder_forward(&m->decoder, &m->arena, m->rgb, m->mit_input.z, n);
+    return imf__decoder_forward(&m->decoder, &m->arena, m->rgb, m->net_input.z, n);
 }
 
 /* ---- Loading ---- */
@@ -45,7 +45,7 @@ static size_t latents_bytes(const struct imf_model *m, int B)
 
 static size_t params_bytes(int B)
 {
-    return (IMF__MIT_SCALARS + 2) * (size_t)B * sizeof(float);
+    return (IMF__SCALARS + 2) * (size_t)B * sizeof(float);
 }
 
 static size_t pictures_bytes(const struct imf_model *m)
@@ -96,11 +96,11 @@ static void point_into_input(struct imf_model *m)
 {
     float *params = (float *)(m->input + m->params_at);
     size_t batch = (size_t)m->info.max_batch;
-    m->mit_input = (struct imf__mit_input){
+    m->net_input = (struct imf__meanflow_input){
         .z = (float *)m->input,
         .scalars = params,
-        .dt = params + IMF__MIT_SCALARS * batch,
-        .labels = (int32_t *)(params + (IMF__MIT_SCALARS + 1) * batch),
+        .dt = params + IMF__SCALARS * batch,
+        .labels = (int32_t *)(params + (IMF__SCALARS + 1) * batch),
         .max_batch = m->info.max_batch,
     };
 }
@@ -155,20 +155,20 @@ static imf_status load_weights(struct imf_model *m, const struct imf_model_param
                                struct imf_error *err)
 {
     struct imf__loader ld;
-    uint64_t mit_print[2], decoder_print[2];
+    uint64_t net_print[2], decoder_print[2];
     IMF_TRY(imf__loader_open(&ld, p->checkpoint, p->checkpoint_key, m->engine->dev, err));
     ld.progress = p->progress;
     ld.progress_user = p->progress_user;
-    imf_status status = imf__mit_load(&m->mit, &ld);
+    imf_status status = imf__meanflow_load(&m->net, &ld);
     if (status == IMF_OK)
-        status = imf__model_describe(m, &ld);
-    imf__checkpoint_fingerprint(ld.ckpt, mit_print);
+        status = imf__model_describe(m, &ld, p->noise_scale);
+    imf__checkpoint_fingerprint(ld.ckpt, net_print);
     imf__loader_close(&ld);
     if (status != IMF_OK)
         return status;
     IMF_TRY(imf__decoder_load(&m->decoder, m->engine->dev, p->decoder ? p->decoder : "none",
-                              m->mit.channels, m->mit.size, decoder_print, err));
-    imf__model_fingerprint(m, mit_print, decoder_print);
+                              m->net.channels, m->net.size, decoder_print, err));
+    imf__model_fingerprint(m, net_print, decoder_print);
     if (p->progress)
         p->progress(p->progress_user, 1.0);
     return IMF_OK;
@@ -229,11 +229,11 @@ static imf_status prepare(struct imf_model *m, const struct imf_model_params *p,
                           size_t weights_before, struct imf_error *err)
 {
     struct imf__device *dev = m->engine->dev;
-    m->z_count = (size_t)m->mit.channels * (size_t)m->mit.size * (size_t)m->mit.size;
+    m->z_count = (size_t)m->net.channels * (size_t)m->net.size * (size_t)m->net.size;
     describe_decoder(m, p);
     m->info.weights_bytes = dev->weights_bytes - weights_before;
     lay_out_input(m);
-    m->mit_input.max_batch = m->info.max_batch;
+    m->net_input.max_batch = m->info.max_batch;
     size_t room = room_for_batches(dev);
     imf_status status = plan(m);
     if (status == IMF_OK)
@@ -257,6 +257,8 @@ imf_status imf_model_load(struct imf_model **out, struct imf_engine *e,
         p->decode_batch > IMF__MAX_BATCH)
         return imf__fail(err, IMF_EINVAL, "max_batch and decode_batch must be 0..%d",
                          IMF__MAX_BATCH);
+    if (!(p->noise_scale >= 0 && p->noise_scale <= 1000))
+        return imf__fail(err, IMF_EINVAL, "the noise scale must be over 0 and at most 1000");
     double start = seconds();
     struct imf_model *m = calloc(1, sizeof(*m));
     if (!m)
@@ -283,7 +285,7 @@ const struct imf_model_info *imf_model_get_info(const struct imf_model *m)
 
 const char *imf_model_class_name(const struct imf_model *m, int label)
 {
-    return m->class_names && label >= 0 && label < m->mit.classes ? m->class_names[label] : NULL;
+    return m->class_names && label >= 0 && label < m->net.classes ? m->class_names[label] : NULL;
 }
 
 static void free_graphs(struct imf__device *dev, struct imf__graph **graphs, int n)
@@ -312,6 +314,6 @@ void imf_model_destroy(struct imf_model *m)
     free(m->planned);
     imf__class_names_free(m->class_names, m->mit.classes);
     imf__decoder_unload(&m->decoder);
-    imf__mit_unload(&m->mit);
+    imf__meanflow_unload(&m->net);
     free(m);
 }

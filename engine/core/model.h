@@ -1,21 +1,21 @@
-/* Inside the engine: a MiT with its decoder, planned memory and staging buffers. */
+/* Inside the engine: a network with its decoder, planned memory and staging buffers. */
 #ifndef IMF__MODEL_H
 #define IMF__MODEL_H
 
 #include "core/engine.h"
 #include "models/decoder.h"
-#include "models/mit.h"
+#include "models/meanflow.h"
 
 #define IMF__MAX_BATCH 1024
 
 struct imf_model {
     struct imf_engine *engine;
-    struct imf__mit mit;
+    struct imf__meanflow net;
     struct imf__decoder decoder;
     struct imf_model_info info;
     struct imf__activations arena;
     size_t z_count; /* floats of one latent */
-    char *input;    /* device: latents, then parameters (struct imf__mit_input points in) */
+    char *input;    /* device: latents, then parameters (struct imf__meanflow_input points in) */
     uint8_t *rgb;   /* device: (decode_batch, H, W, 3) */
     char *staging;  /* host mirror of input */
     struct imf__transfer *latents_out;               /* these NULL where the device computes */
@@ -24,7 +24,7 @@ struct imf_model {
     int decoding[IMF_DECODES], first_decode,
         decodes;                    /* ring of decodings begun: pictures of each */
     size_t params_at, params_bytes; /* of the parameters in input */
-    struct imf__mit_input mit_input;
+    struct imf__meanflow_input net_input;
     struct imf__graph **step_graphs;   /* by B - 1: max_batch of them */
     struct imf__graph **decode_graphs; /* by n - 1: decode_batch of them */
     size_t *planned;                   /* by B - 1: bytes beside the weights for batches up to B */
@@ -41,7 +41,8 @@ imf_status imf__model_step_forward(void *ctx, int B);
 imf_status imf__model_decode_forward(void *ctx, int n);
 
 /* model_info.c: what a checkpoint says about itself, in its metadata and by its sizes. */
-imf_status imf__model_describe(struct imf_model *m, struct imf__loader *ld);
-void imf__model_fingerprint(struct imf_model *m, const uint64_t mit[2], const uint64_t decoder[2]);
+/* noise_scale: what was asked for, or 0. */
+imf_status imf__model_describe(struct imf_model *m, struct imf__loader *ld, float noise_scale);
+void imf__model_fingerprint(struct imf_model *m, const uint64_t net[2], const uint64_t decoder[2]);
 
 #endif

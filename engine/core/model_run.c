@@ -13,20 +13,24 @@ static float time_at(int i, int steps)
     return i < (steps + 1) / 2 ? 1.0f + step * (float)i : -step * (float)(steps - i);
 }
 
+/* u = (z - x) / t does without the smallest t. */
+#define MIN_T 0.05f
+
 static void stage_lane(struct imf_model *m, const struct imf_lane *lane, int b)
 {
     size_t batch = (size_t)m->info.max_batch, i = (size_t)b;
     float *scalars = (float *)(m->staging + m->params_at);
-    float *dt = scalars + IMF__MIT_SCALARS * batch;
+    float *dt = scalars + IMF__SCALARS * batch;
     int32_t *labels = (int32_t *)(dt + batch);
     const struct imf_sampling *s = &lane->sampling;
     float h = time_at(lane->step, s->steps) - time_at(lane->step + 1, s->steps);
     memcpy(m->staging + i * m->z_count * sizeof(float), lane->z, m->z_count * sizeof(float));
-    scalars[IMF__MIT_OMEGA * batch + i] = 1.0f - 1.0f / s->omega;
-    scalars[IMF__MIT_T_MIN * batch + i] = s->t_min;
-    scalars[IMF__MIT_T_MAX * batch + i] = s->t_max;
-    scalars[IMF__MIT_H * batch + i] = h;
-    dt[i] = h;
+    scalars[IMF__OMEGA * batch + i] = 1.0f - 1.0f / s->omega;
+    scalars[IMF__T_MIN * batch + i] = s->t_min;
+    scalars[IMF__T_MAX * batch + i] = s->t_max;
+    scalars[IMF__H * batch + i] = h;
+    float t = time_at(lane->step, s->steps);
+    dt[i] = m->net.predicts_x ? h / (t > MIN_T ? t : MIN_T) : h;
     labels[i] = lane->label;
 }
 

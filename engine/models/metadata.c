@@ -34,16 +34,20 @@ imf_status imf__metadata_int(int *out, const struct imf__checkpoint *c, const ch
     return IMF_OK;
 }
 
-imf_status imf__metadata_defaults(struct imf_sampling *s, const struct imf__checkpoint *c,
+imf_status imf__metadata_defaults(struct imf__meanflow_defaults *d, const struct imf__checkpoint *c,
                                   struct imf_error *err)
 {
+    const struct imf_sampling *s = &d->sampling;
+    double noise_scale = (double)d->noise_scale;
     double omega = (double)s->omega, t_min = (double)s->t_min, t_max = (double)s->t_max;
     int steps;
     IMF_TRY(imf__metadata_int(&steps, c, "default_steps", s->steps, 1, IMF_MAX_STEPS, err));
     IMF_TRY(number(&omega, c, "default_omega", 1, 1000, err));
     IMF_TRY(number(&t_min, c, "default_t_min", 0, 1, err));
     IMF_TRY(number(&t_max, c, "default_t_max", t_min, 1, err));
-    *s = (struct imf_sampling){steps, (float)omega, (float)t_min, (float)t_max};
+    IMF_TRY(number(&noise_scale, c, "noise_scale", 1e-3, 1e3, err));
+    d->sampling = (struct imf_sampling){steps, (float)omega, (float)t_min, (float)t_max};
+    d->noise_scale = (float)noise_scale;
     return IMF_OK;
 }
 

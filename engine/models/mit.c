@@ -1,101 +1,67 @@
-/* MiT's forward pass; the formulas are in docs/model.md, sections 4 and 5. */
-#include "models/mit.h"
-#include "common/error.h"
+/* MiT's own: one patch embedding, tokens turned by their place in the sequence (docs/model.md,
+ * sections 1 and 4). */
+#include "models/family.h"
 
-#define NORM_EPS 1e-6f
+#include "models/metadata.h"
 
-static imf_status tap(struct imf__mit *m, const char *stage, int layer, const float *x, int B)
-{
-    return m->tap && !m->dev->dry ? m->tap(m->tap_user, stage, layer, x, B) : IMF_OK;
-}
+#include <math.h>
 
-/* The sequence x (B, T, D) from latents, labels and scalars. */
-static imf_status embed(struct imf__mit *m, struct imf__activations *a,
-                        const struct imf__mit_input *in, float *x, int B)
-{
-    const struct imf__device_ops *ops = m->dev->ops;
-    size_t D = (size_t)m->D, n = (size_t)B, P = (size_t)m->P, mark = imf__activations_mark(a);
-    size_t features = (size_t)m->channels * m->patch * m->patch;
-    float *waves = imf__activations_alloc(a, n * 256 * sizeof(float)); /* (B, 256) */
-    float *hidden = imf__activations_alloc(a, n * D * sizeof(float));  /* (B, D) */
-    float *scalars = imf__activations_alloc(a, IMF__MIT_SCALARS * n * D * sizeof(float));
-    float *patches = imf__activations_alloc(a, n * P * features * sizeof(float));
-    float *embedded = imf__activations_alloc(a, n * P * D * sizeof(float)); /* (B, P, D) */
-    if (!embedded)
-        return IMF_ENOMEM;
-    for (size_t s = 0; s < IMF__MIT_SCALARS; s++) {
-        const float *values = in->scalars + s * (size_t)in->max_batch;
-        struct imf__linear **w = m->scalar_embed[s];
-        IMF_TRY(ops->scalar_embed(m->dev, waves, values, B));
-        IMF_TRY(ops->linear(m->dev, hidden, IMF__F32, waves, w[0], B, IMF__SILU));
-        IMF_TRY(ops->linear(m->dev, scalars + s * n * D, IMF__F32, hidden, w[1], B, IMF__STORE));
+#define SHAPE(depth, shared, D, M)                                                                 \
+    {                                                                                              \
+        IMF__MIT, depth, shared, D, 64, M, 1000, 4, 2, 32, 0, false                                \
     }
-    IMF_TRY(ops->patchify(m->dev, patches, IMF__F32, in->z, B, m->channels, m->size, m->patch));
-    IMF_TRY(ops->linear(m->dev, embedded, IMF__F32, patches, m->patch_embed, B * m->P, IMF__STORE));
-    IMF_TRY(ops->assemble(m->dev, x, m->tokens, m->class_table, in->labels, scalars, embedded, NULL,
-                          B, m->P, m->D));
-    imf__activations_reset(a, mark);
-    return IMF_OK;
-}
 
-struct workspace {
-    void *normed; /* (B, T, D) act; float32 at the end */
-    void *wide;   /* (B, T, 3, D) or (B, T, Mp) act */
-    void *mixed;  /* (B, T, D) act */
+static const struct imf__published published[] = {
+    {{"MiT_B_2", "imfDiT_B_2", "iMF-B/2"}, SHAPE(12, 4, 768, 2048), {{1, 8.0f, 0.40f, 0.65f}, 1}},
+    {{"MiT_M_2", "imfDiT_M_2", "iMF-M/2"}, SHAPE(24, 16, 768, 2048), {{1, 10.5f, 0.40f, 0.60f}, 1}},
+    {{"MiT_L_2", "imfDiT_L_2", "iMF-L/2"},
+     SHAPE(32, 24, 1024, 2730),
+     {{1, 10.5f, 0.40f, 0.60f}, 1}},
+    {{"MiT_XL_2", "imfDiT_XL_2", "iMF-XL/2"},
+     SHAPE(48, 40, 1024, 2730),
+     {{1, 8.0f, 0.42f, 0.62f}, 1}},
 };
 
-static imf_status block(struct imf__mit *m, int layer, float *x, const struct workspace *ws, int B)
+static const char embedder[] = "net.x_embedder.proj";
+
+static void list_ends(struct list *l, const struct imf__meanflow_shape *s)
 {
-    const struct imf__device_ops *ops = m->dev->ops;
-    const struct imf__mit_block *w = &m->blocks[layer];
-    int rows = B * m->T;
-    IMF_TRY(ops->rms_norm(m->dev, ws->normed, IMF__ACT, x, NULL, B, m->T, 0, m->D, NORM_EPS));
-    IMF_TRY(ops->linear(m->dev, ws->wide, IMF__ACT, ws->normed, w->qkv, rows, IMF__STORE));
-    IMF_TRY(ops->attention(m->dev, ws->mixed, ws->wide, w->q_norm, w->k_norm, m->rope, B, m->T,
-                           m->NH, 64));
-    IMF_TRY(ops->linear(m->dev, x, IMF__F32, ws->mixed, w->out, rows, IMF__ADD));
-    IMF_TRY(tap(m, "attention", layer, x, B));
-    IMF_TRY(ops->rms_norm(m->dev, ws->normed, IMF__ACT, x, NULL, B, m->T, 0, m->D, NORM_EPS));
-    IMF_TRY(ops->swiglu(m->dev, ws->wide, ws->normed, w->up, rows));
-    IMF_TRY(ops->linear(m->dev, x, IMF__F32, ws->wide, w->down, rows, IMF__ADD));
-    return tap(m, "block", layer, x, B);
+    imf__list_add(l, D4(s->hidden, s->channels, s->patch_size, s->patch_size),
+                  "x_embedder.proj.weight");
+    imf__list_add(l, D1(s->hidden), "x_embedder.proj.bias");
 }
 
-imf_status imf__mit_forward(struct imf__mit *m, struct imf__activations *arena,
-                            const struct imf__mit_input *in, int B)
+static imf_status read_ends(struct imf__meanflow_shape *s, const struct imf__checkpoint *c,
+                            struct imf_error *err)
 {
-    const struct imf__device_ops *ops = m->dev->ops;
-    size_t rows = (size_t)B * (size_t)m->T, D = (size_t)m->D, act = m->dev->act_size;
-    size_t wide = 3 * D > (size_t)m->Mp ? 3 * D : (size_t)m->Mp;
-    size_t outputs = (size_t)m->patch * m->patch * m->channels;
-    size_t mark = imf__activations_mark(arena);
-    float *x = imf__activations_alloc(arena, rows * D * sizeof(float)); /* (B, T, D) residual */
-    if (!x)
-        return IMF_ENOMEM;
-    IMF_TRY(embed(m, arena, in, x, B));
-    struct workspace ws = {
-        .normed = imf__activations_alloc(arena, rows * D * sizeof(float)),
-        .wide = imf__activations_alloc(arena, rows * wide * act),
-        .mixed = imf__activations_alloc(arena, rows * D * act),
-    };
-    float *u = imf__activations_alloc(arena, (size_t)(B * m->P) * outputs * sizeof(float));
-    if (!ws.normed || !ws.wide || !ws.mixed || !u)
-        return IMF_ENOMEM;
-    IMF_TRY(tap(m, "sequence", 0, x, B));
-    for (int i = 0; i < m->depth; i++)
-        IMF_TRY(block(m, i, x, &ws, B));
-    IMF_TRY(ops->rms_norm(m->dev, ws.normed, IMF__F32, x, NULL, B, m->T, IMF__MIT_PREFIX, m->D,
-                          NORM_EPS));
-    IMF_TRY(ops->linear(m->dev, u, IMF__F32, ws.normed, m->final, B * m->P, IMF__STORE));
-    IMF_TRY(ops->euler(m->dev, in->z, u, false, in->dt, B, m->channels, m->size, m->patch));
-    imf__activations_reset(arena, mark);
-    return IMF_OK;
+    const struct imf__tensor *x;
+    IMF_TRY(imf__model_shaped(&x, c, "net.x_embedder.proj.weight", 4, err));
+    s->hidden = (int)x->shape[0];
+    s->channels = (int)x->shape[1];
+    s->patch_size = (int)x->shape[2];
+    /* The side of the input is in the metadata, or that of the published models. */
+    return imf__metadata_int(&s->input_size, c, "input_size", 32, 1, 512, err);
 }
 
-double imf__mit_flops(const struct imf__mit *m)
+static float angle(const struct imf__meanflow *m, int t, int i)
 {
-    double T = m->T, D = m->D, M = m->M, P = m->P;
-    double features = m->channels * m->patch * m->patch;
-    double per_block = 2 * T * (4 * D * D + 3 * D * M) + 4 * T * T * D;
-    return m->depth * per_block + 4 * P * D * features + 2 * IMF__MIT_SCALARS * (256 * D + D * D);
+    return (float)t * (1.0f / powf(10000.0f, (float)(2 * i) / (float)m->HS));
 }
+
+static imf_status load_ends(struct imf__meanflow *m, struct imf__loader *ld, float *tokens)
+{
+    int p = m->patch, C = m->channels;
+    (void)tokens;
+    IMF_TRY(imf__meanflow_load_named(ld, &m->patch_embed[0], m->end_type, IMF__SHAPE(m->D, C, p, p),
+                                     m->D, C * p * p, embedder));
+    return imf__meanflow_make_rope(m, ld, angle);
+}
+
+const struct imf__family_ends imf__mit_ends = {
+    .title = "MiT",
+    .published = published,
+    .published_count = sizeof(published) / sizeof(published[0]),
+    .list = list_ends,
+    .read = read_ends,
+    .load = load_ends,
+};

@@ -27,7 +27,11 @@ static void rule(const struct imf__name *name, double *offset, double *amplitude
     for (int i = 1; i < name->ndim; i++)
         fan_in *= (double)name->shape[i];
     *offset = 0;
-    if (name->ndim == 4 && ends_with(name->name, ".conv.weight")) {
+    if (ends_with(name->name, "pos_embed")) {
+        *amplitude = 0.25;
+    } else if (name->ndim == 3 && ends_with(name->name, "_tokens")) {
+        *amplitude = sqrt(3.0 / (double)name->shape[2]);
+    } else if (name->ndim == 4 && ends_with(name->name, ".conv.weight")) {
         *amplitude = sqrt(6.0 / fan_in);
     } else if (name->ndim >= 2) {
         *amplitude = sqrt(3.0 / fan_in);

@@ -36,10 +36,15 @@ struct imfd_engine_options {
 
 /* Rows for what is said about a checkpoint, of struct imf_model_params p. */
 #define IMFD_MODEL_OPTIONS(p)                                                                      \
+    {.name = "checkpoint-key",                                                                     \
+     .type = IMFD_OPTION_STRING,                                                                   \
+     .value = &(p).checkpoint_key,                                                                 \
+     .argument = "KEY",                                                                            \
+     .help = "which state dict of a file with several, such as model_ema (default: model)"},       \
     {                                                                                              \
-        .name = "checkpoint-key", .type = IMFD_OPTION_STRING, .value = &(p).checkpoint_key,        \
-        .argument = "KEY",                                                                         \
-        .help = "which state dict of a file with several, such as model_ema (default: model)"      \
+        .name = "noise-scale", .type = IMFD_OPTION_FLOAT, .value = &(p).noise_scale,               \
+        .argument = "X", .min = 1e-3, .max = 1e3,                                                  \
+        .help = "what the noise is multiplied by (default: the model's)"                           \
     }
 
 /* Opens the engine. 0, or the exit status after having said why on stderr. */

@@ -17,7 +17,7 @@ struct report {
     struct imf__checkpoint *c;
     enum imf__model_kind kind;
     struct imf__names names;
-    struct imf__mit_shape mit;
+    struct imf__meanflow_shape net;
     struct imf__vae_shape vae;
     char model[64];
     uint64_t parameters, type_count[IMF__STORED_OTHER + 1];
@@ -25,8 +25,7 @@ struct report {
     size_t missing_count, mismatched_count, extra_count, skipped_count;
     char shape_error[504]; /* why sizes could not be read off, or metadata is refused, or "" */
     bool sized;            /* sizes could be read off, so that there is a list to compare with */
-    struct imf_sampling defaults;
-    int input_size;
+    struct imf__meanflow_defaults defaults;
     int narrow;            /* of InceptionV3; 0 otherwise */
     char fingerprint[33];  /* with --values */
 };
@@ -39,11 +38,10 @@ static const char *const type_names[] = {"float32", "float16", "bfloat16", "floa
 static imf_status read_metadata(struct report *r, struct imf_error *err)
 {
     char **names = NULL;
-    r->defaults = imf__mit_defaults(&r->mit);
-    IMF_TRY(imf__metadata_int(&r->input_size, r->c, "input_size", 32, 1, 512, err));
+    r->defaults = imf__meanflow_defaults(&r->net);
     IMF_TRY(imf__metadata_defaults(&r->defaults, r->c, err));
-    IMF_TRY(imf__metadata_class_names(&names, r->mit.classes, r->c, err));
-    imf__class_names_free(names, r->mit.classes);
+    IMF_TRY(imf__metadata_class_names(&names, r->net.classes, r->c, err));
+    imf__class_names_free(names, r->net.classes);
     return IMF_OK;
 }
 
@@ -54,9 +52,10 @@ static bool find_names(struct report *r)
     imf_status status = IMF_EMODEL;
     switch (r->kind) {
     case IMF__MODEL_MIT:
-        status = imf__mit_shape_read(&r->mit, r->c, &err);
+    case IMF__MODEL_PMF:
+        status = imf__meanflow_shape_read(&r->net, r->c, &err);
         if (status == IMF_OK)
-            status = imf__mit_names(&r->names, &r->mit);
+            status = imf__meanflow_names(&r->names, &r->net);
         r->sized = status == IMF_OK;
         if (status == IMF_OK)
             status = read_metadata(r, &err);
@@ -82,14 +81,16 @@ static bool find_names(struct report *r)
     return status == IMF_OK;
 }
 
+/* A MiT or pMF whose sizes are known. */
+static bool is_meanflow(const struct report *r)
+{
+    return r->names.count && (r->kind == IMF__MODEL_MIT || r->kind == IMF__MODEL_PMF);
+}
+
 static void name_model(struct report *r)
 {
-    const char *published =
-        r->names.count && r->kind == IMF__MODEL_MIT ? imf__mit_shape_name(&r->mit) : NULL;
-    if (published)
-        snprintf(r->model, sizeof(r->model), "%s", published);
-    else if (r->names.count && r->kind == IMF__MODEL_MIT)
-        snprintf(r->model, sizeof(r->model), "MiT_d%d_h%d", r->mit.depth, r->mit.hidden);
+    if (is_meanflow(r))
+        imf__meanflow_title(r->model, &r->net);
     else if (r->narrow > 1)
         snprintf(r->model, sizeof(r->model), "%s, %d times fewer channels",
                  imf__model_kind_name(r->kind), r->narrow);
@@ -118,9 +119,15 @@ static bool is_known(enum imf__model_kind kind, const char *name)
         enum imf__model_kind kind;
         const char *part;
     } known[] = {
-        {IMF__MODEL_MIT, "v_heads."},      {IMF__MODEL_MIT, "v_final_layer."},
-        {IMF__MODEL_SD_VAE, "encoder."},   {IMF__MODEL_SD_VAE, "quant_conv."},
-        {IMF__MODEL_TAESD, "encoder."},    {IMF__MODEL_INCEPTION, "num_batches_tracked"},
+        {IMF__MODEL_MIT, "v_heads."},
+        {IMF__MODEL_MIT, "v_final_layer."},
+        {IMF__MODEL_PMF, "v_heads."},
+        {IMF__MODEL_PMF, "v_final_layer."},
+        {IMF__MODEL_PMF, "rope_freqs"},
+        {IMF__MODEL_SD_VAE, "encoder."},
+        {IMF__MODEL_SD_VAE, "quant_conv."},
+        {IMF__MODEL_TAESD, "encoder."},
+        {IMF__MODEL_INCEPTION, "num_batches_tracked"},
         {IMF__MODEL_INCEPTION, "fc.bias"},
     };
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
@@ -269,15 +276,20 @@ static void print_lists(const struct report *r)
 
 static void print_sizes(const struct report *r)
 {
-    if (r->kind == IMF__MODEL_MIT && r->names.count) {
-        struct imf_sampling s = r->defaults;
-        printf("  sizes       depth %d (%d shared + %d u blocks), hidden %d, %d heads, MLP %d\n",
-               r->mit.depth, r->mit.shared_depth, r->mit.depth - r->mit.shared_depth, r->mit.hidden,
-               r->mit.hidden / 64, r->mit.mlp_hidden);
-        printf("  input       %d x %d x %d, patch %d, %d classes\n", r->mit.channels, r->input_size,
-               r->input_size, r->mit.patch_size, r->mit.classes);
-        printf("  defaults    steps %d, omega %g, t_min %g, t_max %g\n", s.steps, (double)s.omega,
-               (double)s.t_min, (double)s.t_max);
+    if (is_meanflow(r)) {
+        const struct imf__meanflow_shape *n = &r->net;
+        const struct imf__meanflow_defaults d = r->defaults;
+        printf(
+            "  sizes       depth %d (%d shared + %d u blocks), hidden %d, %d heads of %d, MLP %d\n",
+            n->depth, n->shared_depth, n->depth - n->shared_depth, n->hidden,
+            n->hidden / n->head_size, n->head_size, n->mlp_hidden);
+        printf("  input       %d x %d x %d, patch %d, %d classes\n", n->channels, n->input_size,
+               n->input_size, n->patch_size, n->classes);
+        if (n->bottleneck)
+            printf("  pixels      bottleneck %d, noise scale %g%s\n", n->bottleneck,
+                   (double)d.noise_scale, n->post_trained ? ", post-trained" : "");
+        printf("  defaults    steps %d, omega %g, t_min %g, t_max %g\n", d.sampling.steps,
+               (double)d.sampling.omega, (double)d.sampling.t_min, (double)d.sampling.t_max);
     }
     if (r->kind == IMF__MODEL_SD_VAE && r->names.count) {
         printf("  sizes       %d latent channels, up-blocks of", r->vae.latent_channels);
@@ -359,29 +371,32 @@ static void json_lists(cJSON *root, const struct report *r)
     cJSON_AddNumberToObject(root, "training_only", (double)r->skipped_count);
 }
 
-static void json_mit(cJSON *root, const struct report *r)
+static void json_meanflow(cJSON *root, const struct report *r)
 {
-    const struct imf__mit_shape *m = &r->mit;
+    const struct imf__meanflow_shape *m = &r->net;
     const struct {
         const char *key;
         int value;
     } sizes[] = {{"depth", m->depth},           {"shared_depth", m->shared_depth},
-                 {"hidden", m->hidden},         {"heads", m->hidden / 64},
-                 {"mlp_hidden", m->mlp_hidden}, {"classes", m->classes},
-                 {"channels", m->channels},     {"patch_size", m->patch_size},
-                 {"input_size", r->input_size}};
+                 {"hidden", m->hidden},         {"heads", m->hidden / m->head_size},
+                 {"head_size", m->head_size},   {"mlp_hidden", m->mlp_hidden},
+                 {"classes", m->classes},       {"channels", m->channels},
+                 {"patch_size", m->patch_size}, {"input_size", m->input_size},
+                 {"bottleneck", m->bottleneck}};
     cJSON *object = cJSON_AddObjectToObject(root, "sizes");
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
         cJSON_AddNumberToObject(object, sizes[i].key, sizes[i].value);
-    struct imf_sampling s = r->defaults;
+    struct imf__meanflow_defaults d = r->defaults;
+    struct imf_sampling s = d.sampling;
     object = cJSON_AddObjectToObject(root, "defaults");
     cJSON_AddNumberToObject(object, "steps", s.steps);
     /* As written in the release: 0.65, not 0.64999998. */
     const struct {
         const char *key;
         float value;
-    } guidance[] = {{"omega", s.omega}, {"t_min", s.t_min}, {"t_max", s.t_max}};
-    for (int i = 0; i < 3; i++) {
+    } guidance[] = {
+        {"omega", s.omega}, {"t_min", s.t_min}, {"t_max", s.t_max}, {"noise_scale", d.noise_scale}};
+    for (int i = 0; i < 4; i++) {
         char text[32];
         snprintf(text, sizeof(text), "%.6g", (double)guidance[i].value);
         cJSON_AddRawToObject(object, guidance[i].key, text);
@@ -403,8 +418,8 @@ static int print_json(const struct report *r)
     cJSON_AddStringToObject(root, "dtype", types);
     cJSON_AddNumberToObject(root, "tensors", (double)imf__checkpoint_count(r->c));
     cJSON_AddNumberToObject(root, "parameters", (double)r->parameters);
-    if (r->kind == IMF__MODEL_MIT && r->names.count)
-        json_mit(root, r);
+    if (is_meanflow(r))
+        json_meanflow(root, r);
     if (r->kind == IMF__MODEL_SD_VAE && r->names.count) {
         cJSON *sizes = cJSON_AddObjectToObject(root, "sizes");
         cJSON_AddNumberToObject(sizes, "latent_channels", r->vae.latent_channels);

@@ -75,14 +75,33 @@ static int check_operations(struct imf__device *d, bool verbose)
     return failed;
 }
 
-/* ---- The golden case ---- */
+/* ---- The golden cases ---- */
 
-/* Draws both samples in one batch; values gets every 32nd number of their latents. */
-static imf_status draw_golden(struct imf_engine *e, const char *checkpoint, float *values,
-                              struct imf_error *err)
+static const struct golden_case {
+    const char *name;
+    struct imf__meanflow_shape shape;
+    uint64_t seed; /* of its weights */
+    struct imf_sampling sampling;
+    const float *values;
+} golden_cases[] = {
+    {"MiT",
+     {IMF__MIT, 4, 2, 128, 64, 341, 10, 4, 2, 32, 0, false},
+     11,
+     {1, 8.0f, 0.4f, 0.65f},
+     golden_mit},
+    {"pMF",
+     {IMF__PMF, 4, 2, 160, 80, 426, 10, 3, 16, 64, 128, false},
+     22,
+     {1, 7.5f, 0.1f, 0.8f},
+     golden_pmf},
+};
+enum { GOLDEN_CASES = sizeof(golden_cases) / sizeof(golden_cases[0]) };
+
+/* Draws both samples in one batch; values gets the numbers of their z that are compared. */
+static imf_status draw_golden(struct imf_engine *e, const struct golden_case *c,
+                              const char *checkpoint, float *values, struct imf_error *err)
 {
     static const int labels[] = {3, 7};
-    const struct imf_sampling s = {.steps = 1, .omega = 8, .t_min = 0.4f, .t_max = 0.65f};
     struct imf_model *model = NULL;
     struct imf_lane *lanes[2] = {NULL, NULL};
     struct imf_model_params p;
@@ -96,17 +115,16 @@ static imf_status draw_golden(struct imf_engine *e, const char *checkpoint, floa
         if (status != IMF_OK)
             imf__fail(err, status, "%s", imf_status_sentence(status));
         else
-            status = imf_lane_start(lanes[i], model, labels[i], (uint64_t)i, &s, err);
+            status = imf_lane_start(lanes[i], model, labels[i], (uint64_t)i, &c->sampling, err);
     }
     if (status == IMF_OK) {
         status = imf_step(model, lanes, 2);
         if (status != IMF_OK)
             imf__fail(err, status, "%s: %s", imf_status_sentence(status), imf_engine_error(e));
     }
-    for (int i = 0; i < GOLDEN_VALUES && status == IMF_OK; i++) {
-        int sample = i / (GOLDEN_VALUES / 2);
-        values[i] = lanes[sample]->z[i % (GOLDEN_VALUES / 2) * GOLDEN_STRIDE];
-    }
+    size_t each = GOLDEN_VALUES / 2;
+    for (size_t i = 0; i < GOLDEN_VALUES && status == IMF_OK; i++)
+        values[i] = lanes[i / each]->z[i % each * (lanes[0]->z_count / each)];
     imf_lane_destroy(lanes[0]);
     imf_lane_destroy(lanes[1]);
     imf_model_destroy(model);
@@ -114,23 +132,25 @@ static imf_status draw_golden(struct imf_engine *e, const char *checkpoint, floa
 }
 
 /* 1 on a miss. */
-static int check_golden(struct imf_engine *e, const char *checkpoint)
+static int check_golden(struct imf_engine *e, const struct golden_case *c, const char *checkpoint)
 {
     struct imf_error err = {0};
     float values[GOLDEN_VALUES];
     bool bf16 = imf_engine_get_info(e)->precision == IMF_PRECISION_BF16;
     double bound = bf16 ? GOLDEN_BOUND_BF16 : GOLDEN_BOUND_FP32, difference = 0, total = 0;
-    if (draw_golden(e, checkpoint, values, &err) != IMF_OK) {
-        printf("  golden latents     MISS: %s\n", err.message);
+    if (draw_golden(e, c, checkpoint, values, &err) != IMF_OK) {
+        printf("  golden %s         MISS: %s\n", c->name, err.message);
         return 1;
     }
     for (int i = 0; i < GOLDEN_VALUES; i++) {
-        difference += ((double)values[i] - golden[i]) * ((double)values[i] - golden[i]);
-        total += (double)golden[i] * golden[i];
+        double want = (double)c->values[i];
+        difference += ((double)values[i] - want) * ((double)values[i] - want);
+        total += want * want;
     }
     double error = sqrt(difference / total);
     bool ok = error <= bound; /* false for NaN */
-    printf("  golden latents     error %.2g of %.2g  %s\n", error, bound, ok ? "ok" : "MISS");
+    printf("  golden %s         error %.2g of %.2g  %s\n", c->name, error, bound,
+           ok ? "ok" : "MISS");
     return !ok;
 }
 
@@ -139,7 +159,8 @@ static int check_golden(struct imf_engine *e, const char *checkpoint)
 /* Number of misses, or -1 after having said why nothing could be checked; *result is the exit
  * status then. */
 static int check_precision(const struct imfd_usage *usage, const struct imfd_engine_options *o,
-                           const char *checkpoint, bool verbose, int sustain, int *result)
+                           const struct imfd_synthetic *weights, bool verbose, int sustain,
+                           int *result)
 {
     struct imf_engine *e = NULL;
     *result = imfd_engine_open(&e, usage, o);
@@ -148,8 +169,9 @@ static int check_precision(const struct imfd_usage *usage, const struct imfd_eng
     const struct imf_engine_info *info = imf_engine_get_info(e);
     printf("%s in %s (%s)\n", info->device, imf_precision_name(info->precision), info->description);
     int failed = check_operations(imf__engine_device(e), verbose);
-    failed += check_golden(e, checkpoint);
-    failed += imfd_selfcheck_sustained(e, checkpoint, sustain);
+    for (int i = 0; i < GOLDEN_CASES; i++)
+        failed += check_golden(e, &golden_cases[i], weights[i].path);
+    failed += imfd_selfcheck_sustained(e, weights[0].path, sustain);
     imf_engine_destroy(e);
     return failed;
 }
@@ -175,26 +197,23 @@ static int run(const struct imfd_usage *usage, struct imfd_engine_options *o, bo
                int sustain)
 {
     static const char *const both[] = {"fp32", "bf16"};
-    static const struct imf__mit_shape tiny = {.depth = 4,
-                                               .shared_depth = 2,
-                                               .hidden = 128,
-                                               .mlp_hidden = 341,
-                                               .classes = 10,
-                                               .channels = 4,
-                                               .patch_size = 2};
-    struct imfd_synthetic weights = {.folder = ""};
+    struct imfd_synthetic weights[GOLDEN_CASES] = {{.folder = ""}};
     struct imf_error err = {0};
     bool all = strcmp(o->precision, "auto") == 0;
     int failed = 0, result = 0;
-    if (imfd_synthetic_make_mit(&weights, &tiny, 11, &err) != IMF_OK)
-        return imfd_fail(usage, "%s", err.message);
+    for (int i = 0; i < GOLDEN_CASES && result == 0; i++) {
+        const struct golden_case *c = &golden_cases[i];
+        if (imfd_synthetic_make_shape(&weights[i], &c->shape, c->seed, &err) != IMF_OK)
+            result = imfd_fail(usage, "%s", err.message);
+    }
     int precisions = all && !lacks_bf16(o) ? 2 : 1;
     for (int i = 0; i < precisions && result == 0; i++) {
         if (all)
             o->precision = both[i];
-        failed += check_precision(usage, o, weights.path, verbose, sustain, &result);
+        failed += check_precision(usage, o, weights, verbose, sustain, &result);
     }
-    imfd_synthetic_remove(&weights);
+    for (int i = 0; i < GOLDEN_CASES; i++)
+        imfd_synthetic_remove(&weights[i]);
     if (result != 0)
         return result;
     if (failed)

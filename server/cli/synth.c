@@ -18,7 +18,9 @@ struct job {
     uint64_t seed;
     bool quiet;
     /* What --config says; -1 where it does not. */
-    long depth, shared, hidden, mlp, classes, channels, patch, input_size, groups, narrow;
+    long depth, shared, hidden, mlp, classes, channels, patch, input_size, groups, narrow, head,
+        bottleneck;
+    bool writes_input_size; /* into the metadata: it is not in the tensors */
     long blocks[IMF__VAE_MAX_BLOCKS];
     int block_count;
     struct imfd_usage usage;
@@ -64,7 +66,8 @@ static int parse_pair(struct job *job, const char *pair)
         {"hidden", &job->hidden},         {"mlp", &job->mlp},
         {"classes", &job->classes},       {"patch", &job->patch},
         {"input_size", &job->input_size}, {"groups", &job->groups},
-        {"narrow", &job->narrow},
+        {"narrow", &job->narrow},         {"head", &job->head},
+        {"bottleneck", &job->bottleneck},
     };
     const char *equals = strchr(pair, '='), *end = "";
     if (!equals)
@@ -92,7 +95,7 @@ static int parse_config(struct job *job)
 {
     long *const all[] = {&job->depth,   &job->shared,   &job->hidden, &job->mlp,
                          &job->classes, &job->channels, &job->patch,  &job->input_size,
-                         &job->groups,  &job->narrow};
+                         &job->groups,  &job->narrow,   &job->head,   &job->bottleneck};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         *all[i] = -1;
     char *copy = strdup(job->config ? job->config : ""), *rest = copy;
@@ -114,20 +117,29 @@ static int given(long value, int otherwise)
 
 /* ---- Lists ---- */
 
-/* A published size, or "MiT" for one made up by --config; what it leaves out is B's. */
-static int mit_names(struct job *job, struct imf__names *names)
+/* A family's name for a size made up by --config; what it leaves out is B's. */
+static bool made_up(struct imf__meanflow_shape *s, const char *name)
 {
-    struct imf__mit_shape s;
-    bool named = imf__mit_shape_named(&s, job->model);
-    if (!named && (strcmp(job->model, "MiT") != 0 || !imf__mit_shape_named(&s, "MiT_B_2")))
+    return (strcmp(name, "MiT") == 0 && imf__meanflow_named(s, "MiT_B_2")) ||
+           (strcmp(name, "pmfDiT") == 0 && imf__meanflow_named(s, "pmfDiT_B_16"));
+}
+
+static int meanflow_names(struct job *job, struct imf__names *names)
+{
+    struct imf__meanflow_shape s;
+    bool named = imf__meanflow_named(&s, job->model);
+    if (!named && !made_up(&s, job->model))
         return imfd_usage_error(&job->usage,
                                 "unknown model \"%s\": MiT_B_2, MiT_M_2, MiT_L_2, MiT_XL_2, MiT, "
-                                "sd-vae, taesd or inception",
+                                "pmfDiT_{B,L,H}_{16,32}, pmfDiT, sd-vae, taesd or inception",
                                 job->model);
     if (!named && !job->config)
-        return imfd_usage_error(&job->usage, "MiT needs --config depth=..,hidden=..,classes=..");
+        return imfd_usage_error(&job->usage, "%s needs --config depth=..,hidden=..,classes=..",
+                                job->model);
     if (job->groups >= 0 || job->block_count > 1)
         return imfd_usage_error(&job->usage, "--config: groups and lists of channels are sd-vae's");
+    if (s.family == IMF__MIT && job->bottleneck >= 0)
+        return imfd_usage_error(&job->usage, "--config: MiT has no bottleneck");
     if (job->depth >= 0) {
         /* Published models have 8 u blocks; small ones are cut in half. */
         s.depth = (int)job->depth;
@@ -135,23 +147,21 @@ static int mit_names(struct job *job, struct imf__names *names)
     }
     if (job->hidden >= 0) {
         s.hidden = (int)job->hidden;
-        s.mlp_hidden = s.hidden * 8 / 3;
+        s.mlp_hidden = imf__meanflow_mlp_hidden(s.family, s.hidden);
     }
     s.shared_depth = given(job->shared, s.shared_depth);
     s.mlp_hidden = given(job->mlp, s.mlp_hidden);
+    s.head_size = given(job->head, s.head_size);
     s.classes = given(job->classes, s.classes);
     s.channels = given(job->channels, s.channels);
     s.patch_size = given(job->patch, s.patch_size);
+    s.input_size = given(job->input_size, s.input_size);
+    s.bottleneck = given(job->bottleneck, s.bottleneck);
+    job->writes_input_size = s.family == IMF__MIT && job->input_size >= 0;
     struct imf_error err = {0};
-    if (imf__mit_shape_check(&s, &err) != IMF_OK)
+    if (imf__meanflow_shape_check(&s, &err) != IMF_OK)
         return imfd_usage_error(&job->usage, "--config: %s", err.message);
-    if (job->input_size >= 0 &&
-        (job->input_size < 1 || job->input_size > 4096 || job->input_size % s.patch_size))
-        return imfd_usage_error(&job->usage,
-                                "--config: input_size is %ld, must be a multiple of patch up to "
-                                "4096",
-                                job->input_size);
-    return imf__mit_names(names, &s) == IMF_OK ? 0 : IMFD_EXIT_FAILURE;
+    return imf__meanflow_names(names, &s) == IMF_OK ? 0 : IMFD_EXIT_FAILURE;
 }
 
 static int vae_names(struct job *job, struct imf__names *names)
@@ -190,10 +200,10 @@ static int find_names(struct job *job, struct imf__names *names)
     if (!inception && job->narrow >= 0)
         return imfd_usage_error(&job->usage, "--config: narrow is inception's");
     if (!vae && !taesd && !inception)
-        return mit_names(job, names);
+        return meanflow_names(job, names);
     if (job->depth >= 0 || job->hidden >= 0 || job->classes >= 0 || job->shared >= 0 ||
-        job->mlp >= 0 || job->patch >= 0 || job->input_size >= 0 ||
-        (!vae && (job->groups >= 0 || job->block_count)))
+        job->mlp >= 0 || job->patch >= 0 || job->input_size >= 0 || job->head >= 0 ||
+        job->bottleneck >= 0 || (!vae && (job->groups >= 0 || job->block_count)))
         return imfd_usage_error(&job->usage, "--config: %s has no such size", job->model);
     if (vae)
         return vae_names(job, names);
@@ -265,8 +275,10 @@ static int write_file(struct job *job, const struct imf__names *names)
         return status;
     snprintf(size, sizeof(size), "%ld", job->input_size);
     const char *const metadata[][2] = {{"input_size", size}};
-    const struct imf__weights_params p = {
-        .names = names, .type = type, .metadata = metadata, .metadata_count = job->input_size > 0};
+    const struct imf__weights_params p = {.names = names,
+                                          .type = type,
+                                          .metadata = metadata,
+                                          .metadata_count = job->writes_input_size};
     struct imfd_progress progress;
     struct imf_error err = {0};
     imfd_progress_start(&progress, "writing", NULL, 1, job->quiet);
@@ -295,7 +307,8 @@ int imfd_cmd_synth(int argc, char **argv)
         {"seed", NULL, IMFD_OPTION_UINT64, &job.seed, NULL, "K", 0, 0,
          "seed of the weights (default 0)"},
         {"config", NULL, IMFD_OPTION_STRING, &job.config, NULL, "KEY=N,...", 0, 0,
-         "another size: depth, shared, hidden, mlp, classes, channels, patch, input_size; for "
+         "another size: depth, shared, hidden, head, mlp, classes, channels, patch, input_size, "
+         "bottleneck; for "
          "sd-vae channels=32:32:64:64 (block_out_channels) and groups; for inception narrow=N, N "
          "times fewer channels"},
         {"dtype", NULL, IMFD_OPTION_STRING, &job.dtype, NULL, "TYPE", 0, 0,
@@ -308,8 +321,8 @@ int imfd_cmd_synth(int argc, char **argv)
         .operands = "MODEL|sd-vae|taesd|inception",
         .max_operands = 1,
         .summary = "Writes synthetic weights: values that follow from each tensor's name and the "
-                   "seed, the same everywhere. MODEL is MiT_B_2, MiT_M_2, MiT_L_2, MiT_XL_2, or "
-                   "MiT with --config.",
+                   "seed, the same everywhere. MODEL is MiT_B_2, MiT_M_2, MiT_L_2, MiT_XL_2, "
+                   "pmfDiT_B_16 ... pmfDiT_H_32, or MiT or pmfDiT with --config.",
         .notes = "Without shared=N a depth above 8 has 8 u blocks, a smaller one half of its "
                  "blocks. exit status: 0 written, 1 failed, 2 wrong usage",
         .options = options,
@@ -324,7 +337,8 @@ int imfd_cmd_synth(int argc, char **argv)
         break;
     }
     if (operands != 1)
-        return imfd_usage_error(&job.usage, "name a model: MiT_B_2, ..., sd-vae, taesd, inception");
+        return imfd_usage_error(
+            &job.usage, "name a model: MiT_B_2, pmfDiT_B_16, ..., sd-vae, taesd, inception");
     if (!job.output)
         return imfd_usage_error(&job.usage, "-o FILE is missing");
     struct imf__names names = {0};

@@ -12,9 +12,9 @@
 
 bool imfd_synthetic_known(const char *name)
 {
-    struct imf__mit_shape shape;
+    struct imf__meanflow_shape shape;
     return strcmp(name, "sd-vae") == 0 || strcmp(name, "taesd") == 0 ||
-           imf__mit_shape_named(&shape, name);
+           imf__meanflow_named(&shape, name);
 }
 
 static imf_status make_folder(struct imfd_synthetic *s, struct imf_error *err)
@@ -46,7 +46,7 @@ static imf_status write_weights(struct imfd_synthetic *s, const struct imf__name
 imf_status imfd_synthetic_make(struct imfd_synthetic *s, const char *name, struct imf_error *err)
 {
     struct imf__names names = {.count = 0};
-    struct imf__mit_shape mit;
+    struct imf__meanflow_shape shape;
     struct imf__vae_shape vae;
     imf_status status;
     if (strcmp(name, "sd-vae") == 0) {
@@ -54,8 +54,8 @@ imf_status imfd_synthetic_make(struct imfd_synthetic *s, const char *name, struc
         status = imf__vae_names(&names, &vae);
     } else if (strcmp(name, "taesd") == 0) {
         status = imf__taesd_names(&names);
-    } else if (imf__mit_shape_named(&mit, name)) {
-        status = imf__mit_names(&names, &mit);
+    } else if (imf__meanflow_named(&shape, name)) {
+        status = imf__meanflow_names(&names, &shape);
     } else {
         return imf__fail(err, IMF_EINVAL, "no synthetic weights for \"%.60s\"", name);
     }
@@ -68,11 +68,12 @@ imf_status imfd_synthetic_make(struct imfd_synthetic *s, const char *name, struc
     return status;
 }
 
-imf_status imfd_synthetic_make_mit(struct imfd_synthetic *s, const struct imf__mit_shape *shape,
-                                   uint64_t seed, struct imf_error *err)
+imf_status imfd_synthetic_make_shape(struct imfd_synthetic *s,
+                                     const struct imf__meanflow_shape *shape, uint64_t seed,
+                                     struct imf_error *err)
 {
     struct imf__names names = {.count = 0};
-    imf_status status = imf__mit_names(&names, shape);
+    imf_status status = imf__meanflow_names(&names, shape);
     status = status == IMF_OK ? write_weights(s, &names, seed, NULL, err)
                               : imf__fail(err, status, "%s", imf_status_sentence(status));
     imf__names_free(&names);

@@ -19,9 +19,9 @@ bool imfd_synthetic_known(const char *name);
 IMF_MUST_CHECK imf_status imfd_synthetic_make(struct imfd_synthetic *s, const char *name,
                                               struct imf_error *err);
 /* The same for a MiT of any size and seed; no progress bar. */
-IMF_MUST_CHECK imf_status imfd_synthetic_make_mit(struct imfd_synthetic *s,
-                                                  const struct imf__mit_shape *shape, uint64_t seed,
-                                                  struct imf_error *err);
+IMF_MUST_CHECK imf_status imfd_synthetic_make_shape(struct imfd_synthetic *s,
+                                                    const struct imf__meanflow_shape *shape,
+                                                    uint64_t seed, struct imf_error *err);
 /* Deletes the file, which a loaded model no longer needs. Harmless when nothing was made. */
 void imfd_synthetic_remove(struct imfd_synthetic *s);
 

@@ -101,6 +101,7 @@ static imf_status load_model(struct eval_device *d, const struct eval_options *o
     imf_model_params_init(&p);
     p.checkpoint = o->checkpoint;
     p.checkpoint_key = o->checkpoint_key;
+    p.noise_scale = o->noise_scale;
     p.decoder = o->decoder;
     p.max_batch = batch_of(d, o);
     imfd_progress_start(&bar, "loading", NULL, 1, !show);

@@ -49,7 +49,7 @@ struct eval_options {
         *images, *make_ref;
     const char *device, *precision;
     int num_images, batch, steps, threads, checkpoint_s, kid_subsets, kid_subset_size;
-    float omega, t_min, t_max;
+    float omega, t_min, t_max, noise_scale;
     uint64_t sample_seed;
     bool num_images_given, steps_given, omega_given, t_min_given, t_max_given;
     bool save_samples, kid, precision_recall, keep_features, restart, quiet, release_table;

@@ -63,6 +63,8 @@ enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **arg
          "checkpoint of the model"},
         {"checkpoint-key", NULL, IMFD_OPTION_STRING, &o->checkpoint_key, NULL, "KEY", 0, 0,
          "which state dict of a file with several, such as model_ema"},
+        {"noise-scale", NULL, IMFD_OPTION_FLOAT, &o->noise_scale, NULL, "X", 1e-3, 1e3,
+         "what the noise is multiplied by; default the model's"},
         {"model", NULL, IMFD_OPTION_STRING, &o->model, NULL, "NAME", 0, 0,
          "what the checkpoint must be, e.g. MiT_B_2; without it, whatever it is"},
         {"decoder", NULL, IMFD_OPTION_STRING, &o->decoder, NULL, "FILE", 0, 0,

@@ -78,17 +78,22 @@ struct imf_engine *golden_engine(enum imf_precision precision)
     return e;
 }
 
+struct imf_model *golden_model_of(struct imf_engine *e, const struct imf_model_params *p)
+{
+    struct imf_model *m = NULL;
+    struct imf_error err = {0};
+    imf_status status = imf_model_load(&m, e, p, &err);
+    ck_assert_msg(status == IMF_OK, "%s", err.message);
+    return m;
+}
+
 struct imf_model *golden_model(struct imf_engine *e, const char *checkpoint, const char *decoder)
 {
     struct imf_model_params p;
-    struct imf_model *m = NULL;
-    struct imf_error err = {0};
     imf_model_params_init(&p);
     p.checkpoint = checkpoint;
     p.decoder = decoder;
-    imf_status status = imf_model_load(&m, e, &p, &err);
-    ck_assert_msg(status == IMF_OK, "%s", err.message);
-    return m;
+    return golden_model_of(e, &p);
 }
 
 char *golden_work(const char *file)
@@ -102,10 +107,14 @@ char *golden_work(const char *file)
     return full;
 }
 
-char *golden_synth(const char *file, struct imf__names *names, uint64_t seed)
+char *golden_synth_with(const char *file, struct imf__names *names, uint64_t seed,
+                        const char *const (*metadata)[2], size_t metadata_count)
 {
     struct imf_error err = {0};
-    struct imf__weights_params p = {.names = names, .type = IMF__STORED_F32};
+    struct imf__weights_params p = {.names = names,
+                                    .type = IMF__STORED_F32,
+                                    .metadata = metadata,
+                                    .metadata_count = metadata_count};
     char *path = golden_work(file);
     imf_status status = imf__synth_write(path, &p, seed, NULL, NULL, &err);
     ck_assert_msg(status == IMF_OK, "%s", err.message);
@@ -113,13 +122,18 @@ char *golden_synth(const char *file, struct imf__names *names, uint64_t seed)
     return path;
 }
 
-char *golden_synth_mit(const char *model, uint64_t seed)
+char *golden_synth(const char *file, struct imf__names *names, uint64_t seed)
 {
-    struct imf__mit_shape shape;
+    return golden_synth_with(file, names, seed, NULL, 0);
+}
+
+char *golden_synth_model(const char *model, uint64_t seed)
+{
+    struct imf__meanflow_shape shape;
     struct imf__names names = {0};
     char file[64];
-    ck_assert(imf__mit_shape_named(&shape, model));
-    ck_assert_int_eq(imf__mit_names(&names, &shape), IMF_OK);
+    ck_assert(imf__meanflow_named(&shape, model));
+    ck_assert_int_eq(imf__meanflow_names(&names, &shape), IMF_OK);
     snprintf(file, sizeof(file), "%s.safetensors", model);
     return golden_synth(file, &names, seed);
 }
@@ -183,6 +197,16 @@ float *golden_latents(struct imf_model *m, const struct golden_sample *s, int n)
         imf_lane_destroy(lanes[i]);
     }
     return z;
+}
+
+void golden_check(const char *what, const float *got, const float *want, size_t n,
+                  enum imf_precision precision)
+{
+    double bound = precision == IMF_PRECISION_FP32 ? FP32_LATENT_BOUND : BF16_LATENT_BOUND;
+    double error = golden_relative_l2(got, want, n);
+    printf("%-14s %s %.2e\n", what, imf_precision_name(precision), error);
+    ck_assert_msg(error <= bound, "%s, %s: relative L2 %g, bound %g", what,
+                  imf_precision_name(precision), error, bound);
 }
 
 double golden_relative_l2(const float *got, const float *want, size_t n)

@@ -30,11 +30,14 @@ uint8_t *golden_read_bytes(const char *name, size_t count); /* .npy of uint8; ma
 bool golden_lacks(enum imf_precision precision);
 struct imf_engine *golden_engine(enum imf_precision precision);
 struct imf_model *golden_model(struct imf_engine *e, const char *checkpoint, const char *decoder);
+struct imf_model *golden_model_of(struct imf_engine *e, const struct imf_model_params *p);
 
 char *golden_work(const char *file); /* a path below WORK_DIR; malloc'ed */
 /* Synthetic weights of a list, written below WORK_DIR; returns the path, malloc'ed. */
 char *golden_synth(const char *file, struct imf__names *names, uint64_t seed);
-char *golden_synth_mit(const char *model, uint64_t seed);
+char *golden_synth_with(const char *file, struct imf__names *names, uint64_t seed,
+                        const char *const (*metadata)[2], size_t metadata_count);
+char *golden_synth_model(const char *model, uint64_t seed);
 /* vae_tiny (synthetic, seed 5) with its config.json beside it. */
 char *golden_vae_tiny(void);
 void golden_clean(void); /* removes what is left below WORK_DIR */
@@ -47,6 +50,9 @@ struct golden_sample {
 /* Latents (n, z_count) of the samples in one batch; malloc'ed. */
 float *golden_latents(struct imf_model *m, const struct golden_sample *s, int n);
 
+/* Fails when values are further from the reference than their precision explains. */
+void golden_check(const char *what, const float *got, const float *want, size_t n,
+                  enum imf_precision precision);
 double golden_relative_l2(const float *got, const float *want, size_t n);
 double golden_psnr(const uint8_t *got, const uint8_t *want, size_t n);
 int golden_max_level(const uint8_t *got, const uint8_t *want, size_t n);

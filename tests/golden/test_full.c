@@ -63,7 +63,7 @@ START_TEST(test_latents)
     static const char *const models[] = {"MiT_B_2", "MiT_M_2", "MiT_L_2", "MiT_XL_2"};
     if (emulated() && _i > 0)
         return;
-    char *path = golden_synth_mit(models[_i], 0);
+    char *path = golden_synth_model(models[_i], 0);
     check_model(models[_i], path, IMF_PRECISION_FP32);
     if (!golden_lacks(IMF_PRECISION_BF16))
         check_model(models[_i], path, IMF_PRECISION_BF16);
@@ -98,7 +98,7 @@ START_TEST(test_pipeline)
         return;
     imf__vae_shape_init(&shape);
     ck_assert_int_eq(imf__vae_names(&names, &shape), IMF_OK);
-    char *vae = golden_synth("vae.safetensors", &names, 0), *mit = golden_synth_mit("MiT_B_2", 0);
+    char *vae = golden_synth("vae.safetensors", &names, 0), *mit = golden_synth_model("MiT_B_2", 0);
     for (size_t i = emulated() ? 1 : 0; i < 2; i++) {
         if (golden_lacks(precisions[i]))
             continue;

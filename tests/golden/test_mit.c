@@ -236,9 +236,9 @@ START_TEST(test_stages)
     struct imf_engine *e = golden_engine(IMF_PRECISION_FP32);
     struct imf_model *m = golden_model(e, golden_path("mit_tiny/mit_tiny.pth"), "none");
     struct stages s = {.dev = e->dev,
-                       .n = (size_t)m->mit.T * (size_t)m->mit.D,
-                       .D = m->mit.D,
-                       .shared_depth = m->mit.shared_depth};
+                       .n = (size_t)m->net.T * (size_t)m->net.D,
+                       .D = m->net.D,
+                       .shared_depth = m->net.shared_depth};
     struct imf__checkpoint *weights = NULL;
     ck_assert_int_eq(
         imf__checkpoint_open(&weights, golden_path("mit_tiny/mit_tiny.pth"), NULL, NULL), IMF_OK);
@@ -252,8 +252,8 @@ START_TEST(test_stages)
         IMF_OK);
     s.previous = calloc(s.n, sizeof(float));
     e->dev->eager = true; /* the tap copies to the host, which a graph cannot replay */
-    m->mit.tap = tap;
-    m->mit.tap_user = &s;
+    m->net.tap = tap;
+    m->net.tap_user = &s;
     free(golden_latents(m, cases[0].samples, cases[0].n));
     ck_assert_int_eq(s.seen, 7); /* sequence, two branches, four blocks */
     imf__checkpoint_close(s.golden);

@@ -21,16 +21,16 @@ START_TEST(test_mit_counts)
                   {"iMF-L/2", 409071648},
                   {"MiT_XL_2", 610433056}};
     for (size_t i = 0; i < 4; i++) {
-        struct imf__mit_shape shape;
+        struct imf__meanflow_shape shape;
         struct imf__names names;
-        ck_assert(imf__mit_shape_named(&shape, models[i].name));
-        ck_assert_int_eq(imf__mit_names(&names, &shape), IMF_OK);
+        ck_assert(imf__meanflow_named(&shape, models[i].name));
+        ck_assert_int_eq(imf__meanflow_names(&names, &shape), IMF_OK);
         ck_assert_uint_eq(names.parameters, models[i].parameters);
         ck_assert_int_eq(shape.mlp_hidden, shape.hidden * 8 / 3);
         imf__names_free(&names);
     }
-    struct imf__mit_shape shape;
-    ck_assert(!imf__mit_shape_named(&shape, "MiT_S_2"));
+    struct imf__meanflow_shape shape;
+    ck_assert(!imf__meanflow_named(&shape, "MiT_S_2"));
 }
 END_TEST
 
@@ -130,8 +130,8 @@ static void temporary(const char *suffix)
 
 static void tiny_names(struct imf__names *names)
 {
-    const struct imf__mit_shape shape = {4, 2, 128, 341, 10, 4, 2};
-    ck_assert_int_eq(imf__mit_names(names, &shape), IMF_OK);
+    const struct imf__meanflow_shape shape = {IMF__MIT, 4, 2, 128, 64, 341, 10, 4, 2, 32, 0, false};
+    ck_assert_int_eq(imf__meanflow_names(names, &shape), IMF_OK);
 }
 
 static struct imf__checkpoint *open_file(const char *file)
@@ -182,9 +182,9 @@ START_TEST(test_mit_tiny)
             ck_assert_str_eq(imf__checkpoint_metadata(a, "input_size"), "32");
             ck_assert_str_eq(imf__checkpoint_metadata(a, "q"), "\"\\\n");
         }
-        struct imf__mit_shape shape;
+        struct imf__meanflow_shape shape;
         ck_assert_int_eq(imf__model_kind_of(a), IMF__MODEL_MIT);
-        ck_assert_int_eq(imf__mit_shape_read(&shape, a, &err), IMF_OK);
+        ck_assert_int_eq(imf__meanflow_shape_read(&shape, a, &err), IMF_OK);
         ck_assert(shape.depth == 4 && shape.shared_depth == 2 && shape.hidden == 128 &&
                   shape.mlp_hidden == 341 && shape.classes == 10 && shape.channels == 4 &&
                   shape.patch_size == 2);

@@ -1,9 +1,8 @@
-/* MiT's weights: sizes are read off the shapes, then each tensor is read, folded and packed. The
- * folds are exact: a norm's weight goes into the columns of the matrix behind it, attn_scale and
- * mlp_scale into the rows of the matrix before them (docs/model.md, section 5). */
-#include "models/mit.h"
+/* Weights of MiT and pMF: sizes are read off the shapes, then each tensor is read, folded and
+ * packed. The folds are exact: a norm's weight goes into the columns of the matrix behind it,
+ * attn_scale and mlp_scale into the rows of the matrix before them (docs/model.md, section 5). */
+#include "models/family.h"
 #include "common/error.h"
-#include "models/metadata.h"
 #include "models/model_names.h"
 
 #include <math.h>
@@ -12,27 +11,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-static imf_status read_sizes(struct imf__mit *m, struct imf__loader *ld)
+static imf_status read_sizes(struct imf__meanflow *m, struct imf__loader *ld)
 {
-    const char *path = imf__checkpoint_path(ld->ckpt);
-    struct imf__mit_shape s;
-    IMF_TRY(imf__mit_shape_read(&s, ld->ckpt, ld->err));
-    m->depth = s.depth;
-    m->shared_depth = s.shared_depth;
-    m->D = s.hidden;
-    m->NH = s.hidden / 64;
-    m->M = s.mlp_hidden;
+    const struct imf__meanflow_shape *s = &m->shape;
+    IMF_TRY(imf__meanflow_shape_read(&m->shape, ld->ckpt, ld->err));
+    m->depth = s->depth;
+    m->shared_depth = s->shared_depth;
+    m->D = s->hidden;
+    m->HS = s->head_size;
+    m->NH = s->hidden / s->head_size;
+    m->M = s->mlp_hidden;
     int multiple = m->dev->feature_multiple > 1 ? m->dev->feature_multiple : 1;
     m->Mp = (m->M + multiple - 1) / multiple * multiple;
-    m->classes = s.classes;
-    m->channels = s.channels;
-    m->patch = s.patch_size;
-    IMF_TRY(imf__metadata_int(&m->size, ld->ckpt, "input_size", 32, 1, 512, ld->err));
-    if (m->size % m->patch != 0 || (m->channels * m->size * m->size) % 16 != 0)
-        return imf__fail(ld->err, IMF_EMODEL, "%s: input size %d does not suit patches of %d", path,
-                         m->size, m->patch);
+    m->classes = s->classes;
+    m->channels = s->channels;
+    m->patch = s->patch_size;
+    m->size = s->input_size;
+    m->bottleneck = s->bottleneck;
     m->P = (m->size / m->patch) * (m->size / m->patch);
-    m->T = IMF__MIT_PREFIX + m->P;
+    m->T = IMF__PREFIX + m->P;
+    m->predicts_x = s->family == IMF__PMF;
+    /* A MiT's ends have so few features that float32 costs nothing and keeps their error out. */
+    m->end_type = s->family == IMF__PMF ? IMF__ACT : IMF__F32;
     return IMF_OK;
 }
 
@@ -54,15 +54,16 @@ static void fold_rows(float *weight, const float *scale, int N, int K)
     }
 }
 
-static imf_status load_linear(struct imf__loader *ld, struct imf__linear **out,
-                              enum imf__dtype type, const float *w, const float *bias, int N, int K,
-                              const char *what)
+imf_status imf__meanflow_load_linear(struct imf__loader *ld, struct imf__linear **out,
+                                     enum imf__dtype type, const float *weight, const float *bias,
+                                     int N, int K, const char *what)
 {
-    return imf__loader_fail(ld, ld->dev->ops->linear_load(ld->dev, out, type, w, bias, N, K), what);
+    return imf__loader_fail(ld, ld->dev->ops->linear_load(ld->dev, out, type, weight, bias, N, K),
+                            what);
 }
 
-static imf_status load_qkv(struct imf__mit *m, struct imf__loader *ld, struct imf__mit_block *b,
-                           const char *at)
+static imf_status load_qkv(struct imf__meanflow *m, struct imf__loader *ld,
+                           struct imf__meanflow_block *b, const char *at)
 {
     static const char names[] = "qkv";
     int D = m->D;
@@ -80,7 +81,7 @@ static imf_status load_qkv(struct imf__mit *m, struct imf__loader *ld, struct im
     }
     if (status == IMF_OK) {
         fold_columns(all, norm, 3 * D, D);
-        status = load_linear(ld, &b->qkv, IMF__ACT, all, NULL, 3 * D, D, at);
+        status = imf__meanflow_load_linear(ld, &b->qkv, IMF__ACT, all, NULL, 3 * D, D, at);
     }
     free(all);
     free(norm);
@@ -107,8 +108,9 @@ static imf_status pad_matrix(struct imf__loader *ld, float **w, int rows, int co
 
 /* A matrix whose rows are multiplied by a learned vector: attention's output, the MLP's w2, whose K
  * columns become Kp. */
-static imf_status load_scaled(struct imf__mit *m, struct imf__loader *ld, struct imf__linear **out,
-                              const char *at, const char *matrix, const char *scale, int K, int Kp)
+static imf_status load_scaled(struct imf__meanflow *m, struct imf__loader *ld,
+                              struct imf__linear **out, const char *at, const char *matrix,
+                              const char *scale, int K, int Kp)
 {
     float *w = NULL, *s = NULL;
     imf_status status =
@@ -120,14 +122,14 @@ static imf_status load_scaled(struct imf__mit *m, struct imf__loader *ld, struct
         status = pad_matrix(ld, &w, m->D, K, m->D, Kp);
     }
     if (status == IMF_OK)
-        status = load_linear(ld, out, IMF__ACT, w, NULL, m->D, Kp, at);
+        status = imf__meanflow_load_linear(ld, out, IMF__ACT, w, NULL, m->D, Kp, at);
     free(w);
     free(s);
     return status;
 }
 
-static imf_status load_up(struct imf__mit *m, struct imf__loader *ld, struct imf__mit_block *b,
-                          const char *at)
+static imf_status load_up(struct imf__meanflow *m, struct imf__loader *ld,
+                          struct imf__meanflow_block *b, const char *at)
 {
     float *norm = NULL, *w1 = NULL, *w3 = NULL;
     imf_status status = imf__loader_read(ld, &norm, IMF__SHAPE(m->D), "%s.norm2.weight", at);
@@ -163,17 +165,17 @@ static imf_status load_vector(struct imf__loader *ld, float **out, int n, const 
     return status;
 }
 
-static imf_status load_block(struct imf__mit *m, struct imf__loader *ld, int i)
+static imf_status load_block(struct imf__meanflow *m, struct imf__loader *ld, int i)
 {
-    struct imf__mit_block *b = &m->blocks[i];
+    struct imf__meanflow_block *b = &m->blocks[i];
     char at[64];
     if (i < m->shared_depth)
         snprintf(at, sizeof(at), "net.shared_blocks.%d", i);
     else
         snprintf(at, sizeof(at), "net.u_heads.%d", i - m->shared_depth);
     IMF_TRY(load_qkv(m, ld, b, at));
-    IMF_TRY(load_vector(ld, &b->q_norm, 64, at, "attn.q_norm.weight"));
-    IMF_TRY(load_vector(ld, &b->k_norm, 64, at, "attn.k_norm.weight"));
+    IMF_TRY(load_vector(ld, &b->q_norm, m->HS, at, "attn.q_norm.weight"));
+    IMF_TRY(load_vector(ld, &b->k_norm, m->HS, at, "attn.k_norm.weight"));
     IMF_TRY(load_scaled(m, ld, &b->out, at, "attn.out_proj", "attn_scale", m->D, m->D));
     IMF_TRY(load_up(m, ld, b, at));
     return load_scaled(m, ld, &b->down, at, "mlp.w2", "mlp_scale", m->M, m->Mp);
@@ -181,15 +183,15 @@ static imf_status load_block(struct imf__mit *m, struct imf__loader *ld, int i)
 
 /* The embedders run on a few rows: float32 keeps their error out of every token for no time at all.
  */
-static imf_status load_scalar_embedders(struct imf__mit *m, struct imf__loader *ld)
+static imf_status load_scalar_embedders(struct imf__meanflow *m, struct imf__loader *ld)
 {
-    static const char *const names[IMF__MIT_SCALARS] = {
-        [IMF__MIT_OMEGA] = "omega_embedder",
-        [IMF__MIT_T_MIN] = "cfg_t_start_embedder",
-        [IMF__MIT_T_MAX] = "cfg_t_end_embedder",
-        [IMF__MIT_H] = "h_embedder",
+    static const char *const names[IMF__SCALARS] = {
+        [IMF__OMEGA] = "omega_embedder",
+        [IMF__T_MIN] = "cfg_t_start_embedder",
+        [IMF__T_MAX] = "cfg_t_end_embedder",
+        [IMF__H] = "h_embedder",
     };
-    for (int i = 0; i < 2 * IMF__MIT_SCALARS; i++) {
+    for (int i = 0; i < 2 * IMF__SCALARS; i++) {
         int s = i / 2, layer = i % 2, K = layer ? m->D : 256;
         float *w = NULL, *bias = NULL;
         char at[96];
@@ -198,7 +200,8 @@ static imf_status load_scalar_embedders(struct imf__mit *m, struct imf__loader *
         if (status == IMF_OK)
             status = imf__loader_read(ld, &bias, IMF__SHAPE(m->D), "%s.bias", at);
         if (status == IMF_OK)
-            status = load_linear(ld, &m->scalar_embed[s][layer], IMF__F32, w, bias, m->D, K, at);
+            status = imf__meanflow_load_linear(ld, &m->scalar_embed[s][layer], IMF__F32, w, bias,
+                                               m->D, K, at);
         free(w);
         free(bias);
         IMF_TRY(status);
@@ -206,23 +209,23 @@ static imf_status load_scalar_embedders(struct imf__mit *m, struct imf__loader *
     return IMF_OK;
 }
 
-static imf_status load_patch_embedder(struct imf__mit *m, struct imf__loader *ld)
+imf_status imf__meanflow_load_named(struct imf__loader *ld, struct imf__linear **out,
+                                    enum imf__dtype type, const int64_t shape[5], int N, int K,
+                                    const char *name)
 {
     float *w = NULL, *bias = NULL;
-    static const char name[] = "net.x_embedder.proj";
-    imf_status status = imf__loader_read(ld, &w, IMF__SHAPE(m->D, m->channels, m->patch, m->patch),
-                                         "%s.weight", name);
+    imf_status status = imf__loader_read(ld, &w, shape, "%s.weight", name);
     if (status == IMF_OK)
-        status = imf__loader_read(ld, &bias, IMF__SHAPE(m->D), "%s.bias", name);
+        status = imf__loader_read(ld, &bias, IMF__SHAPE(N), "%s.bias", name);
     if (status == IMF_OK)
-        status = load_linear(ld, &m->patch_embed, IMF__F32, w, bias, m->D,
-                             m->channels * m->patch * m->patch, name);
+        status = imf__meanflow_load_linear(ld, out, type, w, bias, N, K, name);
     free(w);
     free(bias);
     return status;
 }
 
-static imf_status load_tokens(struct imf__mit *m, struct imf__loader *ld)
+/* The learned prefix, and what the family does with positions. */
+static imf_status load_ends(struct imf__meanflow *m, struct imf__loader *ld)
 {
     static const struct {
         const char *name;
@@ -232,7 +235,7 @@ static imf_status load_tokens(struct imf__mit *m, struct imf__loader *ld)
         {"t_max_tokens", 2}, {"time_tokens", 4},
     };
     size_t at = 0;
-    float *all = malloc((size_t)IMF__MIT_PREFIX * (size_t)m->D * sizeof(float));
+    float *all = malloc((size_t)IMF__PREFIX * (size_t)m->D * sizeof(float));
     imf_status status =
         all ? IMF_OK : imf__fail(ld->err, IMF_ENOMEM, "no memory to load the prefix tokens");
     for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]) && status == IMF_OK; i++) {
@@ -246,12 +249,14 @@ static imf_status load_tokens(struct imf__mit *m, struct imf__loader *ld)
         free(part);
     }
     if (status == IMF_OK)
+        status = imf__ends_of(m->shape.family)->load(m, ld, all);
+    if (status == IMF_OK)
         status = imf__loader_vector(ld, &m->tokens, all, at);
     free(all);
     return status;
 }
 
-static imf_status load_class_table(struct imf__mit *m, struct imf__loader *ld)
+static imf_status load_class_table(struct imf__meanflow *m, struct imf__loader *ld)
 {
     float *table = NULL;
     IMF_TRY(imf__loader_read(ld, &table, IMF__SHAPE(m->classes + 1, m->D),
@@ -262,7 +267,7 @@ static imf_status load_class_table(struct imf__mit *m, struct imf__loader *ld)
     return status;
 }
 
-static imf_status load_final(struct imf__mit *m, struct imf__loader *ld)
+static imf_status load_final(struct imf__meanflow *m, struct imf__loader *ld)
 {
     int N = m->patch * m->patch * m->channels;
     float *norm = NULL, *w = NULL, *bias = NULL;
@@ -276,7 +281,8 @@ static imf_status load_final(struct imf__mit *m, struct imf__loader *ld)
                                   "net.u_final_layer.linear._flax_linear.bias");
     if (status == IMF_OK) {
         fold_columns(w, norm, N, m->D);
-        status = load_linear(ld, &m->final, IMF__F32, w, bias, N, m->D, "the final layer");
+        status = imf__meanflow_load_linear(ld, &m->final, m->end_type, w, bias, N, m->D,
+                                           "the final layer");
     }
     free(norm);
     free(w);
@@ -284,40 +290,38 @@ static imf_status load_final(struct imf__mit *m, struct imf__loader *ld)
     return status;
 }
 
-/* cos and sin of p / 10000^(2i/64) in float32, as the published code computes them. */
-static imf_status make_rope(struct imf__mit *m, struct imf__loader *ld)
+imf_status imf__meanflow_make_rope(struct imf__meanflow *m, struct imf__loader *ld,
+                                   float (*angle)(const struct imf__meanflow *m, int t, int i))
 {
-    size_t n = (size_t)m->T * 32;
+    int pairs = m->HS / 2;
+    size_t n = (size_t)m->T * (size_t)pairs;
     float *rope = malloc(2 * n * sizeof(float));
     if (!rope)
         return imf__fail(ld->err, IMF_ENOMEM, "no memory for the rotary table");
     for (size_t i = 0; i < n; i++) {
-        size_t position = i / 32;
-        float angle = (float)position * (1.0f / powf(10000.0f, (float)(2 * (i % 32)) / 64.0f));
-        rope[i] = cosf(angle);
-        rope[n + i] = sinf(angle);
+        float a = angle(m, (int)i / pairs, (int)i % pairs);
+        rope[i] = cosf(a);
+        rope[n + i] = sinf(a);
     }
     imf_status status = imf__loader_vector(ld, &m->rope, rope, 2 * n);
     free(rope);
     return status;
 }
 
-static imf_status load_all(struct imf__mit *m, struct imf__loader *ld)
+static imf_status load_all(struct imf__meanflow *m, struct imf__loader *ld)
 {
     /* v_heads and v_final_layer serve training only. */
     static const char *const skipped[] = {"v_heads.", "v_final_layer.", NULL};
-    IMF_TRY(load_tokens(m, ld));
+    IMF_TRY(load_ends(m, ld));
     IMF_TRY(load_class_table(m, ld));
     IMF_TRY(load_scalar_embedders(m, ld));
-    IMF_TRY(load_patch_embedder(m, ld));
     for (int i = 0; i < m->depth; i++)
         IMF_TRY(load_block(m, ld, i));
     IMF_TRY(load_final(m, ld));
-    IMF_TRY(make_rope(m, ld));
     return imf__loader_finish(ld, skipped);
 }
 
-imf_status imf__mit_load(struct imf__mit *m, struct imf__loader *ld)
+imf_status imf__meanflow_load(struct imf__meanflow *m, struct imf__loader *ld)
 {
     m->dev = ld->dev;
     IMF_TRY(read_sizes(m, ld));
@@ -326,17 +330,17 @@ imf_status imf__mit_load(struct imf__mit *m, struct imf__loader *ld)
         return imf__fail(ld->err, IMF_ENOMEM, "no memory for %d blocks", m->depth);
     imf_status status = load_all(m, ld);
     if (status != IMF_OK)
-        imf__mit_unload(m);
+        imf__meanflow_unload(m);
     return status;
 }
 
-void imf__mit_unload(struct imf__mit *m)
+void imf__meanflow_unload(struct imf__meanflow *m)
 {
     if (!m->dev)
         return;
     const struct imf__device_ops *ops = m->dev->ops;
     for (int i = 0; m->blocks && i < m->depth; i++) {
-        struct imf__mit_block *b = &m->blocks[i];
+        struct imf__meanflow_block *b = &m->blocks[i];
         ops->linear_free(m->dev, b->qkv);
         ops->linear_free(m->dev, b->out);
         ops->swiglu_free(m->dev, b->up);
@@ -348,8 +352,10 @@ void imf__mit_unload(struct imf__mit *m)
     ops->free(m->dev, m->tokens);
     ops->free(m->dev, m->class_table);
     ops->free(m->dev, m->rope);
-    ops->linear_free(m->dev, m->patch_embed);
-    for (int s = 0; s < IMF__MIT_SCALARS; s++) {
+    ops->free(m->dev, m->positions);
+    ops->linear_free(m->dev, m->patch_embed[0]);
+    ops->linear_free(m->dev, m->patch_embed[1]);
+    for (int s = 0; s < IMF__SCALARS; s++) {
         ops->linear_free(m->dev, m->scalar_embed[s][0]);
         ops->linear_free(m->dev, m->scalar_embed[s][1]);
     }
