@@ -312,7 +312,7 @@ void imf_model_destroy(struct imf_model *m)
     }
     free(m->staging);
     free(m->planned);
-    imf__class_names_free(m->class_names, m->mit.classes);
+    imf__class_names_free(m->class_names, m->net.classes);
     imf__decoder_unload(&m->decoder);
     imf__meanflow_unload(&m->net);
     free(m);

@@ -2,6 +2,7 @@
  * sections 1 and 4). */
 #include "models/family.h"
 
+#include "common/error.h"
 #include "models/metadata.h"
 
 #include <math.h>

@@ -311,7 +311,7 @@ static int load(struct bench *b, const struct imfd_usage *usage, struct bench_op
         return imfd_fail(usage, "%s", err.message);
     params.checkpoint = o->demo ? demo.checkpoint : o->model;
     params.decoder = o->demo ? demo.decoder : o->decoder ? o->decoder : "none";
-    if (!o->decoder && !o->demo && imfd_synthetic_known(o->model))
+    if (!o->decoder && !o->demo && imfd_synthetic_draws_latents(o->model))
         params.decoder = "sd-vae";
     for (int i = 0; i < b->n_batches; i++)
         params.max_batch = b->batches[i] > params.max_batch ? b->batches[i] : params.max_batch;
@@ -387,10 +387,10 @@ int imfd_cmd_bench(int argc, char **argv)
     imf_model_params_init(&o.params);
     const struct imfd_option options[] = {
         {"model", "ckpt-path", IMFD_OPTION_STRING, &o.model, NULL, "NAME|FILE", 0, 0,
-         "MiT_B_2, MiT_M_2, MiT_L_2, MiT_XL_2 with synthetic weights, or a checkpoint"},
+         "MiT_B_2 ... MiT_XL_2, pmfDiT_B_16 ... pmfDiT_H_32 with synthetic weights, or a file"},
         IMFD_MODEL_OPTIONS(o.params),
         {"decoder", NULL, IMFD_OPTION_STRING, &o.decoder, NULL, "NAME|FILE", 0, 0,
-         "sd-vae, taesd (synthetic), a file, or none (default: sd-vae for a name)"},
+         "sd-vae, taesd (synthetic), a file, or none (default: sd-vae for MiT's names)"},
         {"demo", NULL, IMFD_OPTION_FLAG, &o.demo, NULL, NULL, 0, 0,
          "measure the demo model that comes with imfd"},
         {"batch", "batches gen-bsz", IMFD_OPTION_LIST, &o.batches, NULL, "LIST", 1, 1024,

@@ -26,8 +26,8 @@ struct report {
     char shape_error[504]; /* why sizes could not be read off, or metadata is refused, or "" */
     bool sized;            /* sizes could be read off, so that there is a list to compare with */
     struct imf__meanflow_defaults defaults;
-    int narrow;            /* of InceptionV3; 0 otherwise */
-    char fingerprint[33];  /* with --values */
+    int narrow;           /* of InceptionV3; 0 otherwise */
+    char fingerprint[33]; /* with --values */
 };
 
 static const char *const type_names[] = {"float32", "float16", "bfloat16", "float64", "other"};

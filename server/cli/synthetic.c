@@ -17,6 +17,12 @@ bool imfd_synthetic_known(const char *name)
            imf__meanflow_named(&shape, name);
 }
 
+bool imfd_synthetic_draws_latents(const char *name)
+{
+    struct imf__meanflow_shape shape;
+    return imf__meanflow_named(&shape, name) && shape.family == IMF__MIT;
+}
+
 static imf_status make_folder(struct imfd_synthetic *s, struct imf_error *err)
 {
     const char *tmp = getenv("TMPDIR");

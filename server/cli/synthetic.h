@@ -13,12 +13,14 @@ struct imfd_synthetic {
     char path[PATH_MAX];
 };
 
-/* True for what imfd_synthetic_make takes: a MiT's name, "sd-vae" or "taesd". */
+/* True for what imfd_synthetic_make takes: the name of a MiT or pMF, "sd-vae" or "taesd". */
 bool imfd_synthetic_known(const char *name);
+/* True for the name of a network whose pictures a decoder makes. */
+bool imfd_synthetic_draws_latents(const char *name);
 /* Writes the weights (float32, seed 0) below TMPDIR, with a progress bar. */
 IMF_MUST_CHECK imf_status imfd_synthetic_make(struct imfd_synthetic *s, const char *name,
                                               struct imf_error *err);
-/* The same for a MiT of any size and seed; no progress bar. */
+/* The same for any size and seed; no progress bar. */
 IMF_MUST_CHECK imf_status imfd_synthetic_make_shape(struct imfd_synthetic *s,
                                                     const struct imf__meanflow_shape *shape,
                                                     uint64_t seed, struct imf_error *err);
