@@ -44,6 +44,13 @@ bool imf__meanflow_named(struct imf__meanflow_shape *out, const char *name)
     return false;
 }
 
+bool imf__meanflow_same_name(const char *a, const char *b)
+{
+    struct imf__meanflow_shape x, y;
+    return strcmp(a, b) == 0 ||
+           (imf__meanflow_named(&x, a) && imf__meanflow_named(&y, b) && same_shape(&x, &y));
+}
+
 const char *imf__meanflow_name(const struct imf__meanflow_shape *s)
 {
     const struct imf__published *p = find_shape(s);

@@ -36,6 +36,8 @@ struct imf__meanflow_defaults {
 /* "MiT_B_2", "imfDiT_B_2", "iMF-B/2", "pmfDiT_H_32", "pMF-H/32", "pMF-H-32" and the like. False
  * when it is none. */
 bool imf__meanflow_named(struct imf__meanflow_shape *out, const char *name);
+/* Whether two names are one, or of one published model. */
+bool imf__meanflow_same_name(const char *a, const char *b);
 /* The published name of a size, or NULL. */
 const char *imf__meanflow_name(const struct imf__meanflow_shape *s);
 /* The published name, or one made of sizes: "pmfDiT_d4_h160". */

@@ -4,6 +4,7 @@
 #include "cli/commands.h"
 #include "cli/demo.h"
 #include "common/error.h"
+#include "models/model_names.h"
 #include "cli/sample_output.h"
 #include "cli/sample_plan.h"
 
@@ -151,14 +152,6 @@ static void report(const struct session *s, const struct sample_options *o, doub
             o->output.latents ? o->output.latents : "");
 }
 
-/* The release's --model names what is to be loaded; here the file says it, so they must agree. */
-static bool same_model(const char *asked, const char *found)
-{
-    if (strncmp(asked, "imfDiT_", 7) == 0 && strncmp(found, "MiT_", 4) == 0)
-        return strcmp(asked + 7, found + 4) == 0;
-    return strcmp(asked, found) == 0;
-}
-
 static int run(const struct imfd_usage *usage, const struct sample_options *o,
                struct imfd_plan *plan)
 {
@@ -175,7 +168,8 @@ static int run(const struct imfd_usage *usage, const struct sample_options *o,
     if (result != 0)
         goto out;
     const char *name = imf_model_get_info(s.model)->name;
-    if (o->model && !same_model(o->model, name)) {
+    /* The release's --model names what is to be loaded; here the file says it: they must agree. */
+    if (o->model && !imf__meanflow_same_name(o->model, name)) {
         result =
             imfd_usage_error(usage, "--model %s, but %s holds %s", o->model, o->checkpoint, name);
         goto out;
@@ -223,9 +217,6 @@ static int complete(const struct imfd_usage *usage, struct sample_options *o,
     }
     if (!o->checkpoint)
         return imfd_usage_error(usage, "--ckpt-path is needed (or --demo)");
-    if (!o->decoder && (out->path || out->folder || o->workdir || !out->latents))
-        return imfd_usage_error(usage, "--decoder is needed: a file, or none for a model that "
-                                       "draws pixels");
     if (!o->decoder)
         o->decoder = "none";
     if (!out->path && o->workdir) { /* as the release does */
@@ -253,14 +244,14 @@ int imfd_cmd_sample(int argc, char **argv)
     imf_model_params_init(&o.params);
     const struct imfd_option options[] = {
         {"ckpt-path", "checkpoint", IMFD_OPTION_STRING, &o.checkpoint, NULL, "FILE", 0, 0,
-         "MiT weights: .pth, .bin, .safetensors or a sharded index"},
+         "weights: .pth, .pt, .bin, .safetensors or a sharded index"},
         IMFD_MODEL_OPTIONS(o.params),
         {"decoder", NULL, IMFD_OPTION_STRING, &o.decoder, NULL, "FILE", 0, 0,
-         "sd-vae or taesd file or folder; none for a model that draws pixels"},
+         "sd-vae or taesd file or folder; none (the default) for a model that draws pixels"},
         {"demo", NULL, IMFD_OPTION_FLAG, &o.demo, NULL, NULL, 0, 0,
          "use the demo model that comes with imfd"},
         {"model", NULL, IMFD_OPTION_STRING, &o.model, NULL, "NAME", 0, 0,
-         "fail unless the file holds this model, such as MiT_B_2"},
+         "fail unless the file holds this model, such as MiT_B_2 or pMF-B/16"},
         {"classes", "class labels", IMFD_OPTION_LIST, &o.plan.classes, NULL, "LIST", 0, INT_MAX,
          "class indices such as 207,360 or 0-7"},
         {"seeds", "seed", IMFD_OPTION_LIST, &o.plan.seeds, NULL, "LIST", 0, 0,

@@ -156,7 +156,7 @@ imf_status imfd_output_create(struct imfd_output **out, const struct imfd_output
     imf_status status = IMF_OK;
     if (imfd_output_wants_pictures(o) && !o->info->image_width)
         status = imf__fail(err, IMF_EINVAL,
-                           "%s makes latents of %d channels: pictures need a --decoder file",
+                           "--decoder is needed: %s makes latents of %d channels, not pictures",
                            o->info->name, o->info->channels);
     if (status == IMF_OK && options->path)
         status = allocate_pictures(o, err);

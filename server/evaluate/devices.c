@@ -102,7 +102,7 @@ static imf_status load_model(struct eval_device *d, const struct eval_options *o
     p.checkpoint = o->checkpoint;
     p.checkpoint_key = o->checkpoint_key;
     p.noise_scale = o->noise_scale;
-    p.decoder = o->decoder;
+    p.decoder = o->decoder ? o->decoder : "none";
     p.max_batch = batch_of(d, o);
     imfd_progress_start(&bar, "loading", NULL, 1, !show);
     p.progress = imfd_progress_fraction;

@@ -26,9 +26,6 @@ static bool check(const struct imfd_usage *u, const struct eval_options *o)
         wrong = "--workdir is needed: a folder for progress and reports";
     else if (!o->checkpoint == !o->images)
         wrong = "give either --ckpt-path (a model) or --images (a folder of PNGs)";
-    else if (o->checkpoint && !o->decoder)
-        wrong = "--decoder is needed: an sd-vae or taesd file or folder, or none for a pixel-space "
-                "model";
     else if ((o->kid || o->precision_recall) && !o->fid_ref)
         wrong = "--kid and --precision-recall need --fid-ref with features in it, as --make-ref "
                 "--keep-features writes";
@@ -68,11 +65,12 @@ enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **arg
         {"model", NULL, IMFD_OPTION_STRING, &o->model, NULL, "NAME", 0, 0,
          "what the checkpoint must be, e.g. MiT_B_2; without it, whatever it is"},
         {"decoder", NULL, IMFD_OPTION_STRING, &o->decoder, NULL, "FILE", 0, 0,
-         "sd-vae or taesd, file or folder, or none"},
+         "sd-vae or taesd, file or folder, or none (the default) for a model that draws pixels"},
         {"inception", NULL, IMFD_OPTION_STRING, &o->inception, NULL, "FILE", 0, 0,
          "InceptionV3 weights, weights-inception-2015-12-05-6726825d.pth"},
         {"fid-ref", NULL, IMFD_OPTION_STRING, &o->fid_ref, NULL, "FILE", 0, 0,
-         "reference statistics (.npz with mu and sigma); without it no FID"},
+         "reference statistics (.npz with mu and sigma); without it no FID. With --release-table "
+         "also a folder of jit_in256_stats.npz and jit_in512_stats.npz"},
         {"images", NULL, IMFD_OPTION_STRING, &o->images, NULL, "DIR", 0, 0,
          "score the PNGs of this folder instead of a model"},
         {"make-ref", NULL, IMFD_OPTION_STRING, &o->make_ref, NULL, "FILE", 0, 0,

@@ -10,14 +10,16 @@
 
 /* ---- evaluate_table.c ---- */
 
-/* A row of the release's table: FID-50k and IS at its sampling settings. */
+/* A row of the releases' tables: FID-50k and IS at its sampling settings. */
 struct eval_published {
     const char *model;
+    const char *decoder; /* "sd-vae", or "none" */
+    int side;            /* of the pictures */
     int steps;
     float omega, t_min, t_max;
     double fid, is;
 };
-enum { EVAL_PUBLISHED = 5 };
+enum { EVAL_PUBLISHED = 11 };
 extern const struct eval_published eval_published[EVAL_PUBLISHED];
 
 /* What this machine measured for each row. */
@@ -36,8 +38,8 @@ void eval_table_html(FILE *f, const struct eval_measured rows[EVAL_PUBLISHED]);
 /* --release-table: an evaluation for every row whose checkpoint is in the folder. */
 struct eval_table {
     struct eval_table_row {
-        char checkpoint[4096], workdir[4096]; /* "": not there */
-        struct eval_options options;          /* borrows the two */
+        char checkpoint[4096], workdir[4096], fid_ref[4096]; /* "": not there */
+        struct eval_options options;                         /* borrows the three */
     } rows[EVAL_PUBLISHED];
 };
 IMF_MUST_CHECK imf_status eval_table_plan(struct eval_table *t, const struct eval_options *o,

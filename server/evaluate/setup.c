@@ -2,6 +2,7 @@
 #include "evaluate/setup.h"
 
 #include "common/error.h"
+#include "models/model_names.h"
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -41,9 +42,15 @@ static imf_status describe_model(struct eval_job *job, const struct eval_setup *
 {
     const struct imf_model_info *info = imf_model_get_info(s->devices[0].model);
     const struct eval_options *o = &job->options;
-    if (o->model && strcmp(o->model, info->name) != 0)
+    if (o->model && !imf__meanflow_same_name(o->model, info->name))
         return imf__fail(err, IMF_EINVAL, "%s holds %s, not --model %s", o->checkpoint, info->name,
                          o->model);
+    if (!info->image_width)
+        return imf__fail(
+            err, IMF_EINVAL,
+            "--decoder is needed: %s draws latents, of which an sd-vae or taesd file or "
+            "folder makes pictures",
+            info->name);
     job->classes = info->classes;
     job->width = info->image_width;
     job->height = info->image_height;
@@ -116,6 +123,7 @@ static imf_status describe(struct eval_job *job, const struct eval_setup *s, str
         add_float(json, "omega", job->sampling.omega);
         add_float(json, "t_min", job->sampling.t_min);
         add_float(json, "t_max", job->sampling.t_max);
+        add_float(json, "noise_scale", info->noise_scale);
         cJSON_AddStringToObject(json, "sample_seed", seed);
     }
     cJSON_AddStringToObject(json, "inception", imf_inception_fingerprint(d->lanes[0].net));

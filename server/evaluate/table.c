@@ -3,17 +3,25 @@
 #include "evaluate/setup.h"
 
 #include "common/error.h"
+#include "models/model_names.h"
 
 #include <math.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 const struct eval_published eval_published[EVAL_PUBLISHED] = {
-    {"MiT_B_2", 1, 8.0f, 0.40f, 0.65f, 3.32, 255.7},
-    {"MiT_M_2", 1, 10.5f, 0.40f, 0.60f, 2.26, 258.3},
-    {"MiT_L_2", 1, 10.5f, 0.40f, 0.60f, 1.83, 275.7},
-    {"MiT_XL_2", 1, 8.0f, 0.42f, 0.62f, 1.72, 279.9},
-    {"MiT_XL_2", 2, 4.0f, 0.36f, 0.64f, 1.54, 288.9},
+    {"MiT_B_2", "sd-vae", 256, 1, 8.0f, 0.40f, 0.65f, 3.32, 255.7},
+    {"MiT_M_2", "sd-vae", 256, 1, 10.5f, 0.40f, 0.60f, 2.26, 258.3},
+    {"MiT_L_2", "sd-vae", 256, 1, 10.5f, 0.40f, 0.60f, 1.83, 275.7},
+    {"MiT_XL_2", "sd-vae", 256, 1, 8.0f, 0.42f, 0.62f, 1.72, 279.9},
+    {"MiT_XL_2", "sd-vae", 256, 2, 4.0f, 0.36f, 0.64f, 1.54, 288.9},
+    {"pmfDiT_B_16", "none", 256, 1, 7.5f, 0.1f, 0.8f, 3.15, 252.9},
+    {"pmfDiT_L_16", "none", 256, 1, 7.0f, 0.2f, 0.7f, 2.51, 262.8},
+    {"pmfDiT_H_16", "none", 256, 1, 7.0f, 0.2f, 0.6f, 2.15, 267.2},
+    {"pmfDiT_B_32", "none", 512, 1, 6.5f, 0.1f, 0.7f, 3.63, 273.2},
+    {"pmfDiT_L_32", "none", 512, 1, 7.5f, 0.2f, 0.6f, 2.69, 276.0},
+    {"pmfDiT_H_32", "none", 512, 1, 5.5f, 0.1f, 0.6f, 2.36, 284.3},
 };
 
 /* ---- Measured ------------------------------------------------------------------------------ */
@@ -36,6 +44,14 @@ static bool near(const cJSON *json, const char *name, double value)
     return fabs(number_of(json, name) - value) < 1e-6;
 }
 
+static double noise_scale_of(const struct eval_published *p)
+{
+    struct imf__meanflow_shape shape;
+    return imf__meanflow_named(&shape, p->model)
+               ? (double)imf__meanflow_defaults(&shape).noise_scale
+               : 0;
+}
+
 struct eval_measured eval_measured_of(const cJSON *results, const struct eval_published *p)
 {
     const cJSON *s = cJSON_GetObjectItemCaseSensitive(results, "settings");
@@ -45,7 +61,8 @@ struct eval_measured eval_measured_of(const cJSON *results, const struct eval_pu
     return (struct eval_measured){
         .there = there,
         .comparable = there && strcmp(text_of(s, "model"), p->model) == 0 &&
-                      strcmp(text_of(s, "decoder"), "sd-vae") == 0 && near(s, "steps", p->steps) &&
+                      strcmp(text_of(s, "decoder"), p->decoder) == 0 &&
+                      near(s, "steps", p->steps) && near(s, "noise_scale", noise_scale_of(p)) &&
                       near(s, "omega", (double)p->omega) && near(s, "t_min", (double)p->t_min) &&
                       near(s, "t_max", (double)p->t_max) &&
                       strcmp(text_of(s, "sample_seed"), "42") == 0 &&
@@ -69,10 +86,10 @@ bool eval_measured_beside(struct eval_measured rows[EVAL_PUBLISHED], const cJSON
 
 void eval_table_text(FILE *f, const struct eval_measured rows[EVAL_PUBLISHED])
 {
-    fprintf(f, "  model     NFE   omega  t_min  t_max     FID      IS   measured FID / IS\n");
+    fprintf(f, "  model        NFE   omega  t_min  t_max     FID      IS   measured FID / IS\n");
     for (int i = 0; i < EVAL_PUBLISHED; i++) {
         const struct eval_published *p = &eval_published[i];
-        fprintf(f, "  %-8s  %3d  %6.1f  %5.2f  %5.2f  %6.2f  %6.1f   ", p->model, p->steps,
+        fprintf(f, "  %-11s  %3d  %6.1f  %5.2f  %5.2f  %6.2f  %6.1f   ", p->model, p->steps,
                 (double)p->omega, (double)p->t_min, (double)p->t_max, p->fid, p->is);
         if (rows[i].there)
             fprintf(f, "%.2f / %.1f%s\n", rows[i].fid, rows[i].is,
@@ -104,15 +121,38 @@ void eval_table_html(FILE *f, const struct eval_measured rows[EVAL_PUBLISHED])
 
 /* ---- --release-table ------------------------------------------------------------------------- */
 
+/* Under our name of the model, or pMF's own: pMF-B-16 for pmfDiT_B_16. */
 static bool find_checkpoint(char path[4096], const char *folder, const char *model)
 {
-    static const char *const endings[] = {"pth", "safetensors", "bin"};
-    for (size_t i = 0; i < sizeof(endings) / sizeof(endings[0]); i++)
-        if (snprintf(path, 4096, "%s/%s.%s", folder, model, endings[i]) < 4096 &&
+    static const char *const endings[] = {"pth", "pt", "safetensors", "bin"};
+    char other[32] = "";
+    if (strncmp(model, "pmfDiT_", 7) == 0)
+        snprintf(other, sizeof(other), "pMF-%c-%s", model[7], model + 9);
+    for (size_t i = 0; i < 2 * sizeof(endings) / sizeof(endings[0]); i++) {
+        const char *name = i % 2 ? other : model;
+        if (name[0] && snprintf(path, 4096, "%s/%s.%s", folder, name, endings[i / 2]) < 4096 &&
             access(path, R_OK) == 0)
             return true;
+    }
     path[0] = '\0';
     return false;
+}
+
+/* The reference for pictures of a size: --fid-ref itself, which is of 256 x 256 unless its name
+ * says 512, or the one in its folder. "" when there is none. */
+static void find_reference(char path[4096], const char *fid_ref, int side)
+{
+    struct stat st;
+    const char *name = strrchr(fid_ref, '/');
+    int of = strstr(name ? name : fid_ref, "512") ? 512 : 256;
+    path[0] = '\0';
+    if (stat(fid_ref, &st) == 0 && S_ISDIR(st.st_mode)) {
+        if (snprintf(path, 4096, "%s/jit_in%d_stats.npz", fid_ref, side) >= 4096 ||
+            access(path, R_OK) != 0)
+            path[0] = '\0';
+    } else if (of == side && snprintf(path, 4096, "%s", fid_ref) >= 4096) {
+        path[0] = '\0';
+    }
 }
 
 imf_status eval_table_plan(struct eval_table *t, const struct eval_options *o,
@@ -122,13 +162,20 @@ imf_status eval_table_plan(struct eval_table *t, const struct eval_options *o,
     for (int i = 0; i < EVAL_PUBLISHED; i++) {
         struct eval_table_row *row = &t->rows[i];
         const struct eval_published *p = &eval_published[i];
-        if (!find_checkpoint(row->checkpoint, o->checkpoint, p->model))
+        row->checkpoint[0] = '\0';
+        find_reference(row->fid_ref, o->fid_ref, p->side);
+        if (!row->fid_ref[0] || !find_checkpoint(row->checkpoint, o->checkpoint, p->model))
             continue;
+        bool decodes = strcmp(p->decoder, "none") != 0;
+        if (decodes && !o->decoder)
+            return imf__fail(err, IMF_EINVAL, "--release-table: %s needs --decoder", p->model);
         if (snprintf(row->workdir, sizeof(row->workdir), "%s/%s_%dnfe", o->workdir, p->model,
                      p->steps) >= (int)sizeof(row->workdir))
             return imf__fail(err, IMF_EINVAL, "--workdir: path too long");
         row->options = *o;
         row->options.checkpoint = row->checkpoint;
+        row->options.fid_ref = row->fid_ref;
+        row->options.decoder = decodes ? o->decoder : "none";
         row->options.workdir = row->workdir;
         row->options.steps = p->steps;
         row->options.omega = p->omega;
@@ -141,7 +188,8 @@ imf_status eval_table_plan(struct eval_table *t, const struct eval_options *o,
     if (found == 0)
         return imf__fail(err, IMF_EINVAL,
                          "--release-table: %s is no folder that holds MiT_B_2.pth, MiT_M_2.pth, "
-                         "MiT_L_2.pth or MiT_XL_2.pth",
+                         "MiT_L_2.pth, MiT_XL_2.pth, pMF-B-16.pt, ... or pMF-H-32.pt with a "
+                         "reference for its size of picture in --fid-ref",
                          o->checkpoint);
     return IMF_OK;
 }

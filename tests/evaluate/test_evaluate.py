@@ -305,7 +305,7 @@ class Evaluate(unittest.TestCase):
         out, _ = self.run_ok(command)
         table = out[out.index("The release's table (FID-50k, guidance and steps as released), and what"):]
         self.assertEqual(table.count("(not comparable)"), 2)
-        self.assertEqual(table.count("   -\n"), 3)  # B, M and L
+        self.assertEqual(table.count("   -\n"), 9)  # B, M and L, and pMF's six
         for name, steps in rows:
             r = self.results(f"table/{name}_{steps}nfe")
             self.assertEqual(r["settings"]["steps"], steps)

@@ -11,7 +11,8 @@ static const char b2[] =
     "{\"fid\": 3.3, \"inception_score\": {\"mean\": 255.1, \"std\": 2}, \"images\": 50000,"
     " \"inception\": {\"narrow\": 1}, \"settings\": {\"model\": \"MiT_B_2\", \"decoder\": "
     "\"sd-vae\","
-    " \"steps\": 1, \"omega\": 8, \"t_min\": 0.4, \"t_max\": 0.65, \"sample_seed\": \"42\"}}";
+    " \"steps\": 1, \"omega\": 8, \"t_min\": 0.4, \"t_max\": 0.65, \"noise_scale\": 1, "
+    "\"sample_seed\": \"42\"}}";
 
 static cJSON *settings_of(cJSON *results)
 {
@@ -48,6 +49,25 @@ START_TEST(test_two_steps)
 }
 END_TEST
 
+/* pMF has rows of its own, without a decoder, at noise scales of its own. */
+START_TEST(test_pmf)
+{
+    struct eval_measured rows[EVAL_PUBLISHED];
+    cJSON *results = cJSON_Parse(b2), *s = settings_of(results);
+    cJSON_ReplaceItemInObject(s, "model", cJSON_CreateString("pmfDiT_H_32"));
+    cJSON_ReplaceItemInObject(s, "decoder", cJSON_CreateString("none"));
+    cJSON_ReplaceItemInObject(s, "omega", cJSON_CreateNumber(5.5));
+    cJSON_ReplaceItemInObject(s, "t_min", cJSON_CreateNumber(0.1));
+    cJSON_ReplaceItemInObject(s, "t_max", cJSON_CreateNumber(0.6));
+    ck_assert(!eval_measured_beside(rows, results));
+    cJSON_ReplaceItemInObject(s, "noise_scale", cJSON_CreateNumber(4));
+    ck_assert(eval_measured_beside(rows, results));
+    for (int i = 0; i < EVAL_PUBLISHED; i++)
+        ck_assert_int_eq(rows[i].there, i == EVAL_PUBLISHED - 1);
+    cJSON_Delete(results);
+}
+END_TEST
+
 /* Any other setting: measured, but nothing to compare. */
 START_TEST(test_not_comparable)
 {
@@ -58,8 +78,8 @@ START_TEST(test_not_comparable)
         {"settings", "model", "MiT_d2_h64", 0}, {"settings", "decoder", "taesd", 0},
         {"settings", "steps", NULL, 2},         {"settings", "omega", NULL, 7.5},
         {"settings", "t_min", NULL, 0.41},      {"settings", "t_max", NULL, 0.6},
-        {"settings", "sample_seed", "7", 0},    {"inception", "narrow", NULL, 16},
-        {NULL, "images", NULL, 49000},
+        {"settings", "noise_scale", NULL, 2},   {"settings", "sample_seed", "7", 0},
+        {"inception", "narrow", NULL, 16},      {NULL, "images", NULL, 49000},
     };
     for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++) {
         struct eval_measured rows[EVAL_PUBLISHED];
@@ -93,6 +113,7 @@ int main(void)
     TCase *tc = tcase_create("evaluate_table");
     tcase_add_test(tc, test_row);
     tcase_add_test(tc, test_two_steps);
+    tcase_add_test(tc, test_pmf);
     tcase_add_test(tc, test_not_comparable);
     tcase_add_test(tc, test_without_fid);
     suite_add_tcase(s, tc);
