@@ -21,7 +21,7 @@ static imf_status embed_patches(struct imf__meanflow *m, struct imf__activations
     const struct imf__device_ops *ops = m->dev->ops;
     size_t rows = (size_t)B * (size_t)m->P, item = size_of(m, m->end_type);
     size_t mark = imf__activations_mark(a);
-    size_t features = (size_t)(m->channels * m->patch * m->patch);
+    size_t features = (size_t)m->channels * m->patch * m->patch;
     void *patches = imf__activations_alloc(a, rows * features * item);
     void *narrow = imf__activations_alloc(a, rows * (size_t)m->bottleneck * item);
     if (!patches || !narrow)
@@ -96,7 +96,7 @@ imf_status imf__meanflow_forward(struct imf__meanflow *m, struct imf__activation
     const struct imf__device_ops *ops = m->dev->ops;
     size_t rows = (size_t)B * (size_t)m->T, D = (size_t)m->D, act = m->dev->act_size;
     size_t wide = 3 * D > (size_t)m->Mp ? 3 * D : (size_t)m->Mp;
-    size_t outputs = (size_t)(m->patch * m->patch * m->channels);
+    size_t outputs = (size_t)m->patch * m->patch * m->channels;
     size_t mark = imf__activations_mark(arena);
     float *x = imf__activations_alloc(arena, rows * D * sizeof(float)); /* (B, T, D) residual */
     if (!x)
@@ -107,7 +107,7 @@ imf_status imf__meanflow_forward(struct imf__meanflow *m, struct imf__activation
         .wide = imf__activations_alloc(arena, rows * wide * act),
         .mixed = imf__activations_alloc(arena, rows * D * act),
     };
-    float *out = imf__activations_alloc(arena, (size_t)(B * m->P) * outputs * sizeof(float));
+    float *out = imf__activations_alloc(arena, (size_t)B * m->P * outputs * sizeof(float));
     if (!ws.normed || !ws.wide || !ws.mixed || !out)
         return IMF_ENOMEM;
     IMF_TRY(tap(m, "sequence", 0, x, B));
