@@ -209,11 +209,14 @@ struct imf__device_ops {
 
     /* FLOP/s of a plain matrix multiplication in the running precision, measured now. */
     imf_status (*matmul_rate)(struct imf__device *d, double *flops_per_second);
+    /* FLOP/s that the hardware could do in the running precision with operands in registers,
+     * measured now on as many threads as the engine uses. NULL: not known. */
+    imf_status (*peak_rate)(struct imf__device *d, double *flops_per_second);
 };
 
 /* Devices. The CUDA one lives in a module, libimf_cuda.so, whose one exported symbol is
  * imf__cuda_device_create with this signature and IMF__DEVICE_ABI checked first. */
-#define IMF__DEVICE_ABI 3
+#define IMF__DEVICE_ABI 4
 imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_engine_params *p,
                                   struct imf_error *err);
 typedef imf_status (*imf__cuda_device_create_fn)(struct imf__device **out, int abi, int ordinal,

@@ -81,7 +81,7 @@ struct imf_engine_params {
 
 struct imf_engine_info {
     char device[32];              /* "cpu", "cuda:0" */
-    char description[160];        /* "AMD EPYC, 2 threads, AVX-512 BF16, oneDNN 2.6.3" */
+    char description[256];        /* "AMD EPYC, 2 threads, avx512 kernels, oneDNN 2.6.3" */
     enum imf_precision precision; /* never AUTO */
     int threads;
     size_t memory_total, memory_free; /* bytes, when the engine was created; 0 where unknown */
@@ -216,9 +216,12 @@ const char *imf_engine_error(const struct imf_engine *e);
  * n is a multiple of 16. */
 void imf_noise(float *z, size_t n, uint64_t seed);
 
-/* Rate of a plain matrix multiplication in the engine's precision, in FLOP/s, measured now:
- * what step and decode are judged by. */
+/* Rate of a vendor library's plain matrix multiplication in the engine's precision, in FLOP/s,
+ * measured now. */
 IMF_MUST_CHECK imf_status imf_engine_matmul_rate(struct imf_engine *e, double *flops_per_second);
+/* What the hardware can do at most in that precision, on the engine's threads, with operands in
+ * registers; measured now. IMF_EUNSUPPORTED where the device does not know. */
+IMF_MUST_CHECK imf_status imf_engine_peak_rate(struct imf_engine *e, double *flops_per_second);
 
 #ifdef __cplusplus
 }

@@ -79,6 +79,13 @@ imf_status imf_engine_matmul_rate(struct imf_engine *e, double *flops_per_second
     return e->dev->ops->matmul_rate(e->dev, flops_per_second);
 }
 
+imf_status imf_engine_peak_rate(struct imf_engine *e, double *flops_per_second)
+{
+    if (!e->dev->ops->peak_rate)
+        return IMF_EUNSUPPORTED;
+    return e->dev->ops->peak_rate(e->dev, flops_per_second);
+}
+
 void imf_engine_destroy(struct imf_engine *e)
 {
     if (!e)

@@ -231,7 +231,18 @@ static const struct imf__device_ops cpu_ops = {
     .resize_rgb8 = cpu_resize_rgb8,
     .to_rgb8 = cpu_to_rgb8,
     .matmul_rate = cpu_matmul_rate,
+    .peak_rate = cpu_peak_rate,
 };
+
+static bool onednn_has_amx(void)
+{
+#if defined(__x86_64__)
+    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_amx) ==
+           dnnl_cpu_isa_avx512_core_amx;
+#else
+    return false;
+#endif
+}
 
 static const struct imf__cpu_kernels *choose_kernels(void)
 {
@@ -250,6 +261,22 @@ static const struct imf__cpu_kernels *choose_kernels(void)
         return &imf__cpu_kernels_avx2;
 #endif
     return &imf__cpu_kernels_generic;
+}
+
+/* Our own products, where the CPU multiplies pairs of bfloat16; ONEDNN_MAX_CPU_ISA holds them back
+ * too. */
+static const struct gemm_kernel *choose_products(void)
+{
+#if defined(__x86_64__)
+    const char *why;
+    if (choose_kernels() != &imf__cpu_kernels_avx512_bf16)
+        return NULL;
+    if (onednn_has_amx() && imf__tiles_allowed(&why))
+        return &imf__gemm_tiles;
+    return &imf__gemm_dot;
+#else
+    return NULL;
+#endif
 }
 
 /* What oneDNN's bfloat16 needs. */
@@ -289,16 +316,6 @@ static void processor_name(char *out, size_t size)
     fclose(f);
 }
 
-static bool onednn_has_amx(void)
-{
-#if defined(__x86_64__)
-    return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_amx) ==
-           dnnl_cpu_isa_avx512_core_amx;
-#else
-    return false;
-#endif
-}
-
 static void describe(struct cpu_device *cpu)
 {
     struct imf_engine_info *info = &cpu->base.info;
@@ -306,13 +323,16 @@ static void describe(struct cpu_device *cpu)
     char name[96];
     processor_name(name, sizeof(name));
     snprintf(info->device, sizeof(info->device), "cpu");
+    const char *why = NULL;
+    imf__tiles_allowed(&why);
     snprintf(info->description, sizeof(info->description),
-             "%s, %d thread%s, %s kernels, oneDNN %d.%d.%d%s", name, cpu->threads,
-             cpu->threads == 1 ? "" : "s", cpu->k->isa, v->major, v->minor, v->patch,
-             onednn_has_amx() ? " with AMX" : "");
+             "%s, %d thread%s, %s kernels%s%s, oneDNN %d.%d.%d%s%s", name, cpu->threads,
+             cpu->threads == 1 ? "" : "s", cpu->k->isa, cpu->gemm ? ", products on " : "",
+             cpu->gemm ? cpu->gemm->name : "", v->major, v->minor, v->patch,
+             onednn_has_amx() ? " with AMX" : "", why ? "; the system refuses AMX" : "");
     /* oneDNN chooses a Winograd variant by the number of threads, and its bits with it. */
-    snprintf(cpu->base.build, sizeof(cpu->base.build), "cpu %s oneDNN %d.%d.%d isa %d winograd %d",
-             cpu->k->isa, v->major, v->minor, v->patch, (int)dnnl_get_effective_cpu_isa(),
+    snprintf(cpu->base.build, sizeof(cpu->base.build), "cpu %s %s oneDNN %d.%d.%d isa %d winograd %d",
+             cpu->k->isa, cpu->gemm ? cpu->gemm->name : "", v->major, v->minor, v->patch, (int)dnnl_get_effective_cpu_isa(),
              cpu->blocked && !cpu->reproducible ? cpu->threads : 0);
     info->precision = cpu->base.precision;
     info->threads = cpu->threads;
@@ -363,6 +383,8 @@ imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_eng
             err, IMF_EUNSUPPORTED,
             "bf16 on the CPU needs AVX-512; this processor has none: use fp32 or auto");
     }
+    if (cpu_bf16(cpu))
+        cpu->gemm = choose_products();
     cpu->row_invariant = cpu_matmul_is_row_invariant(cpu);
     if (!cpu->row_invariant)
         cpu->base.feature_multiple = 8; /* of the widths that jit_1x1 has (cpu_matmul.c) */

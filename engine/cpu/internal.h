@@ -3,6 +3,7 @@
 #define IMF__CPU_H
 
 #include "device.h"
+#include "cpu/gemm/gemm.h"
 #include "cpu/kernels.h"
 
 #include <dnnl.h>
@@ -14,7 +15,7 @@ enum cpu_scratch {
     CPU_SCRATCH_TENSOR,  /* an operation's own intermediate tensor */
     CPU_SCRATCH_THREADS, /* attention work, a piece per thread */
     CPU_SCRATCH_SUMS,    /* group_norm's partial sums */
-    CPU_SCRATCH_ROWS,    /* padded rows, where products go block by block */
+    CPU_SCRATCH_ROWS,    /* a product's rows, packed or padded */
     CPU_SCRATCH_COUNT
 };
 
@@ -23,6 +24,7 @@ struct cpu_matmul; /* a prepared matrix multiplication for one shape */
 struct cpu_device {
     struct imf__device base;
     const struct imf__cpu_kernels *k;
+    const struct gemm_kernel *gemm; /* our own bfloat16 products; NULL: oneDNN's */
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     int threads;
@@ -96,6 +98,7 @@ imf_status cpu_swiglu(struct imf__device *d, void *dst, const void *src,
 imf_status cpu_attention_single(struct imf__device *d, float *dst, const float *q, const float *k,
                                 const float *v, int n, int T, int C);
 imf_status cpu_matmul_rate(struct imf__device *d, double *flops_per_second);
+imf_status cpu_peak_rate(struct imf__device *d, double *flops_per_second);
 void cpu_matmuls_free(struct cpu_device *cpu);
 bool cpu_matmul_is_row_invariant(struct cpu_device *cpu);
 

@@ -114,6 +114,23 @@ static void to_f32(float *dst, const uint16_t *src, size_t n)
         dst[i] = bf16_to_f32(src[i]);
 }
 
+static double peak(int times)
+{
+    enum { SUMS = 12 };
+    vn sums[SUMS] = {{0}}, x = {0};
+    for (int t = 0; t < times; t++) {
+        for (int i = 0; i < SUMS; i++) {
+            sums[i] += x * x;
+#if defined(__x86_64__)
+            __asm__ volatile("" : "+v"(sums[i]));
+#else
+            __asm__ volatile("" : "+w"(sums[i]));
+#endif
+        }
+    }
+    return (double)times * SUMS * NATIVE * 2;
+}
+
 #define TEXT2(x) #x
 #define TEXT(x) TEXT2(x)
 
@@ -125,6 +142,7 @@ const struct imf__cpu_kernels IMF__ISA_NAME(imf__cpu_kernels) = {
     .single = &IMF__ISA_NAME(imf__single_attention),
     .channel_sums = channel_sums,
     .scale_shift = scale_shift,
+    .peak = peak,
     .to_bf16 = to_bf16,
     .to_f32 = to_f32,
 };

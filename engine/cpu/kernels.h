@@ -45,6 +45,8 @@ struct imf__cpu_kernels {
     /* dst = src * a[c] + b[c], then SiLU if asked. */
     void (*scale_shift)(void *dst, const void *src, bool bf16, const float *a, const float *b,
                         size_t pixels, size_t stride, int C, bool silu);
+    /* FLOPs of `times` rounds of multiply-adds that touch no memory. */
+    double (*peak)(int times);
     /* Element type conversions, n elements. */
     void (*to_bf16)(uint16_t *dst, const float *src, size_t n);
     void (*to_f32)(float *dst, const uint16_t *src, size_t n);

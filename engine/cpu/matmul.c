@@ -1,7 +1,9 @@
-/* Matrices of the CPU device: packing, products, epilogues. oneDNN multiplies, by matmul or, in
+/* Matrices of the CPU device: packing, products, epilogues. bfloat16 goes to our own products
+ * (cpu/gemm) where the CPU has instructions for it. Else oneDNN multiplies, by matmul or, in
  * float32 without AVX-512, by a 1x1 convolution on its jit_1x1 kernels, where a row is a pixel, and
  * N and K are channels: AVX2 has them for every N and K, SSE4.1 for multiples of 8, twice as fast
  * as its gemm. invariance.c sees to it that a row's bits are its own. */
+#include "cpu/gemm/multiply.h"
 #include "cpu/product.h"
 #include "common/error.h"
 
@@ -18,10 +20,12 @@ struct imf__linear {
     dnnl_memory_t weights;
     void *data;
     float *bias; /* (N) or NULL */
+    struct gemm_matrix *ours; /* instead of all that; NULL: oneDNN's */
 };
 
 struct imf__swiglu {
     struct imf__linear *w1, *w3;
+    struct gemm_matrix *ours;
 };
 
 static struct operands with_weights(void *dst, const void *src, const struct imf__linear *w)
@@ -36,6 +40,7 @@ void cpu_linear_free(struct imf__device *d, struct imf__linear *w)
     (void)d;
     if (!w)
         return;
+    imf__gemm_matrix_free(w->ours);
     dnnl_memory_destroy(w->weights);
     free(w->data);
     free(w->bias);
@@ -99,32 +104,48 @@ static imf_status linear_pack(struct cpu_device *cpu, struct imf__linear *w, con
     return cpu_pack(cpu, &w->weights, &w->data, &w->packed, &plain, weight);
 }
 
-imf_status cpu_linear_load(struct imf__device *d, struct imf__linear **out, enum imf__dtype type,
-                           const float *weight, const float *bias, int N, int K)
+static imf_status load_onednn(struct cpu_device *cpu, struct imf__linear *w, const float *weight,
+                              const float *bias)
 {
-    struct cpu_device *cpu = cpu_of(d);
+    IMF_TRY(linear_pack(cpu, w, weight));
+    if (!bias)
+        return IMF_OK;
+    w->bias = cpu_memory_alloc((size_t)w->N * sizeof(float));
+    if (!w->bias)
+        return IMF_ENOMEM;
+    memcpy(w->bias, bias, (size_t)w->N * sizeof(float));
+    cpu->base.weights_bytes += (size_t)w->N * sizeof(float);
+    return IMF_OK;
+}
+
+static imf_status linear_load(struct cpu_device *cpu, struct imf__linear **out,
+                              enum imf__dtype type, const float *weight, const float *bias, int N,
+                              int K, bool ours)
+{
     struct imf__linear *w = calloc(1, sizeof(*w));
     if (!w)
         return IMF_ENOMEM;
     w->N = N;
     w->K = K;
     w->type = type;
-    imf_status status = linear_pack(cpu, w, weight);
-    if (status == IMF_OK && bias) {
-        w->bias = cpu_memory_alloc((size_t)N * sizeof(float));
-        if (w->bias) {
-            memcpy(w->bias, bias, (size_t)N * sizeof(float));
-            d->weights_bytes += (size_t)N * sizeof(float);
-        } else {
-            status = IMF_ENOMEM;
-        }
-    }
+    imf_status status = IMF_OK;
+    if (!ours)
+        status = load_onednn(cpu, w, weight, bias);
+    else if (!(w->ours = imf__gemm_matrix_create(cpu, weight, NULL, bias, N, K)))
+        status = IMF_ENOMEM;
     if (status != IMF_OK) {
-        cpu_linear_free(d, w);
+        cpu_linear_free(&cpu->base, w);
         return status;
     }
     *out = w;
     return IMF_OK;
+}
+
+imf_status cpu_linear_load(struct imf__device *d, struct imf__linear **out, enum imf__dtype type,
+                           const float *weight, const float *bias, int N, int K)
+{
+    struct cpu_device *cpu = cpu_of(d);
+    return linear_load(cpu, out, type, weight, bias, N, K, cpu->gemm && type == IMF__ACT);
 }
 
 void cpu_swiglu_free(struct imf__device *d, struct imf__swiglu *w)
@@ -133,6 +154,7 @@ void cpu_swiglu_free(struct imf__device *d, struct imf__swiglu *w)
         return;
     cpu_linear_free(d, w->w1);
     cpu_linear_free(d, w->w3);
+    imf__gemm_matrix_free(w->ours);
     free(w);
 }
 
@@ -142,9 +164,15 @@ imf_status cpu_swiglu_load(struct imf__device *d, struct imf__swiglu **out, cons
     struct imf__swiglu *w = calloc(1, sizeof(*w));
     if (!w)
         return IMF_ENOMEM;
-    imf_status status = cpu_linear_load(d, &w->w1, IMF__ACT, w1, NULL, M, K);
-    if (status == IMF_OK)
-        status = cpu_linear_load(d, &w->w3, IMF__ACT, w3, NULL, M, K);
+    imf_status status = IMF_OK;
+    if (cpu_of(d)->gemm) {
+        w->ours = imf__gemm_matrix_create(cpu_of(d), w1, w3, NULL, M, K);
+        status = w->ours ? IMF_OK : IMF_ENOMEM;
+    } else {
+        status = cpu_linear_load(d, &w->w1, IMF__ACT, w1, NULL, M, K);
+        if (status == IMF_OK)
+            status = cpu_linear_load(d, &w->w3, IMF__ACT, w3, NULL, M, K);
+    }
     if (status != IMF_OK) {
         cpu_swiglu_free(d, w);
         return status;
@@ -175,6 +203,11 @@ imf_status cpu_linear(struct imf__device *d, void *dst, enum imf__dtype dst_type
 {
     static const enum matmul_kind kinds[] = {
         [IMF__STORE] = MATMUL_STORE, [IMF__SILU] = MATMUL_SILU, [IMF__ADD] = MATMUL_ADD};
+    static const enum gemm_epilogue ours[] = {
+        [IMF__STORE] = GEMM_STORE, [IMF__SILU] = GEMM_SILU, [IMF__ADD] = GEMM_ADD};
+    if (w->ours)
+        return imf__gemm_multiply(cpu_of(d), dst, dst_type == IMF__ACT, src, w->ours, rows,
+                                  ours[epilogue]);
     struct matmul_key key = {
         rows, w->N, w->K, w->type, dst_type, kinds[epilogue], w->bias != NULL, w->packing, false};
     struct operands o = with_weights(dst, src, w);
@@ -186,6 +219,8 @@ imf_status cpu_swiglu(struct imf__device *d, void *dst, const void *src,
                       const struct imf__swiglu *w, int rows)
 {
     struct cpu_device *cpu = cpu_of(d);
+    if (w->ours)
+        return imf__gemm_multiply(cpu, dst, true, src, w->ours, rows, GEMM_SWIGLU);
     struct matmul_key up = {rows,         w->w3->N, w->w3->K,       IMF__ACT, IMF__ACT,
                             MATMUL_STORE, false,    w->w3->packing, false};
     struct matmul_key gate = up;
@@ -215,7 +250,8 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Median of a few products of (1104, 1024) with (1024, 3072): q, k and v of 4 samples of XL. */
+/* oneDNN's product, median of a few of (1104, 1024) with (1024, 3072): q, k and v of 4 samples of
+ * XL. */
 imf_status cpu_matmul_rate(struct imf__device *d, double *flops_per_second)
 {
     enum { M = 1104, K = 1024, N = 3072, RUNS = 15 };
@@ -228,7 +264,7 @@ imf_status cpu_matmul_rate(struct imf__device *d, double *flops_per_second)
     void *dst = cpu_memory_alloc((size_t)M * N * d->act_size);
     imf_status status = weight && src && dst ? IMF_OK : IMF_ENOMEM;
     if (status == IMF_OK)
-        status = cpu_linear_load(d, &w, IMF__ACT, weight, NULL, N, K);
+        status = linear_load(cpu, &w, IMF__ACT, weight, NULL, N, K, false);
     double t[RUNS];
     for (int i = -1; i < RUNS && status == IMF_OK; i++) { /* the first is a warm-up */
         double start = seconds();
@@ -246,4 +282,28 @@ imf_status cpu_matmul_rate(struct imf__device *d, double *flops_per_second)
     free(src);
     free(weight);
     return status;
+}
+
+/* The best of a few runs of instructions that touch no memory, on all threads at once. */
+imf_status cpu_peak_rate(struct imf__device *d, double *flops_per_second)
+{
+    enum { RUNS = 7 };
+    struct cpu_device *cpu = cpu_of(d);
+    double (*peak)(int) = cpu->gemm ? cpu->gemm->peak : cpu->k->peak;
+    double best = 0;
+    int times = 1000;
+    for (int i = 0; i < RUNS; i++) {
+        double flops = 0, start = seconds();
+#pragma omp parallel num_threads(cpu->threads) reduction(+ : flops)
+        flops += peak(times);
+        double t = seconds() - start;
+        if (t < 1e-3) { /* too short to tell from the start of the threads */
+            times *= 2;
+            i = -1;
+        } else if (flops / t > best) {
+            best = flops / t;
+        }
+    }
+    *flops_per_second = best;
+    return IMF_OK;
 }

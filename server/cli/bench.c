@@ -1,5 +1,5 @@
-/* imfd bench: how fast a model runs, against a plain matrix multiplication of the same precision in
- * the same process. The two are measured in turn, round after round, because a shared machine's
+/* imfd bench: how fast a model runs, against what the hardware can do at most and what the vendor
+ * library's product does, in the same process. They are measured in turn, round after round, because a shared machine's
  * speed changes from second to second; medians are reported. */
 #include "cli/bench_roofline.h"
 #include "cli/common.h"
@@ -30,7 +30,8 @@ struct bench {
     struct png_encoder *encoder;
     int batches[BATCHES_MAX], n_batches, rounds;
     double *seconds; /* (STAGES, n_batches, rounds) of whole batches */
-    double *rates;   /* (n_rates) FLOP/s of the matrix multiplication */
+    double *rates;   /* (n_rates) FLOP/s of the vendor library's product */
+    double *peaks;   /* (n_rates) FLOP/s of the hardware; 0 where unknown */
     int n_rates;
 };
 
@@ -56,7 +57,11 @@ static double median(double *values, int n)
 
 static imf_status measure_rate(struct bench *b)
 {
-    return imf_engine_matmul_rate(b->engine, &b->rates[b->n_rates++]);
+    int i = b->n_rates++;
+    imf_status status = imf_engine_peak_rate(b->engine, &b->peaks[i]);
+    if (status != IMF_OK && status != IMF_EUNSUPPORTED)
+        return status;
+    return imf_engine_matmul_rate(b->engine, &b->rates[i]);
 }
 
 static imf_status start_lanes(struct bench *b, int n, struct imf_error *err)
@@ -157,18 +162,23 @@ static double stage_flops(const struct bench *b, enum stage stage)
                                    : 0;
 }
 
-/* `flops` 0: the stage does no arithmetic to speak of; its rate and ratio are null. */
-static cJSON *make_row(int batch, enum stage stage, double per_picture, double flops, double rate)
+static void add_number_or_null(cJSON *o, const char *name, bool known, double value)
+{
+    cJSON_AddItemToObject(o, name, known ? cJSON_CreateNumber(value) : cJSON_CreateNull());
+}
+
+/* `flops` 0: the stage does no arithmetic to speak of; its rate and ratios are null. */
+static cJSON *make_row(int batch, enum stage stage, double per_picture, double flops, double rate,
+                       double peak)
 {
     cJSON *row = cJSON_CreateObject();
     double gflops = flops / per_picture / 1e9;
     cJSON_AddNumberToObject(row, "batch", batch);
     cJSON_AddStringToObject(row, "stage", stage_names[stage]);
     cJSON_AddNumberToObject(row, "seconds_per_picture", per_picture);
-    cJSON_AddItemToObject(row, "gflops",
-                          flops > 0 ? cJSON_CreateNumber(gflops) : cJSON_CreateNull());
-    cJSON_AddItemToObject(row, "ratio",
-                          flops > 0 ? cJSON_CreateNumber(gflops / rate) : cJSON_CreateNull());
+    add_number_or_null(row, "gflops", flops > 0, gflops);
+    add_number_or_null(row, "of_peak", flops > 0 && peak > 0, gflops / peak);
+    add_number_or_null(row, "vs_onednn", flops > 0, gflops / rate);
     return row;
 }
 
@@ -176,7 +186,7 @@ static cJSON *make_row(int batch, enum stage stage, double per_picture, double f
 static cJSON *results(struct bench *b)
 {
     const struct imf_engine_info *e = imf_engine_get_info(b->engine);
-    double rate = median(b->rates, b->n_rates) / 1e9;
+    double rate = median(b->rates, b->n_rates) / 1e9, peak = median(b->peaks, b->n_rates) / 1e9;
     cJSON *root = cJSON_CreateObject(), *rows;
     cJSON_AddStringToObject(root, "device", e->device);
     cJSON_AddStringToObject(root, "description", e->description);
@@ -185,13 +195,14 @@ static cJSON *results(struct bench *b)
     cJSON_AddStringToObject(root, "model", b->info->name);
     cJSON_AddStringToObject(root, "decoder", b->info->decoder);
     cJSON_AddNumberToObject(root, "rounds", b->rounds);
+    add_number_or_null(root, "peak_gflops", peak > 0, peak);
     cJSON_AddNumberToObject(root, "matmul_gflops", rate);
     rows = cJSON_AddArrayToObject(root, "rows");
     for (int i = 0; i < b->n_batches; i++) {
         for (int stage = 0; stage < (b->rgb ? STAGES : STAGE_DECODE); stage++) {
             double seconds = median(seconds_of(b, stage, i), b->rounds) / b->batches[i];
             cJSON_AddItemToArray(
-                rows, make_row(b->batches[i], stage, seconds, stage_flops(b, stage), rate));
+                rows, make_row(b->batches[i], stage, seconds, stage_flops(b, stage), rate, peak));
         }
     }
     cJSON_AddNumberToObject(root, "peak_rss_bytes", peak_rss());
@@ -216,13 +227,21 @@ static void print_table(const cJSON *r)
 {
     printf("%s, decoder %s, on %s (%s) in %s\n", text(r, "model"), text(r, "decoder"),
            text(r, "device"), text(r, "description"), text(r, "precision"));
-    printf("matrix multiplication: %.0f GFLOP/s\n\n", number(r, "matmul_gflops"));
-    printf("batch  stage   ms/picture  GFLOP/s  of matmul\n");
+    if (cJSON_IsNumber(cJSON_GetObjectItem(r, "peak_gflops")))
+        printf("the hardware's peak: %.0f GFLOP/s; ", number(r, "peak_gflops"));
+    printf("the library's product: %.0f GFLOP/s\n\n", number(r, "matmul_gflops"));
+    printf("batch  stage   ms/picture  GFLOP/s  of peak  vs library\n");
     for (const cJSON *row = cJSON_GetObjectItem(r, "rows")->child; row; row = row->next) {
         printf("%5.0f  %-6s  %10.3f", number(row, "batch"), text(row, "stage"),
                1e3 * number(row, "seconds_per_picture"));
         if (cJSON_IsNumber(cJSON_GetObjectItem(row, "gflops")))
-            printf("  %7.0f  %8.1f%%", number(row, "gflops"), 100 * number(row, "ratio"));
+            printf("  %7.0f", number(row, "gflops"));
+        if (cJSON_IsNumber(cJSON_GetObjectItem(row, "of_peak")))
+            printf("  %6.1f%%", 100 * number(row, "of_peak"));
+        else
+            printf("         ");
+        if (cJSON_IsNumber(cJSON_GetObjectItem(row, "vs_onednn")))
+            printf("  %9.2fx", number(row, "vs_onednn"));
         printf("\n");
     }
     printf("\nloaded in %.2f s; weights %.1f MB, arena %.1f MB, peak memory %.1f MB\n",
@@ -262,7 +281,8 @@ static imf_status bench_open(struct bench *b, struct imf_error *err)
     b->lanes = calloc(n, sizeof(*b->lanes));
     b->seconds = calloc(stages * (size_t)b->rounds, sizeof(*b->seconds));
     b->rates = calloc(stages * (size_t)b->rounds, sizeof(*b->rates));
-    if (!b->lanes || !b->seconds || !b->rates)
+    b->peaks = calloc(stages * (size_t)b->rounds, sizeof(*b->peaks));
+    if (!b->lanes || !b->seconds || !b->rates || !b->peaks)
         return imf__fail(err, IMF_ENOMEM, "out of memory");
     if (picture && !(b->rgb = calloc(n, picture)))
         return imf__fail(err, IMF_ENOMEM, "out of memory");
@@ -282,6 +302,7 @@ static void bench_close(struct bench *b)
     free(b->lanes);
     free(b->seconds);
     free(b->rates);
+    free(b->peaks);
     free(b->rgb);
     png_encoder_destroy(b->encoder);
     imf_model_destroy(b->model);
@@ -406,10 +427,11 @@ int imfd_cmd_bench(int argc, char **argv)
     const struct imfd_usage usage = {
         .command = "bench",
         .summary =
-            "Measures network evaluations, decoding and PNG encoding, against a plain matrix\n"
-            "multiplication of the same precision measured in turn with them.",
-        .notes = "\"of matmul\" is the stage's rate over the multiplication's, from the arithmetic "
-                 "that the\nmodel needs (direct convolution): Winograd can pass 100 %.",
+            "Measures network evaluations, decoding and PNG encoding, against the hardware's peak\n"
+            "and the vendor library's product of the same precision, measured in turn with them.",
+        .notes = "Rates are of the arithmetic that the model needs (direct convolution). \"of "
+                 "peak\" divides\nthem by what instructions on registers alone reach on the same "
+                 "threads; \"vs library\" by\noneDNN's or cuBLAS's product.",
         .options = options,
     };
     enum imfd_parsed parsed = imfd_options_parse(&usage, argc, argv, NULL, NULL);

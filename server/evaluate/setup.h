@@ -10,7 +10,7 @@
 struct eval_setup {
     struct eval_device devices[EVAL_MAX_DEVICES];
     int n_devices;
-    char description[160];           /* of the first device */
+    char description[256];           /* of the first device */
     struct imf_reference *reference; /* --fid-ref; NULL without */
 };
 

@@ -1,0 +1,77 @@
+/* The product with VDPBF16PS: 8 rows x 2 vectors of sums at a time, from the tiles' packing, where
+ * a tile's row of B is one vector. Pairs are added in order, to nearest even, denormals flushed. */
+#include "cpu/gemm/epilogue.h"
+
+#include <immintrin.h>
+
+#define ROWS 8
+
+static inline __m512 dot(__m512 sum, const uint16_t *pair, __m512i b)
+{
+    int32_t both;
+    memcpy(&both, pair, sizeof(both));
+    return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(both), (__m512bh)b);
+}
+
+/* Rows [first, first + 8) of a block's sums. */
+static void multiply(float *sums, const uint16_t *a, const uint16_t *b, int steps, int first)
+{
+    __m512 left[ROWS], right[ROWS];
+    for (int r = 0; r < ROWS; r++)
+        left[r] = right[r] = _mm512_setzero_ps();
+    a += first / 16 * GEMM_TILE + first % 16 * 32;
+    for (int s = 0; s < steps; s++, a += GEMM_STEP, b += GEMM_STEP) {
+        for (int k = 0; k < 16; k++) {
+            __m512i x = _mm512_loadu_si512(b + k * 32);
+            __m512i y = _mm512_loadu_si512(b + GEMM_TILE + k * 32);
+            for (int r = 0; r < ROWS; r++) {
+                left[r] = dot(left[r], a + r * 32 + 2 * k, x);
+                right[r] = dot(right[r], a + r * 32 + 2 * k, y);
+            }
+        }
+    }
+    sums += first / 16 * 512 + first % 16 * 16;
+    for (int r = 0; r < ROWS; r++) {
+        _mm512_storeu_ps(sums + r * 16, left[r]);
+        _mm512_storeu_ps(sums + 256 + r * 16, right[r]);
+    }
+}
+
+static inline __attribute__((always_inline)) void run_as(const struct gemm_job *job,
+                                                         enum gemm_epilogue e, bool bf16)
+{
+    float sums[SUMS] __attribute__((aligned(64)));
+    const size_t size = (size_t)job->steps * GEMM_STEP;
+    for (int row = 0; row < job->rows; row += GEMM_PANEL) {
+        for (int p = 0; p < job->panels; p++) {
+            struct place place =
+                place_of(job->out, job->row + row, job->rows - row, job->panel + p);
+            for (int r = 0; r < place.rows; r += ROWS)
+                multiply(sums, job->a + (size_t)(row / GEMM_PANEL) * size,
+                         job->b + (size_t)p * size, job->steps, r);
+            while (place.done < place.rows)
+                finish_row(sums, &place, e, bf16);
+        }
+    }
+}
+
+static void run(const struct gemm_job *job)
+{
+    GEMM_DISPATCH(run_as, job);
+}
+
+static double peak(int times)
+{
+    enum { SUMS_HELD = 16 };
+    __m512 sums[SUMS_HELD];
+    __m512i x = _mm512_set1_epi32(0x3F803F80);
+    for (int i = 0; i < SUMS_HELD; i++)
+        sums[i] = _mm512_setzero_ps();
+    for (int t = 0; t < times; t++) {
+        for (int i = 0; i < SUMS_HELD; i++)
+            __asm__ volatile("vdpbf16ps %1, %1, %0" : "+v"(sums[i]) : "v"(x));
+    }
+    return (double)times * SUMS_HELD * 64;
+}
+
+const struct gemm_kernel imf__gemm_dot = {"AVX512-BF16", run, peak};

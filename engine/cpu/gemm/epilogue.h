@@ -1,0 +1,117 @@
+/* What becomes of a block of 32 x 32 sums (gemm.h), row by row, so that a kernel can do it while it
+ * multiplies the next block. Included by the kernels. */
+#ifndef IMF__CPU_GEMM_EPILOGUE_H
+#define IMF__CPU_GEMM_EPILOGUE_H
+
+#include "cpu/gemm/gemm.h"
+#include "cpu/vector.h"
+
+/* Four tiles of 16 x 16 sums: rows 0..15 of both column halves, then rows 16..31. */
+#define SUMS 1024
+
+/* Where a block of sums goes. Kept apart from the sums: nothing else points at it, so that it stays
+ * in registers. */
+struct place {
+    char *row;     /* the next one to finish, and its number */
+    int done, rows;
+    int columns;   /* that are there, of 32; of 16 where a pair of columns makes one */
+    size_t stride; /* bytes */
+    const float *bias;
+};
+
+static inline struct place place_of(const struct gemm_out *o, int row, int rows, int panel)
+{
+    int width = o->epilogue == GEMM_SWIGLU ? 16 : GEMM_PANEL, column = panel * width;
+    size_t size = o->bf16 ? 2 : 4;
+    struct place p = {.rows = rows < GEMM_PANEL ? rows : GEMM_PANEL};
+    p.columns = o->columns - column < width ? o->columns - column : width;
+    p.stride = o->stride * size;
+    p.row = (char *)o->dst + (size_t)row * p.stride + (size_t)column * size;
+    p.bias = o->bias ? o->bias + column : NULL;
+    if (o->epilogue == GEMM_ADD) {
+        for (int i = 0; i < p.rows; i++) {
+            __builtin_prefetch(p.row + (size_t)i * p.stride, 1);
+            __builtin_prefetch(p.row + (size_t)i * p.stride + 64, 1);
+        }
+    }
+    return p;
+}
+
+/* Columns [at, at + 16) of a row whose panel is cut off. */
+static __attribute__((noinline)) void put_part(char *row, int columns, int at, vf x, bool bf16)
+{
+    size_t size = bf16 ? 2 : 4;
+    char whole[64];
+    store(whole, 0, x, bf16);
+    if (columns > at)
+        memcpy(row + (size_t)at * size, whole,
+               (size_t)(columns - at < LANES ? columns - at : LANES) * size);
+}
+
+static __attribute__((noinline)) vf get_part(const char *row, int columns, int at)
+{
+    float whole[LANES] = {0};
+    if (columns > at)
+        memcpy(whole, (const float *)row + at,
+               (size_t)(columns - at < LANES ? columns - at : LANES) * sizeof(float));
+    return load_f32(whole);
+}
+
+static inline __attribute__((always_inline)) void
+finish_row(const float *sums, struct place *p, enum gemm_epilogue e, bool bf16)
+{
+    const float *s = sums + p->done / 16 * 512 + p->done % 16 * 16;
+    const int width = e == GEMM_SWIGLU ? LANES : 2 * LANES;
+    const bool whole = __builtin_expect(p->columns == width, 1);
+    char *row = p->row;
+    vf x = load_f32(s), y = load_f32(s + 256);
+    if (p->bias) {
+        x += load_f32(p->bias);
+        y += load_f32(p->bias + LANES);
+    }
+    if (e == GEMM_SWIGLU)
+        x = silu_lanes(x) * y;
+    if (e == GEMM_SILU) {
+        x = silu_lanes(x);
+        y = silu_lanes(y);
+    }
+    if (e == GEMM_ADD && whole) {
+        x += load_f32((const float *)row);
+        y += load_f32((const float *)row + LANES);
+    } else if (e == GEMM_ADD) {
+        x += get_part(row, p->columns, 0);
+        y += get_part(row, p->columns, LANES);
+    }
+    if (whole) {
+        store(row, 0, x, bf16);
+        if (width > LANES)
+            store(row, LANES, y, bf16);
+    } else {
+        put_part(row, p->columns, 0, x, bf16);
+        if (width > LANES)
+            put_part(row, p->columns, LANES, y, bf16);
+    }
+    p->row += p->stride;
+    p->done++;
+}
+
+/* Calls f(job, epilogue, bf16) with constants, so that each kind is compiled by itself. */
+#define GEMM_DISPATCH(f, job)                                                                      \
+    do {                                                                                           \
+        const enum gemm_epilogue kind = (job)->out->epilogue;                                      \
+        const bool half = (job)->out->bf16;                                                        \
+        if (kind == GEMM_STORE && half)                                                            \
+            f(job, GEMM_STORE, true);                                                              \
+        else if (kind == GEMM_STORE)                                                               \
+            f(job, GEMM_STORE, false);                                                             \
+        else if (kind == GEMM_SILU && half)                                                        \
+            f(job, GEMM_SILU, true);                                                               \
+        else if (kind == GEMM_SILU)                                                                \
+            f(job, GEMM_SILU, false);                                                              \
+        else if (kind == GEMM_ADD)                                                                 \
+            f(job, GEMM_ADD, false);                                                               \
+        else                                                                                       \
+            f(job, GEMM_SWIGLU, true);                                                             \
+    } while (0)
+
+#endif

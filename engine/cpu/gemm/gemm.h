@@ -1,0 +1,85 @@
+/* Our own bfloat16 matrix products, for CPUs that multiply bfloat16 pairs: on AMX tiles, or with
+ * VDPBF16PS.
+ *
+ * Both operands lie in tiles of 1 KB: 16 rows of 32 bfloat16 each of A, and of B 16 pairs of rows
+ * of 16 columns, a pair side by side (VNNI). A panel is 32 rows of A, or 32 columns of B, over all
+ * of K: (K / 32, 2 tiles). K is padded with zeros to a multiple of 32. A result is made in blocks
+ * of one panel of each: 2 x 2 tiles. Its sums run over K in one order from the first to the last,
+ * whatever else is computed, so that a row's bits depend on the row and the matrix only. */
+#ifndef IMF__CPU_GEMM_H
+#define IMF__CPU_GEMM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GEMM_TILE 512  /* elements */
+#define GEMM_PANEL 32  /* rows or columns */
+#define GEMM_STEP 1024 /* elements of a panel for 32 of K */
+
+enum gemm_epilogue {
+    GEMM_STORE,  /* x + bias */
+    GEMM_SILU,   /* silu(x + bias) */
+    GEMM_ADD,    /* dst += x + bias; dst is float32 */
+    GEMM_SWIGLU, /* silu(first 16 columns) * last 16 columns */
+};
+
+/* A product's result. */
+struct gemm_out {
+    void *dst;
+    bool bf16;
+    size_t stride; /* elements between rows */
+    int columns;   /* of dst */
+    const float *bias;
+    enum gemm_epilogue epilogue;
+};
+
+/* Some panels of A times some panels of B. */
+struct gemm_job {
+    const struct gemm_out *out;
+    const uint16_t *a, *b; /* the first panels */
+    int steps;             /* K / 32 */
+    int row, rows;         /* of dst */
+    int panel, panels;     /* of B, counted from the matrix's first */
+};
+
+struct gemm_kernel {
+    const char *name;
+    void (*run)(const struct gemm_job *job);
+    /* FLOPs of `times` rounds of products that touch no memory. */
+    double (*peak)(int times);
+};
+
+extern const struct gemm_kernel imf__gemm_tiles;          /* needs imf__tiles_allowed */
+extern const struct gemm_kernel imf__gemm_dot;            /* needs AVX512_BF16 */
+extern const struct gemm_kernel imf__gemm_tiles_emulated; /* anywhere, slowly: for tests */
+
+/* Whether this processor has AMX with bfloat16 and the kernel lets this process use it. Asks for
+ * the permission. *why, where not NULL, gets a sentence where the processor has it and the system
+ * refuses; else NULL. */
+bool imf__tiles_allowed(const char **why);
+
+/* ---- Packing ---- */
+
+static inline size_t gemm_steps(int K)
+{
+    return ((size_t)K + 31) / 32;
+}
+
+static inline size_t gemm_panels(int n)
+{
+    return ((size_t)n + GEMM_PANEL - 1) / GEMM_PANEL;
+}
+
+/* Elements of `panels` packed panels. */
+static inline size_t gemm_packed(size_t panels, int K)
+{
+    return panels * gemm_steps(K) * GEMM_STEP;
+}
+
+/* Panel of B whose column c is row `from[c]` of weights (N, K), NULL: zeros. */
+void imf__gemm_pack_b(uint16_t *panel, const float *const from[GEMM_PANEL], int K);
+/* Panel of A from rows [0, rows) of src (rows, K), rows <= 32. */
+void imf__gemm_pack_a(uint16_t *panel, const uint16_t *src, size_t stride, int rows, int K);
+
+#endif

@@ -1,0 +1,92 @@
+/* The product on tiles: 2 x 2 tiles of sums, two of A, two of B. While a block is multiplied, the
+ * rows of the one before it are finished. */
+#include "cpu/gemm/epilogue.h"
+#include "cpu/gemm/tiles.h"
+
+#define STEP(a, b)                                                                                 \
+    do {                                                                                           \
+        TILE_LOAD(4, a, 64);                                                                       \
+        TILE_LOAD(6, b, 64);                                                                       \
+        TILE_DOT(0, 4, 6);                                                                         \
+        TILE_LOAD(7, (b) + GEMM_TILE, 64);                                                         \
+        TILE_DOT(1, 4, 7);                                                                         \
+        TILE_LOAD(5, (a) + GEMM_TILE, 64);                                                         \
+        TILE_DOT(2, 5, 6);                                                                         \
+        TILE_DOT(3, 5, 7);                                                                         \
+    } while (0)
+
+/* Every other panel of columns runs over K backwards, so that half of A's panel is still in the
+ * first-level cache. Which way depends on the panel's number in its matrix alone. */
+static inline __attribute__((always_inline)) void run_as(const struct gemm_job *job,
+                                                         enum gemm_epilogue e, bool bf16)
+{
+    float sums[2][SUMS] __attribute__((aligned(64)));
+    const size_t size = (size_t)job->steps * GEMM_STEP;
+    struct place before = {.rows = 0};
+    int now = 0;
+    tiles_begin();
+    for (int row = 0; row < job->rows; row += GEMM_PANEL) {
+        for (int p = 0; p < job->panels; p++) {
+            const uint16_t *a = job->a + (size_t)(row / GEMM_PANEL) * size;
+            const uint16_t *b = job->b + (size_t)p * size;
+            ptrdiff_t step = GEMM_STEP;
+            if ((job->panel + p) % 2) {
+                a += size - GEMM_STEP;
+                b += size - GEMM_STEP;
+                step = -GEMM_STEP;
+            }
+            int left = job->steps;
+            TILE_ZERO(0);
+            TILE_ZERO(1);
+            TILE_ZERO(2);
+            TILE_ZERO(3);
+            for (; left > 0 && before.done + 1 < before.rows; left--, a += step, b += step) {
+                STEP(a, b);
+                finish_row(sums[now ^ 1], &before, e, bf16);
+                finish_row(sums[now ^ 1], &before, e, bf16);
+            }
+            for (; left > 0; left--, a += step, b += step)
+                STEP(a, b);
+            while (before.done < before.rows)
+                finish_row(sums[now ^ 1], &before, e, bf16);
+            TILE_STORE(0, sums[now], 64);
+            TILE_STORE(1, sums[now] + 256, 64);
+            TILE_STORE(2, sums[now] + 512, 64);
+            TILE_STORE(3, sums[now] + 768, 64);
+            before = place_of(job->out, job->row + row, job->rows - row, job->panel + p);
+            now ^= 1;
+        }
+    }
+    while (before.done < before.rows)
+        finish_row(sums[now ^ 1], &before, e, bf16);
+    tiles_end();
+}
+
+static void run(const struct gemm_job *job)
+{
+    GEMM_DISPATCH(run_as, job);
+}
+
+static double peak(int times)
+{
+    static const uint16_t ones[GEMM_TILE];
+    tiles_begin();
+    TILE_LOAD(4, ones, 64);
+    TILE_LOAD(5, ones, 64);
+    TILE_LOAD(6, ones, 64);
+    TILE_LOAD(7, ones, 64);
+    for (int i = 0; i < times; i++) {
+        TILE_DOT(0, 4, 6);
+        TILE_DOT(1, 4, 7);
+        TILE_DOT(2, 5, 6);
+        TILE_DOT(3, 5, 7);
+    }
+    tiles_end();
+    return (double)times * 4 * 2 * 16 * 16 * 32;
+}
+
+#if defined(IMF__TILES_EMULATED)
+const struct gemm_kernel imf__gemm_tiles_emulated = {"AMX, emulated", run, peak};
+#else
+const struct gemm_kernel imf__gemm_tiles = {"AMX", run, peak};
+#endif

@@ -1,0 +1,241 @@
+/* Our own bfloat16 products (cpu/gemm), kernel by kernel: each against plain sums, and the tiles of
+ * the hardware against their emulation, bit by bit. */
+#include "cpu/gemm/gemm.h"
+
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct shape {
+    int rows, N, K;
+    enum gemm_epilogue epilogue;
+    bool bf16, bias;
+};
+
+/* Whole panels, and cut-off ones of every kind. */
+static const struct shape shapes[] = {
+    {32, 32, 32, GEMM_STORE, false, false},  {64, 96, 256, GEMM_STORE, true, true},
+    {276, 64, 768, GEMM_ADD, false, false},  {33, 40, 48, GEMM_STORE, false, true},
+    {7, 13, 37, GEMM_SILU, true, true},      {20, 80, 96, GEMM_SILU, false, false},
+    {45, 72, 100, GEMM_ADD, false, true},    {50, 48, 64, GEMM_SWIGLU, true, false},
+    {1, 11, 341, GEMM_SWIGLU, true, false},  {100, 16, 1000, GEMM_ADD, false, false},
+};
+enum { SHAPES = sizeof(shapes) / sizeof(shapes[0]) };
+
+static float to_number(uint16_t h)
+{
+    uint32_t u = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &u, sizeof(f));
+    return f;
+}
+
+/* Random bfloat16 numbers, among them zeros, denormals and large ones. */
+static uint16_t random_half(uint32_t *seed)
+{
+    *seed = *seed * 1664525u + 1013904223u;
+    uint32_t r = *seed >> 8;
+    if (r % 61 == 0)
+        return (uint16_t)(r >> 8 & 0x807F);
+    if (r % 67 == 0)
+        return (uint16_t)(0x4100 | (r >> 8 & 0x807F));
+    return (uint16_t)(0x3E00 + (r >> 4) % 0x180 + (r & 0x8000));
+}
+
+struct inputs {
+    const struct shape *s;
+    uint16_t *x, *a, *b; /* x (rows, K); packed */
+    float *w, *w3, *bias, *before;
+    size_t panels;
+};
+
+static void *allocate(size_t bytes)
+{
+    void *p = aligned_alloc(64, (bytes + 127) / 64 * 64);
+    ck_assert_ptr_nonnull(p);
+    return p;
+}
+
+static float *random_floats(size_t n, uint32_t seed)
+{
+    float *x = allocate(n * sizeof(*x));
+    for (size_t i = 0; i < n; i++)
+        x[i] = to_number(random_half(&seed));
+    return x;
+}
+
+static void make(struct inputs *in, const struct shape *s)
+{
+    size_t rows = (size_t)s->rows, N = (size_t)s->N, K = (size_t)s->K;
+    size_t panel = gemm_packed(1, s->K), row_panels = gemm_panels(s->rows);
+    bool pair = s->epilogue == GEMM_SWIGLU;
+    uint32_t seed = 9;
+    *in = (struct inputs){.s = s, .panels = pair ? (N + 15) / 16 : gemm_panels(s->N)};
+    in->x = allocate(rows * K * 2);
+    for (size_t i = 0; i < rows * K; i++)
+        in->x[i] = random_half(&seed);
+    in->w = random_floats(N * K, 1);
+    in->w3 = random_floats(N * K, 2);
+    in->bias = random_floats(in->panels * GEMM_PANEL, 3);
+    in->before = random_floats(rows * N, 4);
+    in->a = allocate(row_panels * panel * 2);
+    in->b = allocate(in->panels * panel * 2);
+    memset(in->a, 0xFF, row_panels * panel * 2); /* NaN where nothing is written */
+    for (size_t p = 0; p < row_panels; p++)
+        imf__gemm_pack_a(in->a + p * panel, in->x + p * 32 * K, K,
+                         s->rows - (int)p * 32 < 32 ? s->rows - (int)p * 32 : 32, s->K);
+    for (size_t p = 0; p < in->panels; p++) {
+        const float *from[GEMM_PANEL];
+        for (size_t c = 0; c < GEMM_PANEL; c++) {
+            size_t width = pair ? 16 : 32, column = p * width + c % width;
+            from[c] = column >= N ? NULL : (pair && c >= 16 ? in->w3 : in->w) + column * K;
+        }
+        imf__gemm_pack_b(in->b + p * panel, from, s->K);
+    }
+}
+
+static void drop(struct inputs *in)
+{
+    free(in->x);
+    free(in->a);
+    free(in->b);
+    free(in->w);
+    free(in->w3);
+    free(in->bias);
+    free(in->before);
+}
+
+/* The product by a kernel, `rows_at_once` row panels and one column panel a job where `apart`;
+ * guarded behind its end. */
+static char *multiply(const struct inputs *in, const struct gemm_kernel *k, bool apart)
+{
+    const struct shape *s = in->s;
+    size_t panel = gemm_packed(1, s->K), n = (size_t)s->rows * (size_t)s->N;
+    size_t bytes = n * (s->bf16 ? 2 : 4);
+    char *dst = allocate(bytes + 64);
+    memset(dst, 0xFF, bytes + 64);
+    if (s->epilogue == GEMM_ADD)
+        memcpy(dst, in->before, bytes);
+    struct gemm_out out = {dst, s->bf16, (size_t)s->N, s->N, s->bias ? in->bias : NULL, s->epilogue};
+    int steps = (int)gemm_steps(s->K), columns = apart ? 1 : (int)in->panels;
+    for (int row = 0; row < s->rows; row += apart ? 32 : s->rows) {
+        for (int p = 0; p < (int)in->panels; p += columns) {
+            int rows = apart && s->rows - row > 32 ? 32 : s->rows - row;
+            struct gemm_job job = {&out, in->a + (size_t)(row / 32) * panel,
+                                   in->b + (size_t)p * panel, steps, row, rows, p, columns};
+            k->run(&job);
+        }
+    }
+    for (size_t i = 0; i < 64; i++)
+        ck_assert_msg((unsigned char)dst[bytes + i] == 0xFF, "%s wrote behind the end", k->name);
+    return dst;
+}
+
+static double sum_of(const struct inputs *in, size_t row, const float *w, size_t column)
+{
+    size_t K = (size_t)in->s->K;
+    double sum = 0;
+    for (size_t k = 0; k < K; k++) /* the weights are bfloat16 numbers already */
+        sum += (double)to_number(in->x[row * K + k]) * (double)w[column * K + k];
+    return sum;
+}
+
+static double expected(const struct inputs *in, size_t row, size_t column)
+{
+    const struct shape *s = in->s;
+    double x = sum_of(in, row, in->w, column) + (s->bias ? (double)in->bias[column] : 0);
+    if (s->epilogue == GEMM_SWIGLU)
+        return x / (1 + exp(-x)) * sum_of(in, row, in->w3, column);
+    if (s->epilogue == GEMM_SILU)
+        return x / (1 + exp(-x));
+    if (s->epilogue == GEMM_ADD)
+        return x + (double)in->before[row * (size_t)s->N + column];
+    return x;
+}
+
+static void check_values(const struct inputs *in, const struct gemm_kernel *k)
+{
+    const struct shape *s = in->s;
+    char *got = multiply(in, k, false), *apart = multiply(in, k, true);
+    size_t n = (size_t)s->rows * (size_t)s->N;
+    double squares = 0, total = 0;
+    for (size_t i = 0; i < n; i++) {
+        double want = expected(in, i / (size_t)s->N, i % (size_t)s->N);
+        double x = s->bf16 ? (double)to_number(((uint16_t *)got)[i]) : (double)((float *)got)[i];
+        squares += (x - want) * (x - want);
+        total += want * want;
+    }
+    double error = sqrt(squares / total);
+    ck_assert_msg(error < (s->bf16 ? 3e-3 : 2e-6), "%s, shape %d: error %g", k->name,
+                  (int)(s - shapes), error);
+    ck_assert_msg(memcmp(got, apart, n * (s->bf16 ? 2 : 4)) == 0,
+                  "%s, shape %d: other bits block by block", k->name, (int)(s - shapes));
+    free(got);
+    free(apart);
+}
+
+static bool has_tiles(void)
+{
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx512bf16") && imf__tiles_allowed(NULL);
+#else
+    return false;
+#endif
+}
+
+START_TEST(test_values)
+{
+    struct inputs in;
+    make(&in, &shapes[_i]);
+    check_values(&in, &imf__gemm_tiles_emulated);
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512bf16"))
+        check_values(&in, &imf__gemm_dot);
+    if (has_tiles())
+        check_values(&in, &imf__gemm_tiles);
+#endif
+    drop(&in);
+}
+END_TEST
+
+#if defined(__x86_64__)
+/* The exponential of another instruction set may round differently: plain sums only. */
+START_TEST(test_emulation)
+{
+    struct inputs in;
+    struct shape s = shapes[_i];
+    s.epilogue = s.epilogue == GEMM_ADD ? GEMM_ADD : GEMM_STORE;
+    s.bf16 = false;
+    if (!has_tiles())
+        return;
+    make(&in, &s);
+    size_t bytes = (size_t)s.rows * (size_t)s.N * sizeof(float);
+    char *a = multiply(&in, &imf__gemm_tiles, false);
+    char *b = multiply(&in, &imf__gemm_tiles_emulated, false);
+    ck_assert_mem_eq(a, b, bytes);
+    free(a);
+    free(b);
+    drop(&in);
+}
+END_TEST
+#endif
+
+int main(void)
+{
+    Suite *suite = suite_create("gemm");
+    TCase *tc = tcase_create("kernels");
+    tcase_set_timeout(tc, 300);
+    tcase_add_loop_test(tc, test_values, 0, SHAPES);
+#if defined(__x86_64__)
+    tcase_add_loop_test(tc, test_emulation, 0, SHAPES);
+    printf("tiles: %s\n", has_tiles() ? "hardware and emulation" : "emulation only");
+#endif
+    suite_add_tcase(suite, tc);
+    SRunner *r = srunner_create(suite);
+    srunner_run_all(r, CK_ENV);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? 1 : 0;
+}
