@@ -34,18 +34,25 @@ imf_status cpu_attention(struct imf__device *d, void *dst, const void *qkv, cons
     bool bf16 = cpu_bf16(cpu);
     if (!imf__head_size_valid(HS))
         return IMF_EUNSUPPORTED;
-    size_t piece = cpu_round_up(cpu->k->attention_work(T, HS, bf16), 4096);
+    const struct gemm_kernel *tiles = cpu->gemm && cpu->gemm->attention_head ? cpu->gemm : NULL;
+    size_t piece = tiles ? tiles->attention_work(T, HS) : cpu->k->attention_work(T, HS, bf16);
+    piece = cpu_round_up(piece, 4096);
     IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_THREADS, piece * (size_t)cpu->threads));
     if (d->dry)
         return IMF_OK;
     char *work = cpu_scratch(cpu, CPU_SCRATCH_THREADS);
     size_t out = (size_t)T * (size_t)NH * (size_t)HS * d->act_size, in = 3 * out;
-#pragma omp parallel for collapse(2) schedule(static) num_threads(cpu->threads)
+#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(cpu->threads)
     for (int b = 0; b < B; b++) {
-        for (int h = 0; h < NH; h++)
-            cpu->k->attention_head((char *)dst + (size_t)b * out,
-                                   (const char *)qkv + (size_t)b * in, bf16, q_norm, k_norm, rope,
-                                   T, NH, HS, h, work + piece * (size_t)omp_get_thread_num());
+        for (int h = 0; h < NH; h++) {
+            char *to = (char *)dst + (size_t)b * out;
+            const char *from = (const char *)qkv + (size_t)b * in;
+            char *own = work + piece * (size_t)omp_get_thread_num();
+            if (tiles)
+                tiles->attention_head(to, from, q_norm, k_norm, rope, T, NH, HS, h, own);
+            else
+                cpu->k->attention_head(to, from, bf16, q_norm, k_norm, rope, T, NH, HS, h, own);
+        }
     }
     return IMF_OK;
 }

@@ -36,7 +36,7 @@ class Bench(CliCase):
     def test_table(self):
         out = self.ok("bench", "--model", TINY, "--batch", 2, "--rounds", 1, "--device", "cpu").decode()
         self.assertIn("the hardware's peak: ", out)
-        self.assertRegex(out, r"\n +2  step +[0-9.]+ +[0-9]+ +[0-9.]+%\n")
+        self.assertRegex(out, r"\n +2  step +[0-9.]+ +[0-9]+ +[0-9.]+% +[0-9.]+x\n")
 
     def test_refused(self):
         self.refused(2, "--model is needed", "bench")

@@ -74,4 +74,4 @@ static double peak(int times)
     return (double)times * SUMS_HELD * 64;
 }
 
-const struct gemm_kernel imf__gemm_dot = {"AVX512-BF16", run, peak};
+const struct gemm_kernel imf__gemm_dot = {.name = "AVX512-BF16", .run = run, .peak = peak};

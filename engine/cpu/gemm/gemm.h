@@ -46,6 +46,10 @@ struct gemm_job {
 struct gemm_kernel {
     const char *name;
     void (*run)(const struct gemm_job *job);
+    /* As imf__cpu_kernels', of bfloat16; NULL: theirs. */
+    void (*attention_head)(void *dst, const void *qkv, const float *q_norm, const float *k_norm,
+                           const float *rope, int T, int NH, int HS, int head, void *work);
+    size_t (*attention_work)(int T, int HS);
     /* FLOPs of `times` rounds of products that touch no memory. */
     double (*peak)(int times);
 };

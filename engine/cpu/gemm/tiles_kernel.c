@@ -2,6 +2,7 @@
  * rows of the one before it are finished. */
 #include "cpu/gemm/epilogue.h"
 #include "cpu/gemm/tiles.h"
+#include "cpu/gemm/tiles_attention.h"
 
 #define STEP(a, b)                                                                                 \
     do {                                                                                           \
@@ -85,8 +86,14 @@ static double peak(int times)
     return (double)times * 4 * 2 * 16 * 16 * 32;
 }
 
+const struct gemm_kernel IMF__TILES_NAME(imf__gemm_tiles) = {
 #if defined(IMF__TILES_EMULATED)
-const struct gemm_kernel imf__gemm_tiles_emulated = {"AMX, emulated", run, peak};
+    .name = "AMX, emulated",
 #else
-const struct gemm_kernel imf__gemm_tiles = {"AMX", run, peak};
+    .name = "AMX",
 #endif
+    .run = run,
+    .attention_head = IMF__TILES_NAME(imf__tiles_attention_head),
+    .attention_work = IMF__TILES_NAME(imf__tiles_attention_work),
+    .peak = peak,
+};

@@ -1,0 +1,275 @@
+/* Attention of one head on tiles: the norms of q and k and the rotary embedding while they are
+ * packed, then 32 query rows at a time through scores, softmax and values.
+ *     k: B panels of 32 keys over the head size; v: tiles of 32 keys x 16 features, by key;
+ *     q, and the probabilities in bfloat16: A panels of 32 rows.
+ * Keys are padded with zeros to a multiple of 32, whose probabilities are zero. */
+#include "cpu/gemm/tiles_attention.h"
+#include "cpu/gemm/gemm.h"
+#include "cpu/gemm/tiles.h"
+#include "cpu/vector.h"
+
+#define MAX_HS 80
+#define INLINE static inline __attribute__((always_inline))
+
+struct layout {
+    size_t keys, steps;              /* keys padded to 32; of the head size, by 32 */
+    size_t q, k, v, s, p, o, total;  /* byte offsets into work */
+};
+
+static struct layout layout_of(int T, int HS)
+{
+    struct layout l = {.keys = ((size_t)T + 31) / 32 * 32, .steps = gemm_steps(HS)};
+    const size_t tile = GEMM_TILE * sizeof(uint16_t);
+    l.k = 2 * l.steps * tile;
+    l.v = l.k + l.keys / 16 * l.steps * tile;
+    l.s = l.v + l.keys / 32 * (size_t)(HS / 16) * tile;
+    l.p = l.s + 32 * (l.keys + 16) * sizeof(float); /* rows an odd number of cache lines apart */
+    l.o = l.p + l.keys / 16 * tile;
+    l.total = l.o + 32 * 32 * sizeof(float);
+    return l;
+}
+
+size_t IMF__TILES_NAME(imf__tiles_attention_work)(int T, int HS)
+{
+    return layout_of(T, HS).total;
+}
+
+struct head {
+    const uint16_t *q, *k, *v; /* first rows; `stride` elements apart */
+    size_t stride;
+    int T;
+    const float *q_norm, *k_norm, *cosine, *sine; /* rope (T, HS / 2) each */
+    uint16_t *out;
+    size_t out_stride;
+};
+
+/* y (HS) = rope(rms_norm(x)) * scale, pairs of adjacent elements turned by an angle. */
+INLINE void norm_rope(uint16_t *y, const uint16_t *x, int HS, const float *norm,
+                      const float *cosine, const float *sine, float scale)
+{
+    const vi twice = {0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7};
+    const vi other = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
+    const vf sign = {-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
+    vf a[MAX_HS / LANES], sum = splat(0);
+    for (int i = 0; i < HS / LANES; i++) {
+        a[i] = load_bf16(x + i * LANES);
+        sum += a[i] * a[i];
+    }
+    float r = 1.0f / sqrtf(sum_lanes(sum) / (float)HS + 1e-6f) * scale;
+    for (int i = 0; i < HS / LANES; i++) {
+        vf t = a[i] * r * load_f32(norm + i * LANES), c = splat(0), s = splat(0);
+        memcpy(&c, cosine + i * 8, 32);
+        memcpy(&s, sine + i * 8, 32);
+        store_bf16(y + i * LANES, t * __builtin_shuffle(c, twice) +
+                                      __builtin_shuffle(t, other) *
+                                          (__builtin_shuffle(s, twice) * sign));
+    }
+}
+
+INLINE void pack_keys(const struct head *h, const struct layout *l, int HS, uint16_t *k)
+{
+    uint16_t y[MAX_HS + 16] = {0}; /* up to a multiple of 32 */
+    memset(k, 0, l->keys / 16 * l->steps * GEMM_TILE * sizeof(*k));
+    for (size_t t = 0; t < (size_t)h->T; t++) {
+        norm_rope(y, h->k + t * h->stride, HS, h->k_norm, h->cosine + t * (size_t)(HS / 2),
+                  h->sine + t * (size_t)(HS / 2), 1.0f);
+        uint16_t *to = k + t / 32 * l->steps * GEMM_STEP + t % 32 / 16 * GEMM_TILE + t % 16 * 2;
+        for (int d = 0; d < HS / 2; d++)
+            memcpy(to + d / 16 * GEMM_STEP + d % 16 * 32, y + 2 * d, 4);
+    }
+}
+
+INLINE void pack_values(const struct head *h, const struct layout *l, int HS, uint16_t *v)
+{
+    for (size_t t = 0; t < l->keys; t += 2) {
+        uint16_t *to = v + t / 32 * (size_t)(HS / 16) * GEMM_TILE + t % 32 / 2 * 32;
+        const uint16_t *even = h->v + t * h->stride, *odd = even + h->stride;
+        for (int d = 0; d < HS; d += LANES, to += GEMM_TILE) {
+            vu x = {0}, y = {0};
+            if (t < (size_t)h->T)
+                x = __builtin_convertvector(*(const vh_u *)(even + d), vu);
+            if (t + 1 < (size_t)h->T)
+                y = __builtin_convertvector(*(const vh_u *)(odd + d), vu);
+            x |= y << 16;
+            memcpy(to, &x, 64);
+        }
+    }
+}
+
+INLINE void pack_queries(const struct head *h, const struct layout *l, int HS, uint16_t *q,
+                         size_t first, size_t rows, float scale)
+{
+    for (size_t i = 0; i < 32; i++) {
+        uint16_t y[MAX_HS + 16] = {0};
+        size_t t = first + i;
+        if (i < rows)
+            norm_rope(y, h->q + t * h->stride, HS, h->q_norm, h->cosine + t * (size_t)(HS / 2),
+                      h->sine + t * (size_t)(HS / 2), scale);
+        for (size_t s = 0; s < l->steps; s++)
+            memcpy(q + s * GEMM_STEP + i / 16 * GEMM_TILE + i % 16 * 32, y + s * 32, 64);
+    }
+}
+
+#define DOTS(a, b)                                                                                 \
+    do {                                                                                           \
+        TILE_LOAD(4, a, 64);                                                                       \
+        TILE_LOAD(6, b, 64);                                                                       \
+        TILE_DOT(0, 4, 6);                                                                         \
+        TILE_LOAD(7, (b) + GEMM_TILE, 64);                                                         \
+        TILE_DOT(1, 4, 7);                                                                         \
+        TILE_LOAD(5, (a) + GEMM_TILE, 64);                                                         \
+        TILE_DOT(2, 5, 6);                                                                         \
+        TILE_DOT(3, 5, 7);                                                                         \
+    } while (0)
+
+#define DOTS_OF_ONE(a, b)                                                                          \
+    do {                                                                                           \
+        TILE_LOAD(4, a, 64);                                                                       \
+        TILE_LOAD(6, b, 64);                                                                       \
+        TILE_DOT(0, 4, 6);                                                                         \
+        TILE_LOAD(5, (a) + GEMM_TILE, 64);                                                         \
+        TILE_DOT(2, 5, 6);                                                                         \
+    } while (0)
+
+#define ZERO()                                                                                     \
+    do {                                                                                           \
+        TILE_ZERO(0);                                                                              \
+        TILE_ZERO(1);                                                                              \
+        TILE_ZERO(2);                                                                              \
+        TILE_ZERO(3);                                                                              \
+    } while (0)
+
+/* s (32, keys) = q k^T. */
+INLINE void scores(const struct layout *l, float *s, const uint16_t *q, const uint16_t *k)
+{
+    const size_t row = (l->keys + 16) * sizeof(float);
+    for (size_t t = 0; t < l->keys; t += 32, k += l->steps * GEMM_STEP) {
+        ZERO();
+        for (size_t i = 0; i < l->steps; i++)
+            DOTS(q + i * GEMM_STEP, k + i * GEMM_STEP);
+        TILE_STORE(0, s + t, row);
+        TILE_STORE(1, s + t + 16, row);
+        TILE_STORE(2, s + 16 * (l->keys + 16) + t, row);
+        TILE_STORE(3, s + 16 * (l->keys + 16) + t + 16, row);
+    }
+}
+
+/* 2^x for x <= 0 to 4e-5, far below what bfloat16 keeps: 2^n times a polynomial on half a unit to
+ * either side. */
+INLINE vf exp2_lanes(vf x)
+{
+    const vf magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    x = max_lanewise(splat(-125.0f), x);
+    vf n = x + magic;
+    vf r = x - (n - magic);
+    vf p = splat(9.6181291e-3f);
+    p = p * r + 5.5504109e-2f;
+    p = p * r + 2.4022651e-1f;
+    p = p * r + 6.9314718e-1f;
+    p = p * r + 1.0f;
+    return (vf)((vi)p + ((vi)n << 23)); /* n's low bits are the integer */
+}
+
+/* Probabilities, not yet divided by their sum, into p; 1 / sum into inv. s is in units of ln 2. */
+INLINE void softmax(const struct layout *l, int T, const float *s, uint16_t *p, float *inv)
+{
+    const size_t whole = (size_t)T / 16 * 16, rest = (size_t)T % 16;
+    for (size_t i = 0; i < 32; i++, s += l->keys + 16) {
+        uint16_t *to = p + i / 16 * GEMM_TILE + i % 16 * 32;
+        vf last = splat(-INFINITY), top, sum = splat(0);
+        if (rest)
+            memcpy(&last, s + whole, rest * sizeof(*s));
+        top = last;
+        for (size_t t = 0; t < whole; t += 16)
+            top = max_lanewise(top, load_f32(s + t));
+        const float most = max_lanes(top);
+        size_t t = 0;
+        for (; t < whole; t += 16) {
+            vf e = exp2_lanes(load_f32(s + t) - most);
+            sum += e;
+            store_bf16(to + t / 32 * GEMM_STEP + t % 32, e);
+        }
+        for (; t < l->keys; t += 16) {
+            float e[16] = {0};
+            if (t == whole && rest) {
+                vf x = exp2_lanes(last - most);
+                memcpy(e, &x, rest * sizeof(*e));
+                sum += load_f32(e);
+            }
+            store_bf16(to + t / 32 * GEMM_STEP + t % 32, load_f32(e));
+        }
+        inv[i] = 1.0f / sum_lanes(sum);
+    }
+}
+
+/* 16 or 32 features of the rows' results, from feature d on. */
+INLINE void values(const struct head *h, const struct layout *l, int HS, float *o,
+                   const uint16_t *p, const uint16_t *v, const float *inv, size_t first,
+                   size_t rows, int d)
+{
+    const size_t step = (size_t)(HS / 16) * GEMM_TILE;
+    const bool two = HS - d >= 32;
+    v += (size_t)(d / 16) * GEMM_TILE;
+    ZERO();
+    for (size_t i = 0; i < l->keys / 32; i++) {
+        if (two)
+            DOTS(p + i * GEMM_STEP, v + i * step);
+        else
+            DOTS_OF_ONE(p + i * GEMM_STEP, v + i * step);
+    }
+    TILE_STORE(0, o, 128);
+    TILE_STORE(1, o + 16, 128);
+    TILE_STORE(2, o + 512, 128);
+    TILE_STORE(3, o + 528, 128);
+    for (size_t i = 0; i < rows; i++) {
+        uint16_t *to = h->out + (first + i) * h->out_stride + d;
+        store_bf16(to, load_f32(o + i * 32) * inv[i]);
+        if (two)
+            store_bf16(to + 16, load_f32(o + i * 32 + 16) * inv[i]);
+    }
+}
+
+INLINE void attend(const struct head *h, int HS, char *work)
+{
+    const struct layout l = layout_of(h->T, HS);
+    uint16_t *q = (uint16_t *)(work + l.q), *k = (uint16_t *)(work + l.k);
+    uint16_t *v = (uint16_t *)(work + l.v), *p = (uint16_t *)(work + l.p);
+    float *s = (float *)(work + l.s), *o = (float *)(work + l.o), inv[32];
+    const float scale = 1.44269504088896341f / sqrtf((float)HS); /* exponentials are of 2 */
+    pack_keys(h, &l, HS, k);
+    pack_values(h, &l, HS, v);
+    tiles_begin();
+    for (size_t t = 0; t < (size_t)h->T; t += 32) {
+        size_t rows = (size_t)h->T - t < 32 ? (size_t)h->T - t : 32;
+        pack_queries(h, &l, HS, q, t, rows, scale);
+        scores(&l, s, q, k);
+        softmax(&l, h->T, s, p, inv);
+        for (int d = 0; d < HS; d += 32)
+            values(h, &l, HS, o, p, v, inv, t, rows, d);
+    }
+    tiles_end();
+}
+
+void IMF__TILES_NAME(imf__tiles_attention_head)(void *dst, const void *qkv, const float *q_norm,
+                                                const float *k_norm, const float *rope, int T,
+                                                int NH, int HS, int head, void *work)
+{
+    const size_t width = (size_t)NH * (size_t)HS, at = (size_t)head * (size_t)HS;
+    struct head h = {
+        .q = (const uint16_t *)qkv + at,
+        .stride = 3 * width,
+        .T = T,
+        .q_norm = q_norm,
+        .k_norm = k_norm,
+        .cosine = rope,
+        .sine = rope + (size_t)T * (size_t)(HS / 2),
+        .out = (uint16_t *)dst + at,
+        .out_stride = width,
+    };
+    h.k = h.q + width;
+    h.v = h.k + width;
+    if (HS == 80)
+        attend(&h, 80, work);
+    else
+        attend(&h, 64, work);
+}

@@ -1,0 +1,19 @@
+/* Attention on tiles (tiles_attention.c), and on emulated ones. bfloat16 only. */
+#ifndef IMF__CPU_TILES_ATTENTION_H
+#define IMF__CPU_TILES_ATTENTION_H
+
+#include <stddef.h>
+
+#if defined(IMF__TILES_EMULATED)
+#define IMF__TILES_NAME(name) name##_emulated
+#else
+#define IMF__TILES_NAME(name) name
+#endif
+
+/* As imf__cpu_kernels' attention_head and attention_work. */
+void IMF__TILES_NAME(imf__tiles_attention_head)(void *dst, const void *qkv, const float *q_norm,
+                                                const float *k_norm, const float *rope, int T,
+                                                int NH, int HS, int head, void *work);
+size_t IMF__TILES_NAME(imf__tiles_attention_work)(int T, int HS);
+
+#endif
