@@ -331,9 +331,10 @@ static void describe(struct cpu_device *cpu)
              cpu->gemm ? cpu->gemm->name : "", v->major, v->minor, v->patch,
              onednn_has_amx() ? " with AMX" : "", why ? "; the system refuses AMX" : "");
     /* oneDNN chooses a Winograd variant by the number of threads, and its bits with it. */
-    snprintf(cpu->base.build, sizeof(cpu->base.build), "cpu %s %s oneDNN %d.%d.%d isa %d winograd %d",
-             cpu->k->isa, cpu->gemm ? cpu->gemm->name : "", v->major, v->minor, v->patch, (int)dnnl_get_effective_cpu_isa(),
-             cpu->blocked && !cpu->reproducible ? cpu->threads : 0);
+    snprintf(
+        cpu->base.build, sizeof(cpu->base.build), "cpu %s %s oneDNN %d.%d.%d isa %d winograd %d",
+        cpu->k->isa, cpu->gemm ? cpu->gemm->name : "", v->major, v->minor, v->patch,
+        (int)dnnl_get_effective_cpu_isa(), cpu->blocked && !cpu->reproducible ? cpu->threads : 0);
     info->precision = cpu->base.precision;
     info->threads = cpu->threads;
     long pages = sysconf(_SC_PHYS_PAGES);

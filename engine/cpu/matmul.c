@@ -19,7 +19,7 @@ struct imf__linear {
     dnnl_memory_desc_t packed;
     dnnl_memory_t weights;
     void *data;
-    float *bias; /* (N) or NULL */
+    float *bias;              /* (N) or NULL */
     struct gemm_matrix *ours; /* instead of all that; NULL: oneDNN's */
 };
 

@@ -16,11 +16,11 @@ struct shape {
 
 /* Whole panels, and cut-off ones of every kind. */
 static const struct shape shapes[] = {
-    {32, 32, 32, GEMM_STORE, false, false},  {64, 96, 256, GEMM_STORE, true, true},
-    {276, 64, 768, GEMM_ADD, false, false},  {33, 40, 48, GEMM_STORE, false, true},
-    {7, 13, 37, GEMM_SILU, true, true},      {20, 80, 96, GEMM_SILU, false, false},
-    {45, 72, 100, GEMM_ADD, false, true},    {50, 48, 64, GEMM_SWIGLU, true, false},
-    {1, 11, 341, GEMM_SWIGLU, true, false},  {100, 16, 1000, GEMM_ADD, false, false},
+    {32, 32, 32, GEMM_STORE, false, false}, {64, 96, 256, GEMM_STORE, true, true},
+    {276, 64, 768, GEMM_ADD, false, false}, {33, 40, 48, GEMM_STORE, false, true},
+    {7, 13, 37, GEMM_SILU, true, true},     {20, 80, 96, GEMM_SILU, false, false},
+    {45, 72, 100, GEMM_ADD, false, true},   {50, 48, 64, GEMM_SWIGLU, true, false},
+    {1, 11, 341, GEMM_SWIGLU, true, false}, {100, 16, 1000, GEMM_ADD, false, false},
 };
 enum { SHAPES = sizeof(shapes) / sizeof(shapes[0]) };
 
@@ -118,13 +118,20 @@ static char *multiply(const struct inputs *in, const struct gemm_kernel *k, bool
     memset(dst, 0xFF, bytes + 64);
     if (s->epilogue == GEMM_ADD)
         memcpy(dst, in->before, bytes);
-    struct gemm_out out = {dst, s->bf16, (size_t)s->N, s->N, s->bias ? in->bias : NULL, s->epilogue};
+    struct gemm_out out = {dst,        s->bf16, (size_t)s->N, s->N, s->bias ? in->bias : NULL,
+                           s->epilogue};
     int steps = (int)gemm_steps(s->K), columns = apart ? 1 : (int)in->panels;
     for (int row = 0; row < s->rows; row += apart ? 32 : s->rows) {
         for (int p = 0; p < (int)in->panels; p += columns) {
             int rows = apart && s->rows - row > 32 ? 32 : s->rows - row;
-            struct gemm_job job = {&out, in->a + (size_t)(row / 32) * panel,
-                                   in->b + (size_t)p * panel, steps, row, rows, p, columns};
+            struct gemm_job job = {&out,
+                                   in->a + (size_t)(row / 32) * panel,
+                                   in->b + (size_t)p * panel,
+                                   steps,
+                                   row,
+                                   rows,
+                                   p,
+                                   columns};
             k->run(&job);
         }
     }

@@ -12,7 +12,7 @@
 /* Where a block of sums goes. Kept apart from the sums: nothing else points at it, so that it stays
  * in registers. */
 struct place {
-    char *row;     /* the next one to finish, and its number */
+    char *row; /* the next one to finish, and its number */
     int done, rows;
     int columns;   /* that are there, of 32; of 16 where a pair of columns makes one */
     size_t stride; /* bytes */
@@ -57,8 +57,8 @@ static __attribute__((noinline)) vf get_part(const char *row, int columns, int a
     return load_f32(whole);
 }
 
-static inline __attribute__((always_inline)) void
-finish_row(const float *sums, struct place *p, enum gemm_epilogue e, bool bf16)
+static inline __attribute__((always_inline)) void finish_row(const float *sums, struct place *p,
+                                                             enum gemm_epilogue e, bool bf16)
 {
     const float *s = sums + p->done / 16 * 512 + p->done % 16 * 16;
     const int width = e == GEMM_SWIGLU ? LANES : 2 * LANES;

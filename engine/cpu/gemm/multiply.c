@@ -66,7 +66,7 @@ void imf__gemm_matrix_free(struct gemm_matrix *m)
 /* ---- Sharing out ---- */
 
 struct tasks {
-    int columns, rows;            /* panels in a task */
+    int columns, rows; /* panels in a task */
     int column_tasks, row_tasks;
 };
 

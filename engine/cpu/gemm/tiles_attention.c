@@ -12,8 +12,8 @@
 #define INLINE static inline __attribute__((always_inline))
 
 struct layout {
-    size_t keys, steps;              /* keys padded to 32; of the head size, by 32 */
-    size_t q, k, v, s, p, o, total;  /* byte offsets into work */
+    size_t keys, steps;             /* keys padded to 32; of the head size, by 32 */
+    size_t q, k, v, s, p, o, total; /* byte offsets into work */
 };
 
 static struct layout layout_of(int T, int HS)
@@ -60,9 +60,9 @@ INLINE void norm_rope(uint16_t *y, const uint16_t *x, int HS, const float *norm,
         vf t = a[i] * r * load_f32(norm + i * LANES), c = splat(0), s = splat(0);
         memcpy(&c, cosine + i * 8, 32);
         memcpy(&s, sine + i * 8, 32);
-        store_bf16(y + i * LANES, t * __builtin_shuffle(c, twice) +
-                                      __builtin_shuffle(t, other) *
-                                          (__builtin_shuffle(s, twice) * sign));
+        store_bf16(y + i * LANES,
+                   t * __builtin_shuffle(c, twice) +
+                       __builtin_shuffle(t, other) * (__builtin_shuffle(s, twice) * sign));
     }
 }
 
