@@ -3,7 +3,7 @@
 #define IMF__CPU_ATTENTION_H
 
 #include "cpu/kernels.h"
-#include "cpu/vector.h"
+#include "common/vector.h"
 
 void IMF__ISA_NAME(imf__attention_head)(void *dst, const void *qkv, bool bf16, const float *q_norm,
                                         const float *k_norm, const float *rope, int T, int NH,

@@ -2,7 +2,7 @@
 #ifndef IMF__CPU_ATTENTION_TILES_H
 #define IMF__CPU_ATTENTION_TILES_H
 
-#include "cpu/vector.h"
+#include "common/vector.h"
 
 static inline size_t round_up(size_t n, size_t to)
 {

@@ -1,4 +1,4 @@
-/* Convolutions on oneDNN, one picture at a time (so that a picture's bits cannot depend on its
+/* Convolutions: our own in bfloat16, where we have products of it (cpu/gemm). Else on oneDNN, one picture at a time (so that a picture's bits cannot depend on its
  * batch).
  *
  * Two layouts, chosen once per device:
@@ -8,6 +8,7 @@
  * after a nearest x2 upsampling becomes four 2x2 convolutions of the small picture, one for each
  * parity of the output pixel: each 2x2 kernel holds sums of the 3x3 kernel's taps that fall on the
  * same input pixel. It is exact and needs 4/9 of the multiplications. */
+#include "cpu/gemm_multiply.h"
 #include "cpu/internal.h"
 #include "common/error.h"
 
@@ -23,6 +24,7 @@ struct phase {
 };
 
 struct imf__conv {
+    struct gemm_conv *ours; /* instead of the phases; NULL: oneDNN's */
     struct imf__conv_desc desc;
     int in, out;      /* channels as stored: rounded up to 16 in the blocked layout */
     int out_h, out_w; /* of one phase */
@@ -290,8 +292,9 @@ imf_status cpu_conv_load(struct imf__device *d, struct imf__conv **out,
     w->out_w = desc->upsample2x ? desc->in_w
                                 : (desc->in_w + 2 * desc->pad_w - desc->kw) / desc->stride + 1;
     imf_status status = IMF_ENOMEM;
-    w->bias = cpu_memory_alloc((size_t)w->out * sizeof(float));
-    if (w->bias) {
+    if (cpu->gemm) {
+        status = imf__gemm_conv_load(cpu, &w->ours, desc, weight, bias);
+    } else if ((w->bias = cpu_memory_alloc((size_t)w->out * sizeof(float)))) {
         if (bias)
             memcpy(w->bias, bias, (size_t)desc->out * sizeof(float));
         d->weights_bytes += (size_t)w->out * sizeof(float);
@@ -320,6 +323,7 @@ void cpu_conv_free(struct imf__device *d, struct imf__conv *w)
         dnnl_memory_destroy(p->scratchpad);
         free(p->data);
     }
+    imf__gemm_conv_free(w->ours);
     free(w->bias);
     free(w);
 }
@@ -381,6 +385,8 @@ imf_status cpu_conv2d(struct imf__device *d, struct imf__image *dst, const struc
         return IMF_EINVAL;
     if (d->dry)
         return IMF_OK;
+    if (w->ours)
+        return imf__gemm_conv_run(cpu, dst, src, w->ours, residual);
     struct imf__image one_src = *src, one_dst = *dst;
     one_src.n = one_dst.n = 1;
     size_t src_bytes = cpu_image_bytes(d, &one_src), dst_bytes = cpu_image_bytes(d, &one_dst);

@@ -1,7 +1,9 @@
 /* Picture operations of the CPU device that are no convolutions.
  *
- * Both layouts are "planes of pixels with a run of channels each": NHWC is one plane whose run is
- * all C channels, nChw16c is C/16 planes with runs of 16 (the last one padded with zeros). */
+ * All layouts are "planes of pixels with a run of channels each": NHWC is one plane whose run is
+ * all C channels; nChw16c is C/16 planes with runs of 16, the last one padded with zeros; and our
+ * own convolutions (cpu/gemm) want runs of 32 within a border of zeros. */
+#include "cpu/gemm_multiply.h"
 #include "cpu/internal.h"
 #include "common/error.h"
 
@@ -13,27 +15,53 @@
 
 struct layout {
     int planes, run; /* run: channels a pixel of a plane holds */
-    size_t pixels;   /* of a plane */
-    size_t sample;   /* elements of one picture */
+    int h, w, border;
+    size_t row, plane; /* pixels, border included */
+    size_t sample;     /* elements of one picture */
     bool bf16;
 };
 
 static struct layout layout_of(const struct cpu_device *cpu, const struct imf__image *img)
 {
-    struct layout l;
-    l.run = cpu->blocked ? BLOCK : img->c;
-    l.planes = cpu->blocked ? (img->c + BLOCK - 1) / BLOCK : 1;
-    l.pixels = (size_t)img->h * (size_t)img->w;
-    l.sample = (size_t)l.planes * (size_t)l.run * l.pixels;
+    const bool ours = cpu->gemm && !img->f32;
+    struct layout l = {.h = img->h, .w = img->w, .border = ours ? GEMM_BORDER : 0};
+    l.run = ours ? GEMM_PANEL : cpu->blocked ? BLOCK : img->c;
+    l.planes = (img->c + l.run - 1) / l.run;
+    l.row = (size_t)(img->w + 2 * l.border);
+    l.plane = l.row * (size_t)(img->h + 2 * l.border);
+    l.sample = (size_t)l.planes * (size_t)l.run * l.plane;
     l.bf16 = cpu_bf16(cpu) && !img->f32;
     return l;
 }
 
-static inline size_t element(const struct layout *l, int n, size_t pixel, int c)
+/* Pixel (y, x) of a plane, in elements from the picture's first. */
+static inline size_t pixel_at(const struct layout *l, int plane, int y, int x)
 {
-    size_t plane = (size_t)(c / l->run);
-    return (size_t)n * l->sample + (plane * l->pixels + pixel) * (size_t)l->run +
-           (size_t)(c % l->run);
+    return ((size_t)plane * l->plane + (size_t)(y + l->border) * l->row + (size_t)(x + l->border)) *
+           (size_t)l->run;
+}
+
+static inline size_t element(const struct layout *l, int n, int y, int x, int c)
+{
+    return (size_t)n * l->sample + pixel_at(l, c / l->run, y, x) + (size_t)(c % l->run);
+}
+
+void cpu_image_clear_border(const struct cpu_device *cpu, struct imf__image *img)
+{
+    const struct layout l = layout_of(cpu, img);
+    const size_t size = l.bf16 ? 2 : 4, pixel = (size_t)l.run * size;
+    const size_t edge = (size_t)l.border * pixel, whole = (size_t)l.border * l.row * pixel;
+    if (!l.border)
+        return;
+    for (int p = 0; p < img->n * l.planes; p++) {
+        char *plane = (char *)img->data + (size_t)p * l.plane * pixel;
+        memset(plane, 0, whole);
+        memset(plane + l.plane * pixel - whole, 0, whole);
+        for (size_t y = (size_t)l.border; y < (size_t)(l.border + l.h); y++) {
+            memset(plane + y * l.row * pixel, 0, edge);
+            memset(plane + (y + 1) * l.row * pixel - edge, 0, edge);
+        }
+    }
 }
 
 static inline float load1(const void *data, size_t i, bool bf16)
@@ -60,7 +88,9 @@ static inline void store1(void *data, size_t i, float x, bool bf16)
 size_t cpu_image_bytes(const struct imf__device *d, const struct imf__image *img)
 {
     struct layout l = layout_of(cpu_of((struct imf__device *)d), img);
-    return (size_t)img->n * l.sample * (l.bf16 ? 2 : 4);
+    /* Tiles of pixels may be read past a row's end, and past the last one's. */
+    size_t slack = l.border ? 128 * (size_t)l.run : 0;
+    return ((size_t)img->n * l.sample + slack) * (l.bf16 ? 2 : 4);
 }
 
 imf_status cpu_image_from_latent(struct imf__device *d, struct imf__image *dst, const float *z,
@@ -72,10 +102,10 @@ imf_status cpu_image_from_latent(struct imf__device *d, struct imf__image *dst, 
     memset(dst->data, 0, cpu_image_bytes(d, dst)); /* padded channels */
     for (int n = 0; n < dst->n; n++) {
         for (int c = 0; c < dst->c; c++) {
-            for (size_t p = 0; p < l.pixels; p++) {
+            for (int p = 0; p < dst->h * dst->w; p++) {
                 float x = *z++ * scale[c] + shift[c];
-                store1(dst->data, element(&l, n, p, c), clamp3 ? 3.0f * tanhf(x / 3.0f) : x,
-                       l.bf16);
+                store1(dst->data, element(&l, n, p / dst->w, p % dst->w, c),
+                       clamp3 ? 3.0f * tanhf(x / 3.0f) : x, l.bf16);
             }
         }
     }
@@ -121,39 +151,49 @@ imf_status cpu_group_norm(struct imf__device *d, struct imf__image *dst,
     int C = src->c, stored = l.planes * l.run;
     if (C % groups != 0 || l.run > MAX_RUN)
         return IMF_EUNSUPPORTED;
-    size_t chunks = (l.pixels + CHUNK - 1) / CHUNK, sums_count = chunks * 2 * (size_t)stored;
+    const int rows = CHUNK / l.w > 0 ? CHUNK / l.w : 1; /* of a chunk */
+    size_t chunks = (size_t)((l.h + rows - 1) / rows), sums_count = chunks * 2 * (size_t)stored;
     IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_SUMS,
                                 sums_count * sizeof(double) + 2 * (size_t)stored * sizeof(float)));
     if (d->dry)
         return IMF_OK;
     double *sums = cpu_scratch(cpu, CPU_SCRATCH_SUMS);
     float *a = (float *)(sums + sums_count), *b = a + stored; /* padded channels stay zero */
-    size_t size = l.bf16 ? 2 : 4;
-    int tasks = (int)chunks * l.planes;
+    const size_t size = l.bf16 ? 2 : 4, run = (size_t)l.run;
+    const int tasks = (int)chunks * l.planes;
+    /* Rows without a border between them are one run of pixels. */
+    const int step = l.border ? 1 : rows;
+    if (dst->data != src->data)
+        cpu_image_clear_border(cpu, dst);
     for (int n = 0; n < src->n; n++) {
         const char *x = (const char *)src->data + (size_t)n * l.sample * size;
         char *y = (char *)dst->data + (size_t)n * l.sample * size;
 #pragma omp parallel for schedule(static)
         for (int t = 0; t < tasks; t++) {
-            size_t plane = (size_t)t / chunks, k = (size_t)t % chunks, p0 = k * CHUNK;
-            size_t count = l.pixels - p0 < CHUNK ? l.pixels - p0 : CHUNK;
+            const int plane = t / (int)chunks, k = t % (int)chunks, y0 = k * rows;
+            const int y1 = y0 + rows < l.h ? y0 + rows : l.h;
             double local[2 * MAX_RUN]; /* (2, run), as channel_sums wants it */
-            double *part = sums + k * 2 * (size_t)stored + plane * (size_t)l.run;
-            memset(local, 0, 2 * (size_t)l.run * sizeof(double));
-            cpu->k->channel_sums(local, x + (plane * l.pixels + p0) * (size_t)l.run * size, l.bf16,
-                                 count, (size_t)l.run, l.run);
-            memcpy(part, local, (size_t)l.run * sizeof(double));
-            memcpy(part + stored, local + l.run, (size_t)l.run * sizeof(double));
+            double *part = sums + (size_t)k * 2 * (size_t)stored + (size_t)plane * run;
+            memset(local, 0, 2 * run * sizeof(double));
+            for (int r = y0; r < y1; r += step)
+                cpu->k->channel_sums(local, x + pixel_at(&l, plane, r, 0) * size, l.bf16,
+                                     (size_t)((y1 - r < step ? y1 - r : step) * l.w), run, l.run);
+            memcpy(part, local, run * sizeof(double));
+            memcpy(part + stored, local + run, run * sizeof(double));
         }
         memset(a, 0, 2 * (size_t)stored * sizeof(float));
-        group_coefficients(a, b, sums, chunks, C, stored, groups, gamma, beta, l.pixels, eps);
+        group_coefficients(a, b, sums, chunks, C, stored, groups, gamma, beta,
+                           (size_t)l.h * (size_t)l.w, eps);
 #pragma omp parallel for schedule(static)
         for (int t = 0; t < tasks; t++) {
-            size_t plane = (size_t)t / chunks, p0 = (size_t)t % chunks * CHUNK;
-            size_t count = l.pixels - p0 < CHUNK ? l.pixels - p0 : CHUNK;
-            size_t at = (plane * l.pixels + p0) * (size_t)l.run * size;
-            cpu->k->scale_shift(y + at, x + at, l.bf16, a + plane * (size_t)l.run,
-                                b + plane * (size_t)l.run, count, (size_t)l.run, l.run, silu);
+            const int plane = t / (int)chunks, y0 = t % (int)chunks * rows;
+            const int y1 = y0 + rows < l.h ? y0 + rows : l.h;
+            for (int r = y0; r < y1; r += step) {
+                const size_t at = pixel_at(&l, plane, r, 0) * size;
+                cpu->k->scale_shift(
+                    y + at, x + at, l.bf16, a + (size_t)plane * run, b + (size_t)plane * run,
+                    (size_t)((y1 - r < step ? y1 - r : step) * l.w), run, l.run, silu);
+            }
         }
     }
     return IMF_OK;
@@ -170,6 +210,7 @@ imf_status cpu_pool2d(struct imf__device *d, struct imf__image *dst, const struc
         return IMF_EUNSUPPORTED;
     if (d->dry)
         return IMF_OK;
+    cpu_image_clear_border(cpu, dst);
 #pragma omp parallel for collapse(3) schedule(static)
     for (int n = 0; n < dst->n; n++) {
         for (int plane = 0; plane < from.planes; plane++) {
@@ -182,8 +223,7 @@ imf_status cpu_pool2d(struct imf__device *d, struct imf__image *dst, const struc
                         acc[c] = kind == IMF__POOL_MAX ? -INFINITY : 0.0f;
                     for (int yy = y0 > 0 ? y0 : 0; yy < y1; yy++) {
                         for (int xx = x0 > 0 ? x0 : 0; xx < x1; xx++, count++) {
-                            size_t i = element(&from, n, (size_t)yy * (size_t)src->w + (size_t)xx,
-                                               plane * from.run);
+                            size_t i = element(&from, n, yy, xx, plane * from.run);
                             for (int c = 0; c < from.run; c++) {
                                 float v = load1(src->data, i + (size_t)c, from.bf16);
                                 acc[c] = kind == IMF__POOL_AVG ? acc[c] + v
@@ -193,8 +233,7 @@ imf_status cpu_pool2d(struct imf__device *d, struct imf__image *dst, const struc
                         }
                     }
                     float f = kind == IMF__POOL_AVG ? 1.0f / (float)count : 1.0f;
-                    size_t i =
-                        element(&to, n, (size_t)y * (size_t)dst->w + (size_t)x, plane * to.run);
+                    size_t i = element(&to, n, y, x, plane * to.run);
                     for (int c = 0; c < to.run; c++)
                         store1(dst->data, i + (size_t)c, acc[c] * f, to.bf16);
                 }
@@ -211,23 +250,30 @@ imf_status cpu_concat(struct imf__device *d, struct imf__image *dst, const struc
     struct layout from = layout_of(cpu, src), to = layout_of(cpu, dst);
     if (d->dry)
         return IMF_OK;
-    size_t size = from.bf16 ? 2 : 4;
+    const size_t size = from.bf16 ? 2 : 4;
+    const bool blocks = to.planes > 1 || to.run != dst->c;
     /* Whole planes and whole pixels move as one; blocks that are shifted against each other do not.
      */
-    bool whole = cpu->blocked && c0 % BLOCK == 0 && src->c % BLOCK == 0;
-    size_t run = cpu->blocked ? 1 : (size_t)src->c;
+    const bool whole = blocks && c0 % to.run == 0 && src->c % from.run == 0;
+    const int run = blocks ? 1 : src->c;
+    if (c0 == 0 && to.border) {
+        cpu_image_clear_border(cpu, dst);
+        if (dst->c % to.run)
+            memset(dst->data, 0, cpu_image_bytes(d, dst)); /* padded channels */
+    }
     for (int n = 0; n < dst->n; n++) {
         const char *x = (const char *)src->data;
         char *y = (char *)dst->data;
         if (whole) {
-            memcpy(y + element(&to, n, 0, c0) * size, x + element(&from, n, 0, 0) * size,
-                   from.sample * size);
+            memcpy(y + ((size_t)n * to.sample + (size_t)(c0 / to.run) * to.plane * (size_t)to.run) *
+                           size,
+                   x + (size_t)n * from.sample * size, from.sample * size);
             continue;
         }
-        for (size_t p = 0; p < from.pixels; p++) {
-            for (int c = 0; c < src->c; c += (int)run)
-                memcpy(y + element(&to, n, p, c0 + c) * size, x + element(&from, n, p, c) * size,
-                       run * size);
+        for (int p = 0; p < src->h * src->w; p++) {
+            for (int c = 0; c < src->c; c += run)
+                memcpy(y + element(&to, n, p / src->w, p % src->w, c0 + c) * size,
+                       x + element(&from, n, p / src->w, p % src->w, c) * size, (size_t)run * size);
         }
     }
     return IMF_OK;
@@ -238,10 +284,15 @@ imf_status cpu_image_to_tokens(struct imf__device *d, float *dst, const struct i
     struct layout l = layout_of(cpu_of(d), src);
     if (d->dry)
         return IMF_OK;
-    for (int n = 0; n < src->n; n++) {
-        for (size_t p = 0; p < l.pixels; p++) {
-            for (int c = 0; c < src->c; c++)
-                *dst++ = load1(src->data, element(&l, n, p, c), l.bf16);
+#pragma omp parallel for schedule(static)
+    for (int i = 0; i < src->n * src->h; i++) {
+        float *to = dst + (size_t)i * (size_t)src->w * (size_t)src->c;
+        for (int x = 0; x < src->w; x++, to += src->c) {
+            for (int c = 0; c < src->c; c += l.run) {
+                size_t from = element(&l, i / src->h, i % src->h, x, c);
+                for (int k = 0; k < l.run && c + k < src->c; k++)
+                    to[c + k] = load1(src->data, from + (size_t)k, l.bf16);
+            }
         }
     }
     return IMF_OK;
@@ -255,12 +306,16 @@ imf_status cpu_tokens_to_image(struct imf__device *d, struct imf__image *dst, co
         return IMF_OK;
     if (!add)
         memset(dst->data, 0, cpu_image_bytes(d, dst)); /* padded channels */
-    for (int n = 0; n < dst->n; n++) {
-        for (size_t p = 0; p < l.pixels; p++) {
-            for (int c = 0; c < dst->c; c++) {
-                size_t i = element(&l, n, p, c);
-                float x = *src++;
-                store1(dst->data, i, add ? x + load1(dst->data, i, l.bf16) : x, l.bf16);
+#pragma omp parallel for schedule(static)
+    for (int i = 0; i < dst->n * dst->h; i++) {
+        const float *from = src + (size_t)i * (size_t)dst->w * (size_t)dst->c;
+        for (int x = 0; x < dst->w; x++, from += dst->c) {
+            for (int c = 0; c < dst->c; c += l.run) {
+                size_t at = element(&l, i / dst->h, i % dst->h, x, c);
+                for (int k = 0; k < l.run && c + k < dst->c; k++) {
+                    float y = add ? load1(dst->data, at + (size_t)k, l.bf16) : 0.0f;
+                    store1(dst->data, at + (size_t)k, from[c + k] + y, l.bf16);
+                }
             }
         }
     }
@@ -275,9 +330,9 @@ imf_status cpu_global_mean(struct imf__device *d, float *dst, const struct imf__
     for (int n = 0; n < src->n; n++) {
         for (int c = 0; c < src->c; c++) {
             float sum = 0;
-            for (size_t p = 0; p < l.pixels; p++)
-                sum += load1(src->data, element(&l, n, p, c), l.bf16);
-            dst[(size_t)n * (size_t)src->c + (size_t)c] = sum / (float)l.pixels;
+            for (int p = 0; p < src->h * src->w; p++)
+                sum += load1(src->data, element(&l, n, p / src->w, p % src->w, c), l.bf16);
+            dst[(size_t)n * (size_t)src->c + (size_t)c] = sum / (float)(src->h * src->w);
         }
     }
     return IMF_OK;
@@ -309,8 +364,7 @@ imf_status cpu_resize_rgb8(struct imf__device *d, struct imf__image *dst, const 
                     float e = (float)bottom[x0 * 3 + c], f = (float)bottom[x1 * 3 + c];
                     float upper = a + (b - a) * fx, lower = e + (f - e) * fx;
                     float v = upper + (lower - upper) * fy;
-                    store1(dst->data, element(&l, i, (size_t)y * (size_t)dst->w + (size_t)x, c),
-                           (v - 128.0f) / 128.0f, l.bf16);
+                    store1(dst->data, element(&l, i, y, x, c), (v - 128.0f) / 128.0f, l.bf16);
                 }
             }
         }
@@ -328,10 +382,11 @@ imf_status cpu_to_rgb8(struct imf__device *d, uint8_t *rgb, const struct imf__im
         return IMF_OK;
     for (int n = 0; n < src->n; n++) {
 #pragma omp parallel for schedule(static)
-        for (size_t p = 0; p < l.pixels; p++) {
-            uint8_t *out = rgb + ((size_t)n * l.pixels + p) * 3;
+        for (int p = 0; p < src->h * src->w; p++) {
+            uint8_t *out = rgb + ((size_t)n * (size_t)(src->h * src->w) + (size_t)p) * 3;
             for (int c = 0; c < 3; c++) {
-                float v = load1(src->data, element(&l, n, p, c), l.bf16) * scale + shift;
+                size_t at = element(&l, n, p / src->w, p % src->w, c);
+                float v = load1(src->data, at, l.bf16) * scale + shift;
                 v = v > 0.0f ? v : 0.0f; /* a NaN becomes black */
                 out[c] = (uint8_t)lrintf(v < 255.0f ? v : 255.0f);
             }

@@ -127,6 +127,8 @@ imf_status cpu_euler(struct imf__device *d, float *z, const float *out, bool pre
 
 /* cpu_images.c */
 size_t cpu_image_bytes(const struct imf__device *d, const struct imf__image *img);
+/* Where the layout has one: zeros all around each plane. */
+void cpu_image_clear_border(const struct cpu_device *cpu, struct imf__image *img);
 imf_status cpu_image_from_latent(struct imf__device *d, struct imf__image *dst, const float *z,
                                  const float *scale, const float *shift, bool clamp3);
 imf_status cpu_group_norm(struct imf__device *d, struct imf__image *dst,

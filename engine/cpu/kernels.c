@@ -2,7 +2,7 @@
  * -DIMF__ISA=avx512_bf16 and friends: norms, sums and scaling of pictures. */
 #include "cpu/kernels.h"
 #include "cpu/attention.h"
-#include "cpu/vector.h"
+#include "common/vector.h"
 
 /* ---- Norms ---- */
 

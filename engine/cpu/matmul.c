@@ -3,7 +3,7 @@
  * float32 without AVX-512, by a 1x1 convolution on its jit_1x1 kernels, where a row is a pixel, and
  * N and K are channels: AVX2 has them for every N and K, SSE4.1 for multiples of 8, twice as fast
  * as its gemm. invariance.c sees to it that a row's bits are its own. */
-#include "cpu/gemm/multiply.h"
+#include "cpu/gemm_multiply.h"
 #include "cpu/product.h"
 #include "common/error.h"
 

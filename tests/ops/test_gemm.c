@@ -107,8 +107,7 @@ static void drop(struct inputs *in)
     free(in->before);
 }
 
-/* The product by a kernel, `rows_at_once` row panels and one column panel a job where `apart`;
- * guarded behind its end. */
+/* The product by a kernel, block by block where `apart`; guarded behind its end. */
 static char *multiply(const struct inputs *in, const struct gemm_kernel *k, bool apart)
 {
     const struct shape *s = in->s;
@@ -118,20 +117,36 @@ static char *multiply(const struct inputs *in, const struct gemm_kernel *k, bool
     memset(dst, 0xFF, bytes + 64);
     if (s->epilogue == GEMM_ADD)
         memcpy(dst, in->before, bytes);
-    struct gemm_out out = {dst,        s->bf16, (size_t)s->N, s->N, s->bias ? in->bias : NULL,
-                           s->epilogue};
+    struct gemm_out out = {.dst = dst,
+                           .bf16 = s->bf16,
+                           .stride = (size_t)s->N,
+                           .panel = s->epilogue == GEMM_SWIGLU ? 16 : 32,
+                           .columns = s->N,
+                           .bias = s->bias ? in->bias : NULL,
+                           .epilogue = s->epilogue};
+    struct gemm_strip strips[16];
+    size_t offsets[64];
     int steps = (int)gemm_steps(s->K), columns = apart ? 1 : (int)in->panels;
-    for (int row = 0; row < s->rows; row += apart ? 32 : s->rows) {
+    int n_strips = (int)gemm_panels(s->rows), at_once = apart ? 1 : n_strips;
+    ck_assert(n_strips <= 16 && steps <= 64);
+    for (int i = 0; i < n_strips; i++) {
+        int rows = s->rows - i * 32 < 32 ? s->rows - i * 32 : 32;
+        strips[i] = (struct gemm_strip){(size_t)i * panel, (size_t)(i * 32 * s->N), rows};
+    }
+    for (int i = 0; i < steps; i++)
+        offsets[i] = (size_t)i * GEMM_STEP;
+    for (int i = 0; i < n_strips; i += at_once) {
         for (int p = 0; p < (int)in->panels; p += columns) {
-            int rows = apart && s->rows - row > 32 ? 32 : s->rows - row;
-            struct gemm_job job = {&out,
-                                   in->a + (size_t)(row / 32) * panel,
-                                   in->b + (size_t)p * panel,
-                                   steps,
-                                   row,
-                                   rows,
-                                   p,
-                                   columns};
+            struct gemm_job job = {.out = &out,
+                                   .strips = strips + i,
+                                   .n_strips = at_once,
+                                   .a = in->a,
+                                   .offsets = offsets,
+                                   .row = 32,
+                                   .b = in->b + (size_t)p * panel,
+                                   .steps = steps,
+                                   .panel = p,
+                                   .panels = columns};
             k->run(&job);
         }
     }

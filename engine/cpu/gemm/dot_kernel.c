@@ -14,19 +14,21 @@ static inline __m512 dot(__m512 sum, const uint16_t *pair, __m512i b)
 }
 
 /* Rows [first, first + 8) of a block's sums. */
-static void multiply(float *sums, const uint16_t *a, const uint16_t *b, int steps, int first)
+static void multiply(float *sums, const struct gemm_job *job, const uint16_t *a, const uint16_t *b,
+                     size_t first)
 {
     __m512 left[ROWS], right[ROWS];
     for (int r = 0; r < ROWS; r++)
         left[r] = right[r] = _mm512_setzero_ps();
-    a += first / 16 * GEMM_TILE + first % 16 * 32;
-    for (int s = 0; s < steps; s++, a += GEMM_STEP, b += GEMM_STEP) {
+    a += first * job->row;
+    for (int s = 0; s < job->steps; s++, b += GEMM_STEP) {
+        const uint16_t *at = a + job->offsets[s];
         for (int k = 0; k < 16; k++) {
             __m512i x = _mm512_loadu_si512(b + k * 32);
             __m512i y = _mm512_loadu_si512(b + GEMM_TILE + k * 32);
-            for (int r = 0; r < ROWS; r++) {
-                left[r] = dot(left[r], a + r * 32 + 2 * k, x);
-                right[r] = dot(right[r], a + r * 32 + 2 * k, y);
+            for (size_t r = 0; r < ROWS; r++) {
+                left[r] = dot(left[r], at + r * job->row + 2 * k, x);
+                right[r] = dot(right[r], at + r * job->row + 2 * k, y);
             }
         }
     }
@@ -42,13 +44,12 @@ static inline __attribute__((always_inline)) void run_as(const struct gemm_job *
 {
     float sums[SUMS] __attribute__((aligned(64)));
     const size_t size = (size_t)job->steps * GEMM_STEP;
-    for (int row = 0; row < job->rows; row += GEMM_PANEL) {
+    for (int i = 0; i < job->n_strips; i++) {
         for (int p = 0; p < job->panels; p++) {
-            struct place place =
-                place_of(job->out, job->row + row, job->rows - row, job->panel + p);
+            struct place place = place_of(job->out, &job->strips[i], job->panel + p);
             for (int r = 0; r < place.rows; r += ROWS)
-                multiply(sums, job->a + (size_t)(row / GEMM_PANEL) * size,
-                         job->b + (size_t)p * size, job->steps, r);
+                multiply(sums, job, job->a + job->strips[i].a, job->b + (size_t)p * size,
+                         (size_t)r);
             while (place.done < place.rows)
                 finish_row(sums, &place, e, bf16);
         }

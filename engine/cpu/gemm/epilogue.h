@@ -4,7 +4,7 @@
 #define IMF__CPU_GEMM_EPILOGUE_H
 
 #include "cpu/gemm/gemm.h"
-#include "cpu/vector.h"
+#include "common/vector.h"
 
 /* Four tiles of 16 x 16 sums: rows 0..15 of both column halves, then rows 16..31. */
 #define SUMS 1024
@@ -17,17 +17,22 @@ struct place {
     int columns;   /* that are there, of 32; of 16 where a pair of columns makes one */
     size_t stride; /* bytes */
     const float *bias;
+    ptrdiff_t residual; /* bytes from row */
+    bool has_residual, relu;
 };
 
-static inline struct place place_of(const struct gemm_out *o, int row, int rows, int panel)
+static inline struct place place_of(const struct gemm_out *o, const struct gemm_strip *strip,
+                                    int panel)
 {
     int width = o->epilogue == GEMM_SWIGLU ? 16 : GEMM_PANEL, column = panel * width;
     size_t size = o->bf16 ? 2 : 4;
-    struct place p = {.rows = rows < GEMM_PANEL ? rows : GEMM_PANEL};
+    struct place p = {.rows = strip->rows, .stride = o->stride * size, .relu = o->relu};
     p.columns = o->columns - column < width ? o->columns - column : width;
-    p.stride = o->stride * size;
-    p.row = (char *)o->dst + (size_t)row * p.stride + (size_t)column * size;
-    p.bias = o->bias ? o->bias + column : NULL;
+    p.row = (char *)o->dst + (strip->dst + (size_t)panel * o->panel) * size;
+    p.bias = o->bias ? o->bias + panel * GEMM_PANEL : NULL;
+    p.has_residual = o->residual != NULL;
+    if (o->residual)
+        p.residual = (const char *)o->residual - (const char *)o->dst;
     if (o->epilogue == GEMM_ADD) {
         for (int i = 0; i < p.rows; i++) {
             __builtin_prefetch(p.row + (size_t)i * p.stride, 1);
@@ -82,6 +87,14 @@ static inline __attribute__((always_inline)) void finish_row(const float *sums, 
         x += get_part(row, p->columns, 0);
         y += get_part(row, p->columns, LANES);
     }
+    if (e == GEMM_CONV && p->has_residual) {
+        x += load_bf16((const uint16_t *)(row + p->residual));
+        y += load_bf16((const uint16_t *)(row + p->residual) + LANES);
+    }
+    if (e == GEMM_CONV && p->relu) {
+        x = max_lanewise(x, splat(0));
+        y = max_lanewise(y, splat(0));
+    }
     if (whole) {
         store(row, 0, x, bf16);
         if (width > LANES)
@@ -110,8 +123,10 @@ static inline __attribute__((always_inline)) void finish_row(const float *sums, 
             f(job, GEMM_SILU, false);                                                              \
         else if (kind == GEMM_ADD)                                                                 \
             f(job, GEMM_ADD, false);                                                               \
-        else                                                                                       \
+        else if (kind == GEMM_SWIGLU)                                                              \
             f(job, GEMM_SWIGLU, true);                                                             \
+        else                                                                                       \
+            f(job, GEMM_CONV, true);                                                               \
     } while (0)
 
 #endif

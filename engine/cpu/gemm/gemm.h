@@ -3,7 +3,7 @@
  *
  * Both operands lie in tiles of 1 KB: 16 rows of 32 bfloat16 each of A, and of B 16 pairs of rows
  * of 16 columns, a pair side by side (VNNI). A panel is 32 rows of A, or 32 columns of B, over all
- * of K: (K / 32, 2 tiles). K is padded with zeros to a multiple of 32. A result is made in blocks
+ * of K: (K / 32, 2 tiles). A's tiles may lie elsewhere, as a picture's do (cpu/gemm_conv.c). K is padded with zeros to a multiple of 32. A result is made in blocks
  * of one panel of each: 2 x 2 tiles. Its sums run over K in one order from the first to the last,
  * whatever else is computed, so that a row's bits depend on the row and the matrix only. */
 #ifndef IMF__CPU_GEMM_H
@@ -22,6 +22,7 @@ enum gemm_epilogue {
     GEMM_SILU,   /* silu(x + bias) */
     GEMM_ADD,    /* dst += x + bias; dst is float32 */
     GEMM_SWIGLU, /* silu(first 16 columns) * last 16 columns */
+    GEMM_CONV,   /* relu(x + bias + residual), the last two where wanted; dst is bfloat16 */
 };
 
 /* A product's result. */
@@ -29,17 +30,31 @@ struct gemm_out {
     void *dst;
     bool bf16;
     size_t stride; /* elements between rows */
-    int columns;   /* of dst */
+    size_t panel;  /* elements between the results of neighbouring panels of B */
+    int columns;   /* in all; the last panel may have fewer than the others */
     const float *bias;
+    const uint16_t *residual; /* GEMM_CONV: added, where dst is in `dst`; or NULL */
+    bool relu;                /* GEMM_CONV */
     enum gemm_epilogue epilogue;
 };
 
-/* Some panels of A times some panels of B. */
+/* Up to 32 rows of A: where they start, and where in dst they go, in elements. */
+struct gemm_strip {
+    size_t a, dst;
+    int rows;
+};
+
+/* Some strips of A times some panels of B. */
 struct gemm_job {
     const struct gemm_out *out;
-    const uint16_t *a, *b; /* the first panels */
+    const struct gemm_strip *strips;
+    int n_strips;
+    const uint16_t *a;     /* strips count from here */
+    const size_t *offsets; /* (steps) of a strip's two tiles for each 32 of K, in elements */
+    size_t row;            /* elements between a tile's rows in A: 32, or more where some are
+                            * skipped; the second tile is 16 such rows further */
+    const uint16_t *b;     /* the first panel */
     int steps;             /* K / 32 */
-    int row, rows;         /* of dst */
     int panel, panels;     /* of B, counted from the matrix's first */
 };
 

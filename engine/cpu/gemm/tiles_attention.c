@@ -6,7 +6,7 @@
 #include "cpu/gemm/tiles_attention.h"
 #include "cpu/gemm/gemm.h"
 #include "cpu/gemm/tiles.h"
-#include "cpu/vector.h"
+#include "common/vector.h"
 
 #define MAX_HS 80
 #define INLINE static inline __attribute__((always_inline))

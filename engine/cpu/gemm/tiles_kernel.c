@@ -4,14 +4,15 @@
 #include "cpu/gemm/tiles.h"
 #include "cpu/gemm/tiles_attention.h"
 
-#define STEP(a, b)                                                                                 \
+/* row: bytes between rows of A. */
+#define STEP(a, b, row)                                                                            \
     do {                                                                                           \
-        TILE_LOAD(4, a, 64);                                                                       \
+        TILE_LOAD(4, a, row);                                                                      \
         TILE_LOAD(6, b, 64);                                                                       \
         TILE_DOT(0, 4, 6);                                                                         \
         TILE_LOAD(7, (b) + GEMM_TILE, 64);                                                         \
         TILE_DOT(1, 4, 7);                                                                         \
-        TILE_LOAD(5, (a) + GEMM_TILE, 64);                                                         \
+        TILE_LOAD(5, (a) + 8 * (row), row);                                                        \
         TILE_DOT(2, 5, 6);                                                                         \
         TILE_DOT(3, 5, 7);                                                                         \
     } while (0)
@@ -22,39 +23,46 @@ static inline __attribute__((always_inline)) void run_as(const struct gemm_job *
                                                          enum gemm_epilogue e, bool bf16)
 {
     float sums[2][SUMS] __attribute__((aligned(64)));
-    const size_t size = (size_t)job->steps * GEMM_STEP;
+    const size_t size = (size_t)job->steps * GEMM_STEP, row = job->row * sizeof(uint16_t);
+    const size_t *first = job->offsets, *last = job->offsets + job->steps - 1;
     struct place before = {.rows = 0};
     int now = 0;
     tiles_begin();
-    for (int row = 0; row < job->rows; row += GEMM_PANEL) {
+    for (int i = 0; i < job->n_strips; i++) {
+        const uint16_t *a = job->a + job->strips[i].a;
         for (int p = 0; p < job->panels; p++) {
-            const uint16_t *a = job->a + (size_t)(row / GEMM_PANEL) * size;
             const uint16_t *b = job->b + (size_t)p * size;
-            ptrdiff_t step = GEMM_STEP;
+            const size_t *at = first;
+            ptrdiff_t step = 1;
             if ((job->panel + p) % 2) {
-                a += size - GEMM_STEP;
+                at = last;
                 b += size - GEMM_STEP;
-                step = -GEMM_STEP;
+                step = -1;
             }
             int left = job->steps;
             TILE_ZERO(0);
             TILE_ZERO(1);
             TILE_ZERO(2);
             TILE_ZERO(3);
-            for (; left > 0 && before.done + 1 < before.rows; left--, a += step, b += step) {
-                STEP(a, b);
+            for (; left > 0 && before.done + 1 < before.rows; left--) {
+                STEP(a + *at, b, row);
+                at += step;
+                b += step * GEMM_STEP;
                 finish_row(sums[now ^ 1], &before, e, bf16);
                 finish_row(sums[now ^ 1], &before, e, bf16);
             }
-            for (; left > 0; left--, a += step, b += step)
-                STEP(a, b);
+            for (; left > 0; left--) {
+                STEP(a + *at, b, row);
+                at += step;
+                b += step * GEMM_STEP;
+            }
             while (before.done < before.rows)
                 finish_row(sums[now ^ 1], &before, e, bf16);
             TILE_STORE(0, sums[now], 64);
             TILE_STORE(1, sums[now] + 256, 64);
             TILE_STORE(2, sums[now] + 512, 64);
             TILE_STORE(3, sums[now] + 768, 64);
-            before = place_of(job->out, job->row + row, job->rows - row, job->panel + p);
+            before = place_of(job->out, &job->strips[i], job->panel + p);
             now ^= 1;
         }
     }

@@ -1,6 +1,6 @@
 /* Packing weights, and sharing a product out to threads (multiply.h). Tasks are blocks of columns
  * times blocks of rows; whichever thread takes one, its bits are the same. */
-#include "cpu/gemm/multiply.h"
+#include "cpu/gemm_multiply.h"
 #include "common/error.h"
 
 #include <stdlib.h>
@@ -100,17 +100,76 @@ static struct tasks share_out(int columns, int rows, size_t panel_bytes, int thr
     }
 }
 
+void imf__gemm_share(struct cpu_device *cpu, const struct gemm_job *all)
+{
+    const size_t size = (size_t)all->steps * GEMM_STEP;
+    const struct tasks t =
+        share_out(all->panels, all->n_strips, size * sizeof(*all->b), cpu->threads);
+#pragma omp for collapse(2) schedule(dynamic) nowait
+    for (int c = 0; c < t.column_tasks; c++) {
+        for (int r = 0; r < t.row_tasks; r++) {
+            int column = c * t.columns, strip = r * t.rows;
+            struct gemm_job job = *all;
+            job.b += (size_t)column * size;
+            job.panel += column;
+            job.panels = all->panels - column < t.columns ? all->panels - column : t.columns;
+            job.strips += strip;
+            job.n_strips = all->n_strips - strip < t.rows ? all->n_strips - strip : t.rows;
+            cpu->gemm->run(&job);
+        }
+    }
+}
+
+/* Work memory: the packed rows, their strips, and the offsets of steps. */
+struct plan {
+    size_t strips, offsets, bytes;
+};
+
+static struct plan plan_of(int rows, int K)
+{
+    struct plan p;
+    size_t panels = gemm_panels(rows);
+    p.strips = cpu_round_up(gemm_packed(panels, K) * sizeof(uint16_t), 64);
+    p.offsets = p.strips + cpu_round_up(panels * sizeof(struct gemm_strip), 64);
+    p.bytes = p.offsets + gemm_steps(K) * sizeof(size_t);
+    return p;
+}
+
 imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, bool bf16, const uint16_t *src,
                               const struct gemm_matrix *m, int rows, enum gemm_epilogue epilogue)
 {
     const size_t size = gemm_packed(1, m->K);
-    const int panels = (int)gemm_panels(rows), columns = (int)m->panels;
-    IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_ROWS, (size_t)panels * size * sizeof(*src)));
+    const int panels = (int)gemm_panels(rows);
+    const struct plan plan = plan_of(rows, m->K);
+    IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_ROWS, plan.bytes));
     if (cpu->base.dry)
         return IMF_OK;
-    uint16_t *packed = cpu_scratch(cpu, CPU_SCRATCH_ROWS);
-    const struct gemm_out out = {dst, bf16, (size_t)m->N, m->N, m->bias, epilogue};
-    const struct tasks t = share_out(columns, panels, size * sizeof(*src), cpu->threads);
+    char *work = cpu_scratch(cpu, CPU_SCRATCH_ROWS);
+    uint16_t *packed = (uint16_t *)work;
+    struct gemm_strip *strips = (struct gemm_strip *)(work + plan.strips);
+    size_t *offsets = (size_t *)(work + plan.offsets);
+    const struct gemm_out out = {
+        .dst = dst,
+        .bf16 = bf16,
+        .stride = (size_t)m->N,
+        .panel = epilogue == GEMM_SWIGLU ? GEMM_PANEL / 2 : GEMM_PANEL,
+        .columns = m->N,
+        .bias = m->bias,
+        .epilogue = epilogue,
+    };
+    const struct gemm_job job = {
+        .out = &out,
+        .strips = strips,
+        .n_strips = panels,
+        .a = packed,
+        .offsets = offsets,
+        .row = 32,
+        .b = m->data,
+        .steps = (int)gemm_steps(m->K),
+        .panels = (int)m->panels,
+    };
+    for (size_t s = 0; s < gemm_steps(m->K); s++)
+        offsets[s] = s * GEMM_STEP;
 #pragma omp parallel num_threads(cpu->threads)
     {
 #pragma omp for schedule(static)
@@ -118,24 +177,9 @@ imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, bool bf16, cons
             int first = p * GEMM_PANEL, n = rows - first < GEMM_PANEL ? rows - first : GEMM_PANEL;
             imf__gemm_pack_a(packed + (size_t)p * size, src + (size_t)first * (size_t)m->K,
                              (size_t)m->K, n, m->K);
+            strips[p] = (struct gemm_strip){(size_t)p * size, (size_t)first * (size_t)m->N, n};
         }
-#pragma omp for collapse(2) schedule(dynamic) nowait
-        for (int c = 0; c < t.column_tasks; c++) {
-            for (int r = 0; r < t.row_tasks; r++) {
-                int column = c * t.columns, row = r * t.rows * GEMM_PANEL;
-                struct gemm_job job = {
-                    .out = &out,
-                    .a = packed + (size_t)(r * t.rows) * size,
-                    .b = m->data + (size_t)column * size,
-                    .steps = (int)gemm_steps(m->K),
-                    .row = row,
-                    .rows = rows - row < t.rows * GEMM_PANEL ? rows - row : t.rows * GEMM_PANEL,
-                    .panel = column,
-                    .panels = columns - column < t.columns ? columns - column : t.columns,
-                };
-                cpu->gemm->run(&job);
-            }
-        }
+        imf__gemm_share(cpu, &job);
     }
     return IMF_OK;
 }

@@ -1,0 +1,241 @@
+/* Convolutions on our own products: no picture is rearranged (multiply.h). A convolution behind a
+ * nearest x2 upsampling runs as four 2x2 convolutions of the small picture, one for each parity of
+ * the output pixel, with the 3x3 kernel's taps that meet the same pixel summed. */
+#include "cpu/gemm_multiply.h"
+#include "common/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCK 32 /* channels */
+
+/* One product: all of it, or one parity. */
+struct phase {
+    uint16_t *data; /* panels of B */
+    size_t *offsets;
+    size_t first; /* elements from a picture's first to the window of output pixel (0, 0) */
+};
+
+struct gemm_conv {
+    struct imf__conv_desc desc;
+    int out_h, out_w; /* of one phase */
+    int steps, panels, phases;
+    size_t src_row, src_plane, src_picture; /* elements */
+    size_t dst_row, dst_plane, dst_picture;
+    struct phase phase[4];
+    struct gemm_strip *strips;
+    int n_strips;
+    float *bias; /* padded to whole panels */
+};
+
+static size_t blocks_of(int channels)
+{
+    return ((size_t)channels + BLOCK - 1) / BLOCK;
+}
+
+void imf__gemm_conv_free(struct gemm_conv *w)
+{
+    if (!w)
+        return;
+    for (int i = 0; i < w->phases; i++) {
+        free(w->phase[i].data);
+        free(w->phase[i].offsets);
+    }
+    free(w->strips);
+    free(w->bias);
+    free(w);
+}
+
+/* Taps of the kernel that a phase has, and how many zeros its first window sees. */
+struct window {
+    int kh, kw, pad_h, pad_w;
+};
+
+static struct window window_of(const struct gemm_conv *w, int phase)
+{
+    const struct imf__conv_desc *d = &w->desc;
+    if (w->phases == 4)
+        return (struct window){2, 2, 1 - phase / 2, 1 - phase % 2};
+    return (struct window){d->kh, d->kw, d->pad_h, d->pad_w};
+}
+
+/* The 2x2 kernel of output parity (py, px): rows of the 3x3 kernel that meet the same input row are
+ * added. Parity 0 sees rows {0}, {1, 2}; parity 1 sees {0, 1}, {2}. */
+static void fold_upsample(float *dst /* (2, 2) */, const float *src /* (3, 3) */, int py, int px)
+{
+    memset(dst, 0, 4 * sizeof(float));
+    for (int y = 0; y < 3; y++) {
+        for (int x = 0; x < 3; x++)
+            dst[(y + 1 - py) / 2 * 2 + (x + 1 - px) / 2] += src[y * 3 + x];
+    }
+}
+
+/* row (taps, blocks, 32): the weights of one output channel in the order of the steps. */
+static void gather(const struct gemm_conv *w, float *row, const float *weight, int phase, int taps)
+{
+    const struct imf__conv_desc *d = &w->desc;
+    const size_t width = blocks_of(d->in) * BLOCK, all = (size_t)d->kh * (size_t)d->kw;
+    memset(row, 0, (size_t)taps * width * sizeof(*row));
+    for (size_t i = 0; i < (size_t)d->in; i++) {
+        float folded[4];
+        const float *from = weight + i * all;
+        if (w->phases == 4) {
+            fold_upsample(folded, from, phase / 2, phase % 2);
+            from = folded;
+        }
+        for (int t = 0; t < taps; t++)
+            row[(size_t)t * width + i] = from[t];
+    }
+}
+
+static imf_status pack_phase(struct cpu_device *cpu, struct gemm_conv *w, int index,
+                             const float *weight)
+{
+    struct phase *p = &w->phase[index];
+    const struct window win = window_of(w, index);
+    const int taps = win.kh * win.kw, K = w->steps * BLOCK;
+    const size_t in = (size_t)w->desc.in * (size_t)w->desc.kh * (size_t)w->desc.kw;
+    const size_t size = gemm_packed(1, K), bytes = size * (size_t)w->panels * sizeof(*p->data);
+    p->data = cpu_memory_alloc(bytes);
+    p->offsets = calloc((size_t)w->steps, sizeof(*p->offsets));
+    float *rows = malloc((size_t)GEMM_PANEL * (size_t)K * sizeof(*rows));
+    if (!p->data || !p->offsets || !rows) {
+        free(rows);
+        return IMF_ENOMEM;
+    }
+    for (int panel = 0; panel < w->panels; panel++) {
+        const float *from[GEMM_PANEL];
+        for (int c = 0; c < GEMM_PANEL; c++) {
+            int o = panel * GEMM_PANEL + c;
+            from[c] = o < w->desc.out ? rows + (size_t)c * (size_t)K : NULL;
+            if (from[c])
+                gather(w, rows + (size_t)c * (size_t)K, weight + (size_t)o * in, index, taps);
+        }
+        imf__gemm_pack_b(p->data + (size_t)panel * size, from, K);
+    }
+    free(rows);
+    size_t blocks = blocks_of(w->desc.in), step = 0;
+    for (int t = 0; t < taps; t++) {
+        size_t at = (size_t)(t / win.kw) * w->src_row + (size_t)(t % win.kw) * BLOCK;
+        for (size_t b = 0; b < blocks; b++)
+            p->offsets[step++] = at + b * w->src_plane;
+    }
+    p->first =
+        (size_t)(GEMM_BORDER - win.pad_h) * w->src_row + (size_t)(GEMM_BORDER - win.pad_w) * BLOCK;
+    cpu->base.weights_bytes += bytes;
+    return IMF_OK;
+}
+
+/* Runs of up to 32 output pixels of one row. */
+static imf_status lay_strips(struct gemm_conv *w)
+{
+    const int per_row = (w->out_w + GEMM_PANEL - 1) / GEMM_PANEL, step = w->phases == 4 ? 2 : 1;
+    const size_t stride = (size_t)w->desc.stride, out = (size_t)w->desc.out;
+    w->strips = calloc((size_t)(per_row * w->out_h), sizeof(*w->strips));
+    if (!w->strips)
+        return IMF_ENOMEM;
+    for (int y = 0; y < w->out_h; y++) {
+        for (int x = 0; x < w->out_w; x += GEMM_PANEL) {
+            struct gemm_strip *s = &w->strips[w->n_strips++];
+            s->a = (size_t)y * stride * w->src_row + (size_t)x * stride * BLOCK;
+            s->rows = w->out_w - x < GEMM_PANEL ? w->out_w - x : GEMM_PANEL;
+            if (w->desc.f32_out)
+                s->dst = ((size_t)y * (size_t)w->out_w + (size_t)x) * out;
+            else
+                s->dst = (size_t)(y * step + GEMM_BORDER) * w->dst_row +
+                         (size_t)(x * step + GEMM_BORDER) * BLOCK;
+        }
+    }
+    return IMF_OK;
+}
+
+static void size_up(struct gemm_conv *w)
+{
+    const struct imf__conv_desc *d = &w->desc;
+    const int up = d->upsample2x ? 2 : 1;
+    w->phases = up * up;
+    w->out_h = d->upsample2x ? d->in_h : (d->in_h + 2 * d->pad_h - d->kh) / d->stride + 1;
+    w->out_w = d->upsample2x ? d->in_w : (d->in_w + 2 * d->pad_w - d->kw) / d->stride + 1;
+    const int taps = d->upsample2x ? 4 : d->kh * d->kw;
+    w->steps = taps * (int)blocks_of(d->in);
+    w->panels = (int)blocks_of(d->out);
+    w->src_row = (size_t)(d->in_w + 2 * GEMM_BORDER) * BLOCK;
+    w->src_plane = w->src_row * (size_t)(d->in_h + 2 * GEMM_BORDER);
+    w->src_picture = w->src_plane * blocks_of(d->in);
+    w->dst_row = (size_t)(w->out_w * up + 2 * GEMM_BORDER) * BLOCK;
+    w->dst_plane = w->dst_row * (size_t)(w->out_h * up + 2 * GEMM_BORDER);
+    w->dst_picture = w->dst_plane * blocks_of(d->out);
+    if (d->f32_out)
+        w->dst_picture = (size_t)w->out_h * (size_t)w->out_w * (size_t)d->out;
+}
+
+imf_status imf__gemm_conv_load(struct cpu_device *cpu, struct gemm_conv **out,
+                               const struct imf__conv_desc *desc, const float *weight,
+                               const float *bias)
+{
+    if (desc->pad_h > GEMM_BORDER || desc->pad_w > GEMM_BORDER || desc->stride > 2)
+        return IMF_EUNSUPPORTED;
+    struct gemm_conv *w = calloc(1, sizeof(*w));
+    if (!w)
+        return IMF_ENOMEM;
+    w->desc = *desc;
+    size_up(w);
+    imf_status status = lay_strips(w);
+    const size_t bias_bytes = (size_t)w->panels * GEMM_PANEL * sizeof(float);
+    w->bias = cpu_memory_alloc(bias_bytes);
+    if (!w->bias)
+        status = IMF_ENOMEM;
+    else if (bias)
+        memcpy(w->bias, bias, (size_t)desc->out * sizeof(float));
+    cpu->base.weights_bytes += bias_bytes;
+    for (int i = 0; i < w->phases && status == IMF_OK; i++)
+        status = pack_phase(cpu, w, i, weight);
+    if (status != IMF_OK) {
+        imf__gemm_conv_free(w);
+        return status;
+    }
+    *out = w;
+    return IMF_OK;
+}
+
+imf_status imf__gemm_conv_run(struct cpu_device *cpu, struct imf__image *dst,
+                              const struct imf__image *src, const struct gemm_conv *w,
+                              const struct imf__image *residual)
+{
+    const bool f32 = w->desc.f32_out;
+    struct gemm_out out = {
+        .bf16 = !f32,
+        .stride = f32              ? (size_t)w->desc.out
+                  : w->phases == 4 ? 2 * BLOCK
+                                   : BLOCK,
+        .panel = f32 ? BLOCK : w->dst_plane,
+        .columns = f32 ? w->desc.out : w->panels * BLOCK,
+        .bias = w->bias,
+        .relu = w->desc.relu,
+        .epilogue = f32 ? GEMM_STORE : GEMM_CONV,
+    };
+    struct gemm_job job = {
+        .out = &out,
+        .strips = w->strips,
+        .n_strips = w->n_strips,
+        .row = (size_t)w->desc.stride * BLOCK,
+        .steps = w->steps,
+        .panels = w->panels,
+    };
+    if (f32 && (residual || w->desc.relu))
+        return IMF_EUNSUPPORTED;
+    cpu_image_clear_border(cpu, dst);
+    for (int i = 0; i < dst->n * w->phases; i++) {
+        const int n = i / w->phases, phase = i % w->phases;
+        const size_t at = (size_t)n * w->dst_picture + (size_t)(phase / 2) * w->dst_row +
+                          (size_t)(phase % 2) * BLOCK;
+        out.dst = (char *)dst->data + at * (f32 ? 4 : 2);
+        out.residual = residual ? (const uint16_t *)residual->data + at : NULL;
+        job.a = (const uint16_t *)src->data + (size_t)n * w->src_picture + w->phase[phase].first;
+        job.offsets = w->phase[phase].offsets;
+        job.b = w->phase[phase].data;
+#pragma omp parallel num_threads(cpu->threads)
+        imf__gemm_share(cpu, &job);
+    }
+    return IMF_OK;
+}
