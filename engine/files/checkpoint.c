@@ -4,95 +4,47 @@
 #include "files/spellings.h"
 #include "common/utf8.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
-
-/* ---- Files ---------------------------------------------------------------------------------- */
-
-imf_status imf__file_open(struct imf__file *f, const char *path, struct imf_error *err)
-{
-    size_t n = strlen(path), keep = sizeof(f->label) - 4;
-    if (n <= keep)
-        snprintf(f->label, sizeof(f->label), "%s", path);
-    else
-        snprintf(f->label, sizeof(f->label), "...%s", path + n - keep);
-    /* O_NONBLOCK: opening a FIFO must not hang. */
-    f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (f->fd < 0)
-        return imf__fail(err, IMF_EIO, "%s: %s", f->label, strerror(errno));
-    struct stat st;
-    if (fstat(f->fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        imf__file_close(f);
-        return imf__fail(err, IMF_EIO, "%s: not a regular file", f->label);
-    }
-    f->size = (uint64_t)st.st_size;
-    return IMF_OK;
-}
-
-void imf__file_close(struct imf__file *f)
-{
-    if (f->fd >= 0)
-        close(f->fd);
-    f->fd = -1;
-}
-
-imf_status imf__file_read(const struct imf__file *f, void *dst, size_t size, uint64_t offset,
-                          struct imf_error *err)
-{
-    uint8_t *p = dst;
-    while (size) {
-        if (offset > INT64_MAX - size)
-            return imf__fail(err, IMF_EFORMAT, "%s: offset %llu is past the end", f->label,
-                             (unsigned long long)offset);
-        ssize_t n = pread(f->fd, p, size, (off_t)offset);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return imf__fail(err, IMF_EIO, "%s: %s", f->label, strerror(errno));
-        if (n == 0)
-            return imf__fail(err, IMF_EFORMAT, "%s: truncated: ends at byte %llu, %zu more needed",
-                             f->label, (unsigned long long)offset, size);
-        p += n;
-        size -= (size_t)n;
-        offset += (uint64_t)n;
-    }
-    return IMF_OK;
-}
-
-struct imf__quoted imf__quote(const char *name)
-{
-    struct imf__quoted q;
-    size_t i = 0;
-    for (; name[i] && i < sizeof(q.text) - 4; i++)
-        q.text[i] = (unsigned char)name[i] < 0x20 || name[i] == 0x7F ? '?' : name[i];
-    if (name[i]) {
-        memcpy(q.text + i, "...", 3);
-        i += 3;
-    }
-    q.text[i] = '\0';
-    return q;
-}
 
 /* ---- Building the list ---------------------------------------------------------------------- */
 
-imf_status imf__checkpoint_add_file(struct imf__checkpoint *c, const char *path,
-                                    struct imf_error *err)
+/* Room for one more file. */
+static imf_status grow_files(struct imf__checkpoint *c, struct imf_error *err)
 {
     if (c->file_count == IMF__MAX_SHARDS)
         return imf__fail(err, IMF_EFORMAT, "%s: more than %d shards", c->path, IMF__MAX_SHARDS);
     struct imf__file *files = realloc(c->files, (c->file_count + 1) * sizeof(*files));
     if (!files)
-        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
+        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", c->path);
     c->files = files;
-    imf_status status = imf__file_open(&files[c->file_count], path, err);
+    return IMF_OK;
+}
+
+imf_status imf__checkpoint_add_file(struct imf__checkpoint *c, const char *path,
+                                    struct imf_error *err)
+{
+    IMF_TRY(grow_files(c, err));
+    imf_status status = imf__file_open(&c->files[c->file_count], path, err);
     if (status == IMF_OK)
         c->file_count++;
     return status;
+}
+
+imf_status imf__checkpoint_add_memory(struct imf__checkpoint *c, struct imf_error *err)
+{
+    IMF_TRY(grow_files(c, err));
+    struct imf__file *f = &c->files[c->file_count];
+    *f = (struct imf__file){.fd = memfd_create("inflated weights", MFD_CLOEXEC),
+                            .in_memory = true};
+    if (f->fd < 0)
+        return imf__fail(err, IMF_ENOMEM, "%s: no memory to inflate it", c->path);
+    memcpy(f->label, c->files[c->file_count - 1].label, sizeof(f->label));
+    c->file_count++;
+    return IMF_OK;
 }
 
 /* Highest element index that shape, stride and start reach, plus one; false on overflow. */
@@ -397,7 +349,7 @@ uint64_t imf__checkpoint_bytes(const struct imf__checkpoint *c)
 {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < c->file_count; i++)
-        bytes += c->files[i].size;
+        bytes += c->files[i].in_memory ? 0 : c->files[i].size;
     return bytes;
 }
 

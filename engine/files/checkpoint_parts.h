@@ -5,6 +5,7 @@
 #define IMF__CHECKPOINT_PARTS_H
 
 #include "files/checkpoint.h"
+#include "files/file.h"
 #include "common/error.h"
 
 #define XXH_INLINE_ALL
@@ -28,22 +29,6 @@ void *imf__arena_alloc(struct imf__arena *a, size_t size);
 /* NUL-terminated copy. */
 char *imf__arena_string(struct imf__arena *a, const char *s, size_t length);
 void imf__arena_free(struct imf__arena *a);
-
-/* ---- Files ---------------------------------------------------------------------------------- */
-
-struct imf__file {
-    int fd;
-    uint64_t size;
-    char label[192]; /* the path as messages show it: its end, when it is very long */
-};
-
-/* Opens a regular file for reading. */
-IMF_MUST_CHECK imf_status imf__file_open(struct imf__file *f, const char *path,
-                                         struct imf_error *err);
-void imf__file_close(struct imf__file *f);
-/* All `size` bytes at `offset`, or an error: IMF_EFORMAT when the file ends before them. */
-IMF_MUST_CHECK imf_status imf__file_read(const struct imf__file *f, void *dst, size_t size,
-                                         uint64_t offset, struct imf_error *err);
 
 /* ---- Checkpoint ----------------------------------------------------------------------------- */
 
@@ -93,6 +78,9 @@ struct imf__checkpoint {
 /* Opens one more file of the checkpoint; its index is file_count - 1. */
 IMF_MUST_CHECK imf_status imf__checkpoint_add_file(struct imf__checkpoint *c, const char *path,
                                                    struct imf_error *err);
+/* One more that is an empty file in memory: its reader writes to fd and counts up size. */
+IMF_MUST_CHECK imf_status imf__checkpoint_add_memory(struct imf__checkpoint *c,
+                                                     struct imf_error *err);
 /* Checks an entry (name, dimensions, that every element lies in the region, region in the file)
  * and appends it. `storage` names the region in messages ("storage 3"); the name is copied. */
 IMF_MUST_CHECK imf_status imf__checkpoint_add(struct imf__checkpoint *c,
@@ -122,34 +110,5 @@ bool imf__is_safetensors(const uint8_t *head, size_t n, uint64_t file_size);
 const char *imf__foreign_format(const uint8_t *head, size_t n);
 /* The weights in a folder; the caller frees. On failure NULL, and `err` says what is there. */
 char *imf__weights_in_folder(const char *folder, struct imf_error *err);
-
-/* Whether a region's checksum proves it damaged. A stored 0 proves nothing: torch writes it when
- * told not to compute any. Fuzz targets do without, or mutations would get no further. */
-static inline bool imf__crc_differs(uint32_t computed, uint32_t stored)
-{
-#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
-    (void)computed;
-    (void)stored;
-    return false;
-#else
-    return stored && computed != stored;
-#endif
-}
-
-/* Shortens a name from a file and hides what a terminal could act on, for messages. */
-struct imf__quoted {
-    char text[112];
-};
-struct imf__quoted imf__quote(const char *name);
-
-/* a * b and a + b; false when they do not fit. */
-static inline bool imf__mul(uint64_t *out, uint64_t a, uint64_t b)
-{
-    return !__builtin_mul_overflow(a, b, out);
-}
-static inline bool imf__add(uint64_t *out, uint64_t a, uint64_t b)
-{
-    return !__builtin_add_overflow(a, b, out);
-}
 
 #endif

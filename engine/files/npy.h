@@ -13,7 +13,8 @@ enum imf__npy_type {
     IMF__NPY_F16, /* '<f2', as uint16_t */
     IMF__NPY_U8,  /* '|u1' */
     IMF__NPY_I32, /* '<i4' */
-    IMF__NPY_I64  /* '<i8' */
+    IMF__NPY_I64, /* '<i8' */
+    IMF__NPY_OTHER
 };
 
 struct imf__npy {
@@ -31,6 +32,24 @@ struct imf__npy {
         int64_t *i64;
     };
 };
+
+/* What stands before the values. */
+struct imf__npy_header {
+    enum imf__npy_type type;
+    char descr[32];   /* the dtype as written, for messages */
+    bool big_endian;  /* of a type above */
+    bool fortran;     /* Fortran order, of two dimensions or more */
+    int ndim;
+    int64_t shape[IMF__NPY_MAX_DIMS];
+    uint64_t count;   /* product of shape, checked not to overflow */
+    uint64_t bytes;   /* of the values; 0 for IMF__NPY_OTHER */
+};
+
+/* Reads a header off a stream, which is then at the first value. An error goes behind the name of
+ * the file or array: "is not a NumPy array". */
+struct imf__zip_stream;
+IMF_MUST_CHECK imf_status imf__npy_read_header(struct imf__npy_header *h, struct imf__zip_stream *s,
+                                               struct imf_error *err);
 
 /* Every size is checked before memory is asked for: the file must hold exactly what its header
  * says. Fortran order, big-endian and other types are refused by name. */

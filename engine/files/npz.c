@@ -1,300 +1,155 @@
-/* Reading .npz and .npy: a zip directory (npz_directory.c), a small text header per array, and
- * values that are stored or deflated. An entry is read as a stream, so no copy of a large array is
- * held beside the caller's. Writing is in npz_write.c. */
-#include "files/npz_parts.h"
+/* NumPy archives: a zip (zip.h) of .npy arrays (npy.h). An entry is read as a stream, so no copy of a
+ * large array is held beside the caller's. */
+#include "files/npz.h"
 
 #include "common/error.h"
+#include "files/npy.h"
+#include "files/output_file.h"
+#include "files/zip.h"
+#include "files/zip_write.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include <zlib.h>
 
-enum { CHUNK = 1 << 16 };
+#define CHUNK (1u << 16)
 
-/* One pass over an entry's uncompressed bytes. */
-struct stream {
-    const struct imf__npz *z;
-    const struct imf__npz_entry *e;
-    z_stream inflate;
-    uint64_t offset, packed_left; /* next compressed byte in the file */
-    uint64_t left;                /* uncompressed bytes not handed out yet */
-    uint32_t crc;
-    unsigned char *chunk;
+struct entry {
+    struct imf__npz_array array; /* first: an array pointer is an entry pointer */
+    struct imf__npy_header header;
+    const struct imf__zip_entry *packed; /* NULL: the file is a bare .npy */
 };
 
-imf_status imf__npz_read_at(const struct imf__npz *z, void *dst, uint64_t n, uint64_t offset,
-                            struct imf_error *err)
+struct imf__npz {
+    struct imf__file file;
+    struct imf__zip zip;
+    struct entry *entries;
+    size_t count;
+};
+
+/* "x.npz: array "mu" is encrypted" */
+static imf_status named(const struct imf__npz *z, const char *name, imf_status status,
+                        const struct imf_error *why, struct imf_error *err)
 {
-    if (offset > z->file_size || n > z->file_size - offset)
-        return imf__fail(err, IMF_EFORMAT, "%s: truncated: needs %llu bytes at %llu, file has %llu",
-                         z->path, (unsigned long long)n, (unsigned long long)offset,
-                         (unsigned long long)z->file_size);
-    unsigned char *p = dst;
-    while (n > 0) {
-        ssize_t got = pread(z->fd, p, n > (1 << 30) ? (1 << 30) : (size_t)n, (off_t)offset);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return imf__fail(err, IMF_EIO, "%s: read failed: %s", z->path,
-                             got < 0 ? strerror(errno) : "the file became shorter");
-        p += got;
-        n -= (uint64_t)got;
-        offset += (uint64_t)got;
-    }
-    return IMF_OK;
-}
-
-/* ---- Streams ------------------------------------------------------------------------------- */
-
-static imf_status stream_open(struct stream *s, const struct imf__npz *z,
-                              const struct imf__npz_entry *e, struct imf_error *err)
-{
-    memset(s, 0, sizeof(*s));
-    s->z = z;
-    s->e = e;
-    s->offset = e->data_offset;
-    s->packed_left = e->packed_size;
-    s->left = e->size;
-    s->crc = (uint32_t)crc32(0, NULL, 0);
-    if (e->method == IMF__NPZ_DEFLATED) {
-        s->chunk = malloc(CHUNK);
-        if (!s->chunk || inflateInit2(&s->inflate, -MAX_WBITS) != Z_OK) {
-            free(s->chunk);
-            s->chunk = NULL;
-            return imf__fail(err, IMF_ENOMEM, "%s: out of memory", z->path);
-        }
-    }
-    return IMF_OK;
-}
-
-static void stream_close(struct stream *s)
-{
-    if (s->chunk)
-        inflateEnd(&s->inflate);
-    free(s->chunk);
-}
-
-static imf_status stream_inflate(struct stream *s, void *dst, size_t n, struct imf_error *err)
-{
-    s->inflate.next_out = dst;
-    s->inflate.avail_out = (uInt)n;
-    while (s->inflate.avail_out > 0) {
-        if (s->inflate.avail_in == 0 && s->packed_left > 0) {
-            uint64_t take = s->packed_left < CHUNK ? s->packed_left : CHUNK;
-            imf_status status = imf__npz_read_at(s->z, s->chunk, take, s->offset, err);
-            if (status != IMF_OK)
-                return status;
-            s->offset += take;
-            s->packed_left -= take;
-            s->inflate.next_in = s->chunk;
-            s->inflate.avail_in = (uInt)take;
-        }
-        int rc = inflate(&s->inflate, Z_NO_FLUSH);
-        if (rc == Z_STREAM_END && s->inflate.avail_out == 0)
-            break;
-        if (rc != Z_OK)
-            return imf__fail(err, IMF_EFORMAT,
-                             "%s: array \"%s\": damaged or truncated deflate data", s->z->path,
-                             s->e->array.name);
-    }
-    return IMF_OK;
-}
-
-/* Next n bytes; n is at most 2^30. */
-static imf_status stream_read(struct stream *s, void *dst, size_t n, struct imf_error *err)
-{
-    if (n > s->left)
-        return imf__fail(err, IMF_EFORMAT, "%s: array \"%s\": truncated, %llu bytes missing",
-                         s->z->path, s->e->array.name, (unsigned long long)(n - s->left));
-    imf_status status;
-    if (s->e->method == IMF__NPZ_DEFLATED) {
-        status = stream_inflate(s, dst, n, err);
-    } else {
-        status = imf__npz_read_at(s->z, dst, n, s->offset, err);
-        s->offset += n;
-    }
-    if (status != IMF_OK)
-        return status;
-    s->left -= n;
-    s->crc = (uint32_t)crc32(s->crc, dst, (uInt)n);
-    return IMF_OK;
-}
-
-/* ---- .npy headers -------------------------------------------------------------------------- */
-
-/* Text after `'key':` in the header's Python dict, or NULL. */
-static const char *dict_value(const char *header, const char *key)
-{
-    const char *p = strstr(header, key);
-    if (!p)
-        return NULL;
-    p = strchr(p + strlen(key), ':');
-    if (!p)
-        return NULL;
-    p++;
-    while (*p == ' ')
-        p++;
-    return p;
-}
-
-static bool parse_shape(const char *p, struct imf__npz_array *a)
-{
-    if (*p++ != '(')
-        return false;
-    a->ndim = 0;
-    a->count = 1;
-    for (;;) {
-        while (*p == ' ' || *p == ',')
-            p++;
-        if (*p == ')')
-            return true;
-        if (*p < '0' || *p > '9' || a->ndim == IMF__NPZ_MAX_DIMS)
-            return false;
-        char *end;
-        errno = 0;
-        uint64_t d = strtoull(p, &end, 10);
-        if (errno || __builtin_mul_overflow(a->count, d, &a->count) || a->count > UINT64_MAX / 16)
-            return false;
-        a->shape[a->ndim++] = d;
-        p = end;
-    }
-}
-
-static imf_status parse_dict(const struct imf__npz *z, struct imf__npz_entry *e, const char *header,
-                             struct imf_error *err)
-{
-    const char *name = e->array.name;
-    const char *descr = dict_value(header, "'descr'");
-    const char *order = dict_value(header, "'fortran_order'");
-    const char *shape = dict_value(header, "'shape'");
-    if (!descr || !order || !shape || !parse_shape(shape, &e->array))
-        return imf__fail(err, IMF_EFORMAT, "%s: array \"%s\": damaged .npy header", z->path, name);
-    size_t n = 0;
-    if (*descr == '\'' || *descr == '"')
-        for (descr++; descr[n] && descr[n] != '\'' && descr[n] != '"'; n++)
-            ;
-    snprintf(e->descr, sizeof(e->descr), "%.*s", (int)(n < 31 ? n : 31), descr);
-    e->fortran = strncmp(order, "True", 4) == 0 && e->array.ndim > 1;
-    bool f4 = strcmp(e->descr, "<f4") == 0, f8 = strcmp(e->descr, "<f8") == 0;
-    e->array.is_double = f8;
-    if (!f4 && !f8) {
-        e->array.count = 0; /* readable by nobody; the caller's message names what it needs */
+    if (status == IMF_OK)
         return IMF_OK;
-    }
-    uint64_t bytes = e->array.count * (f8 ? 8 : 4);
-    if (e->size - e->header_bytes != bytes)
-        return imf__fail(err, IMF_EFORMAT,
-                         "%s: array \"%s\": header promises %llu bytes of values, entry has %llu",
-                         z->path, name, (unsigned long long)bytes,
-                         (unsigned long long)(e->size - e->header_bytes));
+    if (!name[0])
+        return imf__fail(err, status, "%s: %.280s", z->file.label, why->message);
+    return imf__fail(err, status, "%s: array \"%s\" %.200s", z->file.label, imf__quote(name).text,
+                     why->message);
+}
+
+/* ---- Opening --------------------------------------------------------------------------------- */
+
+static imf_status open_stream(struct imf__zip_stream *s, const struct imf__npz *z,
+                              const struct entry *e, struct imf_error *err)
+{
+    if (e->packed)
+        return imf__zip_stream_open(s, &z->zip, e->packed, err);
+    imf__zip_stream_raw(s, &z->file);
     return IMF_OK;
 }
 
-imf_status imf__npz_parse_header(const struct imf__npz *z, struct imf__npz_entry *e,
-                                 struct imf_error *err)
+static imf_status read_header(const struct imf__npz *z, struct entry *e, struct imf_error *err)
 {
-    struct stream s;
-    unsigned char magic[12];
-    char header[4096];
-    imf_status status = stream_open(&s, z, e, err);
+    struct imf__npz_array *a = &e->array;
+    struct imf__npy_header *h = &e->header;
+    struct imf__zip_stream s;
+    IMF_TRY(open_stream(&s, z, e, err));
+    imf_status status = imf__npy_read_header(h, &s, err);
+    uint64_t left = s.left;
+    imf__zip_stream_close(&s);
     if (status != IMF_OK)
         return status;
-    status = stream_read(&s, magic, 10, err);
-    if (status != IMF_OK)
-        goto out;
-    if (memcmp(magic, "\x93NUMPY", 6) != 0 || magic[6] < 1 || magic[6] > 3) {
-        status =
-            imf__fail(err, IMF_EFORMAT, "%s: \"%s\" is not a NumPy array", z->path, e->array.name);
-        goto out;
-    }
-    uint32_t length = imf__le16(magic + 8);
-    e->header_bytes = 10;
-    if (magic[6] >= 2) { /* versions 2 and 3 have a 32-bit length */
-        status = stream_read(&s, magic + 10, 2, err);
-        if (status != IMF_OK)
-            goto out;
-        length = imf__le32(magic + 8);
-        e->header_bytes = 12;
-    }
-    if (length >= sizeof(header)) {
-        status = imf__fail(err, IMF_EFORMAT, "%s: array \"%s\": .npy header of %u bytes", z->path,
-                           e->array.name, length);
-        goto out;
-    }
-    status = stream_read(&s, header, length, err);
-    if (status != IMF_OK)
-        goto out;
-    header[length] = '\0';
-    e->header_bytes += length;
-    status = parse_dict(z, e, header, err);
-out:
-    stream_close(&s);
-    return status;
+    a->is_double = h->type == IMF__NPY_F64;
+    a->ndim = h->ndim;
+    for (int i = 0; i < h->ndim; i++)
+        a->shape[i] = (uint64_t)h->shape[i];
+    if (h->type != IMF__NPY_F32 && h->type != IMF__NPY_F64)
+        return IMF_OK; /* readable by nobody; the caller's message names what it needs */
+    a->count = h->count;
+    if (left != h->bytes)
+        return imf__fail(err, IMF_EFORMAT, "has %llu bytes of values, its header promises %llu",
+                         (unsigned long long)left, (unsigned long long)h->bytes);
+    return IMF_OK;
 }
 
-/* ---- Interface ----------------------------------------------------------------------------- */
+/* The array's name: the entry's without ".npy". */
+static imf_status name_array(struct entry *e, struct imf_error *err)
+{
+    const char *name = e->packed->name;
+    size_t n = e->packed->name_length;
+    if (n > 4 && memcmp(name + n - 4, ".npy", 4) == 0)
+        n -= 4;
+    if (n >= sizeof(e->array.name) || memchr(name, '\0', n))
+        return imf__fail(err, IMF_EFORMAT, "has a name of %zu bytes", n);
+    memcpy(e->array.name, name, n);
+    e->array.name[n] = '\0';
+    return IMF_OK;
+}
+
+static imf_status read_archive(struct imf__npz *z, struct imf_error *err)
+{
+    IMF_TRY(imf__zip_open(&z->zip, &z->file, IMF__NPZ_MAX_ARRAYS, err));
+    z->entries = calloc((size_t)z->zip.count + 1, sizeof(*z->entries));
+    if (!z->entries)
+        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", z->file.label);
+    for (; z->count < z->zip.count; z->count++) {
+        struct entry *e = &z->entries[z->count];
+        struct imf_error why = {0};
+        e->packed = &z->zip.entries[z->count];
+        imf_status status = name_array(e, &why);
+        if (status == IMF_OK && imf__npz_find(z, e->array.name))
+            status = imf__fail(&why, IMF_EFORMAT, "is there twice");
+        if (status == IMF_OK)
+            status = read_header(z, e, &why);
+        IMF_TRY(named(z, e->array.name[0] ? e->array.name : "?", status, &why, err));
+    }
+    return IMF_OK;
+}
+
+static imf_status read_bare(struct imf__npz *z, struct imf_error *err)
+{
+    struct imf_error why = {0};
+    z->entries = calloc(1, sizeof(*z->entries));
+    if (!z->entries)
+        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", z->file.label);
+    z->count = 1;
+    return named(z, "", read_header(z, &z->entries[0], &why), &why, err);
+}
 
 imf_status imf__npz_open(struct imf__npz **out, const char *path, struct imf_error *err)
 {
     struct imf__npz *z = calloc(1, sizeof(*z));
-    if (!z || !(z->path = strdup(path))) {
-        free(z);
+    if (!z)
         return imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
+    imf_status status = imf__file_open(&z->file, path, err);
+    if (status != IMF_OK) {
+        free(z);
+        return status;
     }
-    imf_status status;
-    struct stat st;
-    unsigned char magic[6] = {0};
-    z->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (z->fd < 0 || fstat(z->fd, &st) != 0) {
-        status = imf__fail(err, IMF_EIO, "%s: %s", path, strerror(errno));
-        goto fail;
+    uint8_t magic[6] = {0};
+    if (z->file.size >= sizeof(magic))
+        status = imf__file_read(&z->file, magic, sizeof(magic), 0, err);
+    if (status == IMF_OK)
+        status = memcmp(magic, "\x93NUMPY", sizeof(magic)) == 0 ? read_bare(z, err)
+                                                                : read_archive(z, err);
+    if (status != IMF_OK) {
+        imf__npz_close(z);
+        return status;
     }
-    if (!S_ISREG(st.st_mode)) {
-        status = imf__fail(err, IMF_EIO, "%s: not a regular file", path);
-        goto fail;
-    }
-    z->file_size = (uint64_t)st.st_size;
-    if (z->file_size >= sizeof(magic)) {
-        status = imf__npz_read_at(z, magic, sizeof(magic), 0, err);
-        if (status != IMF_OK)
-            goto fail;
-    }
-    if (memcmp(magic, "\x93NUMPY", 6) == 0) {
-        z->bare = true;
-        z->count = 1;
-        z->entries = calloc(1, sizeof(*z->entries));
-        if (!z->entries) {
-            status = imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
-            goto fail;
-        }
-        z->entries[0].size = z->entries[0].packed_size = z->file_size;
-        status = imf__npz_parse_header(z, &z->entries[0], err);
-    } else {
-        status = imf__npz_read_directory(z, err);
-    }
-    if (status != IMF_OK)
-        goto fail;
     *out = z;
     return IMF_OK;
-fail:
-    imf__npz_close(z);
-    return status;
 }
 
 void imf__npz_close(struct imf__npz *z)
 {
     if (!z)
         return;
-    if (z->fd >= 0)
-        close(z->fd);
+    imf__zip_close(&z->zip);
+    imf__file_close(&z->file);
     free(z->entries);
-    free(z->path);
     free(z);
 }
 
@@ -310,81 +165,123 @@ const struct imf__npz_array *imf__npz_at(const struct imf__npz *z, size_t i)
 
 const struct imf__npz_array *imf__npz_find(const struct imf__npz *z, const char *name)
 {
-    for (size_t i = 0; i < z->count; i++)
+    for (size_t i = 0; i < z->count; i++) {
         if (strcmp(z->entries[i].array.name, name) == 0)
             return &z->entries[i].array;
+    }
     return NULL;
 }
 
-/* Values of one chunk into dst_d or dst_f, whichever is set. */
-static bool convert(const struct imf__npz_array *a, const unsigned char *src, size_t n,
-                    double *dst_d, float *dst_f)
+/* ---- Values ---------------------------------------------------------------------------------- */
+
+/* Where values go, in C order, while they come in the order of the file. */
+struct walk {
+    const struct imf__npy_header *h;
+    uint64_t next; /* place in C order of the next value */
+    uint64_t step[IMF__NPY_MAX_DIMS], index[IMF__NPY_MAX_DIMS];
+    double *d; /* one of the two is set */
+    float *f;
+};
+
+static void walk_init(struct walk *w, const struct imf__npy_header *h, double *d, float *f)
+{
+    *w = (struct walk){.h = h, .d = d, .f = f};
+    uint64_t step = 1;
+    for (int i = h->ndim - 1; i >= 0; i--) {
+        w->step[i] = step;
+        step *= (uint64_t)h->shape[i];
+    }
+}
+
+/* In Fortran order the first index runs fastest. */
+static void walk_on(struct walk *w)
+{
+    if (!w->h->fortran) {
+        w->next++;
+        return;
+    }
+    for (int i = 0; i < w->h->ndim; i++) {
+        w->next += w->step[i];
+        if (++w->index[i] < (uint64_t)w->h->shape[i])
+            return;
+        w->next -= w->step[i] * (uint64_t)w->h->shape[i];
+        w->index[i] = 0;
+    }
+}
+
+static double value_at(const struct imf__npy_header *h, const uint8_t *p)
+{
+    if (h->type == IMF__NPY_F64) {
+        uint64_t bits = imf__le64(p);
+        bits = h->big_endian ? __builtin_bswap64(bits) : bits;
+        double v;
+        memcpy(&v, &bits, 8);
+        return v;
+    }
+    uint32_t bits = imf__le32(p);
+    bits = h->big_endian ? __builtin_bswap32(bits) : bits;
+    float v;
+    memcpy(&v, &bits, 4);
+    return (double)v;
+}
+
+/* n values; false when one is not finite. */
+static bool convert(struct walk *w, const uint8_t *src, size_t n, size_t width)
 {
     bool finite = true;
-    for (size_t i = 0; i < n; i++) {
-        double v;
-        if (a->is_double) {
-            memcpy(&v, src + 8 * i, 8);
-        } else {
-            float f;
-            memcpy(&f, src + 4 * i, 4);
-            v = (double)f;
-        }
+    for (size_t i = 0; i < n; i++, walk_on(w)) {
+        double v = value_at(w->h, src + width * i);
         finite = finite && isfinite(v);
-        if (dst_d)
-            dst_d[i] = v;
+        if (w->d)
+            w->d[w->next] = v;
         else
-            dst_f[i] = (float)v;
+            w->f[w->next] = (float)v;
     }
     return finite;
 }
 
-static imf_status read_values(struct imf__npz *z, const struct imf__npz_array *a, double *dst_d,
-                              float *dst_f, struct imf_error *err)
+static imf_status read_stream(struct imf__zip_stream *s, const struct entry *e, struct walk *w,
+                              struct imf_error *err)
 {
-    const struct imf__npz_entry *e = NULL;
-    for (size_t i = 0; i < z->count; i++)
-        if (&z->entries[i].array == a)
-            e = &z->entries[i];
-    if (!e || (strcmp(e->descr, "<f4") != 0 && strcmp(e->descr, "<f8") != 0))
-        return imf__fail(err, IMF_EFORMAT,
-                         "%s: array \"%s\" has type %s; float32 or float64 needed", z->path,
-                         a->name, e ? e->descr : "?");
-    if (e->fortran)
-        return imf__fail(err, IMF_EFORMAT,
-                         "%s: array \"%s\" is in Fortran order; save numpy.ascontiguousarray of it",
-                         z->path, a->name);
-    struct stream s;
-    unsigned char *buffer = malloc(CHUNK > 4096 ? CHUNK : 4096);
+    struct imf__npy_header again;
+    uint8_t *buffer = malloc(CHUNK);
     if (!buffer)
-        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", z->path);
-    imf_status status = stream_open(&s, z, e, err);
-    if (status != IMF_OK)
-        goto out;
-    for (uint64_t skip = e->header_bytes; skip > 0 && status == IMF_OK;) {
-        size_t n = skip < 4096 ? (size_t)skip : 4096;
-        status = stream_read(&s, buffer, n, err);
-        skip -= n;
+        return imf__fail(err, IMF_ENOMEM, "needs memory that is not there");
+    size_t width = e->array.is_double ? 8 : 4;
+    imf_status status = imf__npy_read_header(&again, s, err); /* the values are behind it */
+    for (uint64_t left = e->array.count; left > 0 && status == IMF_OK;) {
+        size_t n = left < CHUNK / width ? (size_t)left : CHUNK / width;
+        status = imf__zip_stream_read(s, buffer, n * width, err);
+        if (status == IMF_OK && !convert(w, buffer, n, width))
+            status = imf__fail(err, IMF_EFORMAT, "holds a NaN or an infinity");
+        left -= n;
     }
-    size_t width = a->is_double ? 8 : 4, per_chunk = CHUNK / width;
-    for (uint64_t i = 0; i < a->count && status == IMF_OK;) {
-        size_t n = a->count - i < per_chunk ? (size_t)(a->count - i) : per_chunk;
-        status = stream_read(&s, buffer, n * width, err);
-        if (status == IMF_OK &&
-            !convert(a, buffer, n, dst_d ? dst_d + i : NULL, dst_f ? dst_f + i : NULL))
-            status = imf__fail(err, IMF_EFORMAT, "%s: array \"%s\" holds a NaN or an infinity",
-                               z->path, a->name);
-        i += n;
-    }
-    if (status == IMF_OK && !z->bare && s.crc != e->crc)
-        status = imf__fail(err, IMF_EFORMAT,
-                           "%s: array \"%s\": checksum differs, the file is "
-                           "damaged",
-                           z->path, a->name);
-    stream_close(&s);
-out:
+    if (status == IMF_OK)
+        status = imf__zip_stream_check(s, err);
     free(buffer);
     return status;
+}
+
+static imf_status read_values(struct imf__npz *z, const struct imf__npz_array *a, double *d,
+                              float *f, struct imf_error *err)
+{
+    const struct entry *e = (const struct entry *)a;
+    struct imf__zip_stream s;
+    struct imf_error why = {0};
+    struct walk w;
+    imf_status status;
+    if (e->header.type != IMF__NPY_F32 && e->header.type != IMF__NPY_F64) {
+        status = imf__fail(&why, IMF_EFORMAT, "has type %s; float32 or float64 needed",
+                           imf__quote(e->header.descr).text);
+        return named(z, a->name, status, &why, err);
+    }
+    walk_init(&w, &e->header, d, f);
+    status = open_stream(&s, z, e, &why);
+    if (status == IMF_OK) {
+        status = read_stream(&s, e, &w, &why);
+        imf__zip_stream_close(&s);
+    }
+    return named(z, a->name, status, &why, err);
 }
 
 imf_status imf__npz_read_double(struct imf__npz *z, const struct imf__npz_array *a, double *dst,
@@ -397,4 +294,40 @@ imf_status imf__npz_read_float(struct imf__npz *z, const struct imf__npz_array *
                                struct imf_error *err)
 {
     return read_values(z, a, NULL, dst, err);
+}
+
+/* ---- Writing --------------------------------------------------------------------------------- */
+
+static imf_status write_array(struct imf__zip_writer *z, const struct imf__npz_source *a,
+                              struct imf_error *err)
+{
+    char name[160], header[IMF__NPY_HEADER];
+    size_t head = imf__npy_header(header, a->f64 ? IMF__NPY_F64 : IMF__NPY_F32, a->ndim, a->shape);
+    size_t bytes = a->f64 ? 8 : 4;
+    for (int i = 0; i < a->ndim; i++)
+        bytes *= (size_t)a->shape[i];
+    snprintf(name, sizeof(name), "%.128s.npy", a->name);
+    IMF_TRY(imf__zip_begin(z, name, head + bytes, err));
+    IMF_TRY(imf__zip_append(z, header, head, err));
+    IMF_TRY(imf__zip_append(z, a->f64 ? (const void *)a->f64 : (const void *)a->f32, bytes, err));
+    return imf__zip_end(z, err);
+}
+
+imf_status imf__npz_write(const char *path, const struct imf__npz_source *arrays, size_t n,
+                          struct imf_error *err)
+{
+    struct imf__output o;
+    struct imf__zip_writer z;
+    imf_status status = imf__output_open(&o, path, err);
+    o.durable = true; /* hours of work may be behind these numbers */
+    imf__zip_writer_init(&z, &o, false);
+    for (size_t i = 0; i < n && status == IMF_OK; i++)
+        status = write_array(&z, &arrays[i], err);
+    if (status == IMF_OK)
+        status = imf__zip_finish(&z, err);
+    if (status == IMF_OK)
+        status = imf__output_commit(&o, err);
+    imf__zip_writer_free(&z);
+    imf__output_discard(&o);
+    return status;
 }

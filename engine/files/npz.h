@@ -1,6 +1,6 @@
 /* NumPy archives (.npz, stored or deflated, zip64 included) and single arrays (.npy): enough to
- * read reference statistics and to write them. Values are float32 or float64, little-endian, C
- * order; anything else is refused by name. Every size in the file is checked before it is used.
+ * read reference statistics and to write them. Values are float32 or float64, of either endianness
+ * and order; anything else is refused by name. Every size in the file is checked before it is used.
  *
  * Threads: an archive is used by one thread at a time. */
 #ifndef IMF__NPZ_H

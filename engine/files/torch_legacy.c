@@ -16,6 +16,7 @@ struct region {
 
 struct legacy {
     const struct imf__file *file;
+    uint32_t index; /* of the file in the checkpoint */
     struct imf__arena arena;
     struct imf__reader reader;
     struct region *regions; /* sorted by key */
@@ -139,10 +140,11 @@ static imf_status find_regions(struct legacy *l, const struct imf__pickle_value 
 static imf_status find_storage(void *user, const struct imf__pickle_storage *storage,
                                struct imf__region *out, struct imf_error *err)
 {
-    const struct region *r = find_region(user, storage->key);
+    const struct legacy *l = user;
+    const struct region *r = find_region(l, storage->key);
     if (!r)
         return imf__fail(err, IMF_EFORMAT, "is missing from the file");
-    *out = (struct imf__region){.offset = r->offset, .bytes = r->bytes};
+    *out = (struct imf__region){.file = l->index, .offset = r->offset, .bytes = r->bytes};
     return IMF_OK;
 }
 
@@ -157,14 +159,14 @@ static imf_status read_state(struct imf__checkpoint *c, struct legacy *l, struct
         status = next(l, &keys, err);
     if (status == IMF_OK)
         status = find_regions(l, keys, state.storages, err);
-    const struct imf__storage_source source = {find_storage, l, (uint32_t)(l->file - c->files)};
+    const struct imf__storage_source source = {find_storage, l, l->index};
     return status == IMF_OK ? imf__torch_state_add(c, &state, &source, err) : status;
 }
 
 imf_status imf__torch_legacy_read(struct imf__checkpoint *c, uint32_t file, struct imf_error *err)
 {
     c->format = "torch legacy";
-    struct legacy l = {.file = &c->files[file], .arena = {.limit = MAX_PICKLE_MEMORY}};
+    struct legacy l = {.file = &c->files[file], .index = file, .arena = {.limit = MAX_PICKLE_MEMORY}};
     imf__reader_init(&l.reader, l.file, 0, l.file->size);
     imf_status status = read_state(c, &l, err);
     imf__arena_free(&l.arena);

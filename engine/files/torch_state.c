@@ -167,7 +167,7 @@ static imf_status add_tensor(struct imf__checkpoint *c, const struct imf__pickle
         return imf__fail(err, IMF_EFORMAT, "%s: tensor \"%s\": its name holds a NUL", file,
                          quoted.text);
     struct imf__entry e = {.tensor = {.name = name->text, .type = t->type, .ndim = t->ndim},
-                           .place = {.file = source->file, .item = t->item}};
+                           .place = {.item = t->item}};
     memcpy(e.tensor.shape, t->shape, sizeof(t->shape));
     memcpy(e.place.stride, t->stride, sizeof(t->stride));
     char storage[128];
@@ -178,6 +178,7 @@ static imf_status add_tensor(struct imf__checkpoint *c, const struct imf__pickle
     if (status != IMF_OK)
         return imf__fail(err, status, "%s: tensor \"%s\": %s %.128s", file, quoted.text, storage,
                          why.message);
+    e.place.file = region.file;
     e.place.offset = region.offset;
     e.place.bytes = region.bytes;
     /* A checksum is of the whole storage. */

@@ -5,6 +5,7 @@
 #include "files/pickle.h"
 
 struct imf__region {
+    uint32_t file; /* of the checkpoint */
     uint64_t offset, bytes;
     uint32_t crc; /* 0: none */
 };
@@ -14,7 +15,7 @@ struct imf__storage_source {
     imf_status (*find)(void *user, const struct imf__pickle_storage *storage,
                        struct imf__region *out, struct imf_error *err);
     void *user;
-    uint32_t file; /* the checkpoint's, for messages and for regions */
+    uint32_t file; /* the checkpoint's, for messages */
 };
 
 /* Enters the nesting dict and adds its tensors to the checkpoint, in the order of the file, and the

@@ -1,10 +1,10 @@
 /* weights_write.h: the running position in the list of tensors, conversion, and the safetensors
- * container; torch's is in torch_zip_write.c. */
+ * container; torch's is in torch_write.c. */
 #include "files/weights_write.h"
 
 #include "common/error.h"
 #include "files/output_file.h"
-#include "files/torch_zip_write.h"
+#include "files/torch_write.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -17,6 +17,7 @@ struct imf__weights_writer {
     struct imf__weights_params params;
     struct imf__output out;
     struct imf__zip_writer zip;
+    char prefix[64];
     bool torch;
     size_t item;   /* bytes per value */
     size_t next;   /* entry of the list being written */
@@ -152,8 +153,8 @@ static imf_status begin_tensor(struct imf__weights_writer *w, struct imf_error *
     w->left = count_of(&names->items[w->next]);
     if (!w->torch)
         return IMF_OK;
-    char key[32];
-    snprintf(key, sizeof(key), "data/%zu", w->key++);
+    char key[96];
+    snprintf(key, sizeof(key), "%s/data/%zu", w->prefix, w->key++);
     return imf__zip_begin(&w->zip, key, w->left * w->item, err);
 }
 
@@ -174,8 +175,9 @@ imf_status imf__weights_create(struct imf__weights_writer **out, const char *pat
     w->item = p->type == IMF__STORED_F32 ? 4 : 2;
     imf_status status = imf__output_open(&w->out, path, err);
     if (status == IMF_OK && torch) {
-        imf__zip_writer_init(&w->zip, &w->out, path, p->force_zip64);
-        status = imf__zip_write_pickle(&w->zip, p, err);
+        imf__zip_writer_init(&w->zip, &w->out, p->force_zip64);
+        imf__torch_prefix(w->prefix, path);
+        status = imf__torch_write_head(&w->zip, w->prefix, p, err);
     } else if (status == IMF_OK) {
         status = write_safetensors_header(w, err);
     }

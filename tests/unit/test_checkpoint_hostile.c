@@ -9,7 +9,8 @@
 /* ---- Mutations of good files ----------------------------------------------------------------- */
 
 static const char *const files[] = {"zip_f32.pth", "zip_training.pth", "zip_protocol4.pth",
-                                    "legacy_f32.pth", "legacy_training.pth"};
+                                    "legacy_f32.pth", "legacy_training.pth", "zip_beside.pth",
+                                    "zip_deflated.pth"};
 
 START_TEST(test_truncated)
 {
@@ -208,7 +209,7 @@ START_TEST(test_zip_lies)
         enum lie lie;
         const char *says;
     } cases[] = {
-        {DEFLATED, "tensor \"w\": storage 0 is compressed"},
+        {DEFLATED, "tensor \"w\": storage 0 has a damaged header"},
         {ENCRYPTED, "storage 0 is encrypted"},
         {FAR_HEADER, "storage 0 has its header outside"},
         {HUGE_SIZE, "storage 0 has 18446744073709551607 bytes, which reach past"},

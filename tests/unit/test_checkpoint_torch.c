@@ -60,6 +60,8 @@ static const struct {
     {"zip_tensors_beside.pth", "torch zip", "model", IMF__STORED_F32},
     {"zip_negative.pth", "torch zip", "", IMF__STORED_F32},
     {"zip_negative_bf16.pth", "torch zip", "", IMF__STORED_BF16},
+    {"zip_deflated.pth", "torch zip", "", IMF__STORED_F32},
+    {"zip_trailing.pth", "torch zip", "", IMF__STORED_F32},
     {"zip_subclass.pth", "torch zip", "", IMF__STORED_F32},
     {"legacy_f32.pth", "torch legacy", "", IMF__STORED_F32},
     {"legacy_beside.pth", "torch legacy", "model", IMF__STORED_F32},
@@ -167,9 +169,10 @@ END_TEST
 START_TEST(test_fingerprint)
 {
     static const char *const names[] = {"zip_f32.pth", "zip_protocol4.pth", "legacy_f32.pth",
-                                        "zip_training.pth", "zip_negative.pth", "zip_f16.pth"};
-    uint64_t print[6][2];
-    for (int i = 0; i < 6; i++) {
+                                        "zip_training.pth", "zip_negative.pth", "zip_deflated.pth",
+                                        "zip_f16.pth"};
+    uint64_t print[7][2];
+    for (int i = 0; i < 7; i++) {
         char path[256];
         snprintf(path, sizeof(path), TORCH "%s", names[i]);
         struct imf__checkpoint *c;
@@ -179,9 +182,9 @@ START_TEST(test_fingerprint)
         imf__checkpoint_fingerprint(c, print[i]);
         imf__checkpoint_close(c);
     }
-    for (int i = 1; i < 5; i++)
+    for (int i = 1; i < 6; i++)
         ck_assert_mem_eq(print[i], print[0], 16);
-    ck_assert_mem_ne(print[5], print[0], 16);
+    ck_assert_mem_ne(print[6], print[0], 16);
 }
 END_TEST
 

@@ -85,7 +85,7 @@ START_TEST(test_refused)
         "{'descr': '<c8', 'fortran_order': False, 'shape': (1,), }",
         "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
         "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,), }",
-        "{'descr': '<f4', 'fortran_order': True, 'shape': (2,), }",
+        "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 1), }",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }",
         "{'descr': '<f4', 'fortran_order': False, 'shape': (-2,), }",

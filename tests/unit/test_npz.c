@@ -164,6 +164,54 @@ START_TEST(test_full_disk)
 }
 END_TEST
 
+/* What NumPy writes of arrays that are big-endian or in Fortran order. */
+START_TEST(test_orders)
+{
+    static const struct {
+        const char *descr, *order;
+        double bytes[6]; /* in the order of the file */
+        bool swapped, is_double;
+    } cases[] = {
+        {"<f8", "False", {1, 2, 3, 4, 5, 6}, false, true},
+        {">f8", "False", {1, 2, 3, 4, 5, 6}, true, true},
+        {">f4", "False", {1, 2, 3, 4, 5, 6}, true, false},
+        {"<f8", "True", {1, 4, 2, 5, 3, 6}, false, true},
+        {">f4", "True", {1, 4, 2, 5, 3, 6}, true, false},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        unsigned char file[256] = "\x93NUMPY\1";
+        int n = snprintf((char *)file + 10, 128,
+                         "{'descr': '%s', 'fortran_order': %s, 'shape': (2, 3), }\n", cases[i].descr,
+                         cases[i].order);
+        file[8] = (unsigned char)n;
+        unsigned char *p = file + 10 + n;
+        size_t width = cases[i].is_double ? 8 : 4;
+        for (int k = 0; k < 6; k++, p += width) {
+            float single = (float)cases[i].bytes[k];
+            memcpy(p, cases[i].is_double ? (const void *)&cases[i].bytes[k] : &single, width);
+            for (size_t b = 0; cases[i].swapped && b < width / 2; b++) {
+                unsigned char t = p[b];
+                p[b] = p[width - 1 - b];
+                p[width - 1 - b] = t;
+            }
+        }
+        spill(file, (size_t)(p - file));
+        struct imf__npz *z = NULL;
+        struct imf_error err = {0};
+        double values[6];
+        float singles[6];
+        ck_assert_msg(imf__npz_open(&z, path, &err) == IMF_OK, "%s", err.message);
+        const struct imf__npz_array *a = imf__npz_find(z, "");
+        ck_assert_uint_eq(a->count, 6);
+        ck_assert_int_eq(imf__npz_read_double(z, a, values, &err), IMF_OK);
+        ck_assert_int_eq(imf__npz_read_float(z, a, singles, &err), IMF_OK);
+        for (int k = 0; k < 6; k++)
+            ck_assert(values[k] == k + 1 && singles[k] == (float)(k + 1));
+        imf__npz_close(z);
+    }
+}
+END_TEST
+
 START_TEST(test_npy_round_trip)
 {
     struct imf_error err = {0};
@@ -194,6 +242,7 @@ int main(void)
     tcase_add_test(tc, test_damage);
     tcase_add_test(tc, test_not_an_archive);
     tcase_add_test(tc, test_full_disk);
+    tcase_add_test(tc, test_orders);
     tcase_add_test(tc, test_npy_round_trip);
     suite_add_tcase(s, tc);
     int failed = run_suite(s, CK_NOFORK);
