@@ -38,8 +38,7 @@ imf_status imf__checkpoint_add_memory(struct imf__checkpoint *c, struct imf_erro
 {
     IMF_TRY(grow_files(c, err));
     struct imf__file *f = &c->files[c->file_count];
-    *f = (struct imf__file){.fd = memfd_create("inflated weights", MFD_CLOEXEC),
-                            .in_memory = true};
+    *f = (struct imf__file){.fd = memfd_create("inflated weights", MFD_CLOEXEC), .in_memory = true};
     if (f->fd < 0)
         return imf__fail(err, IMF_ENOMEM, "%s: no memory to inflate it", c->path);
     memcpy(f->label, c->files[c->file_count - 1].label, sizeof(f->label));

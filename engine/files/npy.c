@@ -190,8 +190,8 @@ imf_status imf__npy_read_header(struct imf__npy_header *h, struct imf__zip_strea
         text[n] = '\0';
         struct literal l = {.p = text, .why = ""};
         if (strlen(text) != n || !parse_header(&l, h))
-            status = imf__fail(err, IMF_EFORMAT, "%s",
-                               l.why[0] ? l.why : "has a NUL in its header");
+            status =
+                imf__fail(err, IMF_EFORMAT, "%s", l.why[0] ? l.why : "has a NUL in its header");
     }
     free(text);
     return status == IMF_OK ? measure(h, err) : status;

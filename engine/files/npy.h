@@ -36,13 +36,13 @@ struct imf__npy {
 /* What stands before the values. */
 struct imf__npy_header {
     enum imf__npy_type type;
-    char descr[32];   /* the dtype as written, for messages */
-    bool big_endian;  /* of a type above */
-    bool fortran;     /* Fortran order, of two dimensions or more */
+    char descr[32];  /* the dtype as written, for messages */
+    bool big_endian; /* of a type above */
+    bool fortran;    /* Fortran order, of two dimensions or more */
     int ndim;
     int64_t shape[IMF__NPY_MAX_DIMS];
-    uint64_t count;   /* product of shape, checked not to overflow */
-    uint64_t bytes;   /* of the values; 0 for IMF__NPY_OTHER */
+    uint64_t count; /* product of shape, checked not to overflow */
+    uint64_t bytes; /* of the values; 0 for IMF__NPY_OTHER */
 };
 
 /* Reads a header off a stream, which is then at the first value. An error goes behind the name of

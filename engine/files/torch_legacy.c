@@ -166,7 +166,8 @@ static imf_status read_state(struct imf__checkpoint *c, struct legacy *l, struct
 imf_status imf__torch_legacy_read(struct imf__checkpoint *c, uint32_t file, struct imf_error *err)
 {
     c->format = "torch legacy";
-    struct legacy l = {.file = &c->files[file], .index = file, .arena = {.limit = MAX_PICKLE_MEMORY}};
+    struct legacy l = {
+        .file = &c->files[file], .index = file, .arena = {.limit = MAX_PICKLE_MEMORY}};
     imf__reader_init(&l.reader, l.file, 0, l.file->size);
     imf_status status = read_state(c, &l, err);
     imf__arena_free(&l.arena);

@@ -200,8 +200,8 @@ static const struct imf__pickle_global *first_opaque(const struct imf__pickle_va
 {
     if (v->kind == IMF__PICKLE_OPAQUE)
         return v->global;
-    bool holds = v->kind == IMF__PICKLE_DICT || v->kind == IMF__PICKLE_LIST ||
-                 v->kind == IMF__PICKLE_TUPLE;
+    bool holds =
+        v->kind == IMF__PICKLE_DICT || v->kind == IMF__PICKLE_LIST || v->kind == IMF__PICKLE_TUPLE;
     for (uint32_t i = 0; holds && i < v->count; i++) {
         if (v->items[i]->kind == IMF__PICKLE_OPAQUE && v->items[i]->global)
             return v->items[i]->global;

@@ -172,10 +172,11 @@ static imf_status no_pickle(const struct archive *z, struct imf_error *err)
             return imf__fail(err, IMF_EFORMAT, "%s: a NumPy archive (.npz), not a checkpoint",
                              z->file.label);
     }
-    return imf__fail(err, IMF_EFORMAT,
-                     "%s: zip: no data.pkl inside: not written by torch.save (weights packed into a "
-                     "zip must be unpacked first)",
-                     z->file.label);
+    return imf__fail(
+        err, IMF_EFORMAT,
+        "%s: zip: no data.pkl inside: not written by torch.save (weights packed into a "
+        "zip must be unpacked first)",
+        z->file.label);
 }
 
 static imf_status read_state(struct archive *z, struct imf_error *err)

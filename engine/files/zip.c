@@ -85,8 +85,8 @@ static imf_status find_directory(struct imf__zip *z, uint64_t max_entries, struc
     z->count = imf__le16(e + 10);
     z->directory_size = imf__le32(e + 12);
     z->directory_offset = imf__le32(e + 16);
-    bool zip64 = z->count == 0xFFFF || z->directory_size == 0xFFFFFFFF ||
-                 z->directory_offset == 0xFFFFFFFF;
+    bool zip64 =
+        z->count == 0xFFFF || z->directory_size == 0xFFFFFFFF || z->directory_offset == 0xFFFFFFFF;
     free(tail);
     if (split)
         return bad(z, err, "split over several disks");
@@ -152,13 +152,13 @@ static imf_status parse_directory(struct imf__zip *z, struct imf_error *err)
         if (left - CENTRAL_SIZE < name + extra + comment)
             return bad(z, err, "the central directory is damaged");
         *e = (struct imf__zip_entry){.name = (const char *)p + CENTRAL_SIZE,
-                                .name_length = (uint16_t)name,
-                                .flags = (uint16_t)imf__le16(p + 8),
-                                .method = (uint16_t)imf__le16(p + 10),
-                                .crc = imf__le32(p + 16),
-                                .packed = imf__le32(p + 20),
-                                .size = imf__le32(p + 24),
-                                .header = imf__le32(p + 42)};
+                                     .name_length = (uint16_t)name,
+                                     .flags = (uint16_t)imf__le16(p + 8),
+                                     .method = (uint16_t)imf__le16(p + 10),
+                                     .crc = imf__le32(p + 16),
+                                     .packed = imf__le32(p + 20),
+                                     .size = imf__le32(p + 24),
+                                     .header = imf__le32(p + 42)};
         if (!apply_zip64(e, p + CENTRAL_SIZE + name, extra))
             return bad(z, err, "a zip64 field is damaged");
         p += CENTRAL_SIZE + name + extra + comment;
@@ -282,8 +282,7 @@ imf_status imf__zip_stream_open(struct imf__zip_stream *s, const struct imf__zip
 
 void imf__zip_stream_raw(struct imf__zip_stream *s, const struct imf__file *file)
 {
-    *s = (struct imf__zip_stream){
-        .file = file, .packed_left = file->size, .left = file->size};
+    *s = (struct imf__zip_stream){.file = file, .packed_left = file->size, .left = file->size};
 }
 
 static imf_status stream_inflate(struct imf__zip_stream *s, void *dst, size_t n,

@@ -36,7 +36,7 @@ static void put_common(struct imf__bytes *b, const struct imf__zip_writer *z,
     imf__bytes_int(b, 0, 2);             /* flags */
     imf__bytes_int(b, 0, 2);             /* stored */
     imf__bytes_int(b, 0, 2);             /* time */
-    imf__bytes_int(b, 0x21, 2);          /* date: 1980-01-01, so that equal weights give equal files */
+    imf__bytes_int(b, 0x21, 2); /* date: 1980-01-01, so that equal weights give equal files */
     imf__bytes_int(b, item->crc, 4);
     imf__bytes_int(b, big ? 0xFFFFFFFFu : item->size, 4);
     imf__bytes_int(b, big ? 0xFFFFFFFFu : item->size, 4);

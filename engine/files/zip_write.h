@@ -7,7 +7,7 @@
 
 struct imf__zip_writer {
     struct imf__output *out;
-    bool zip64;      /* large-file records even where they are not needed */
+    bool zip64; /* large-file records even where they are not needed */
     struct imf__zip_item {
         char name[160];
         uint64_t header, size;

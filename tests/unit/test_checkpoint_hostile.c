@@ -8,8 +8,8 @@
 
 /* ---- Mutations of good files ----------------------------------------------------------------- */
 
-static const char *const files[] = {"zip_f32.pth", "zip_training.pth", "zip_protocol4.pth",
-                                    "legacy_f32.pth", "legacy_training.pth", "zip_beside.pth",
+static const char *const files[] = {"zip_f32.pth",     "zip_training.pth",    "zip_protocol4.pth",
+                                    "legacy_f32.pth",  "legacy_training.pth", "zip_beside.pth",
                                     "zip_deflated.pth"};
 
 START_TEST(test_truncated)

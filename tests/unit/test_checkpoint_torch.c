@@ -145,9 +145,15 @@ END_TEST
 START_TEST(test_skipped)
 {
     static const char *const classes[] = {
-        "omegaconf.dictconfig.DictConfig", "easydict.EasyDict",     "mylib.colours.Colour",
-        "datetime.datetime",               "collections.deque",     "functools.partial",
-        "types.SimpleNamespace",           "__builtin__.bytearray", "numpy.random._pickle.__generator_ctor",
+        "omegaconf.dictconfig.DictConfig",
+        "easydict.EasyDict",
+        "mylib.colours.Colour",
+        "datetime.datetime",
+        "collections.deque",
+        "functools.partial",
+        "types.SimpleNamespace",
+        "__builtin__.bytearray",
+        "numpy.random._pickle.__generator_ctor",
     };
     struct imf__checkpoint *c;
     struct imf_error err = {0};
@@ -168,8 +174,8 @@ END_TEST
 /* The same tensors give the same fingerprint, whatever the file around them. */
 START_TEST(test_fingerprint)
 {
-    static const char *const names[] = {"zip_f32.pth", "zip_protocol4.pth", "legacy_f32.pth",
-                                        "zip_training.pth", "zip_negative.pth", "zip_deflated.pth",
+    static const char *const names[] = {"zip_f32.pth",      "zip_protocol4.pth", "legacy_f32.pth",
+                                        "zip_training.pth", "zip_negative.pth",  "zip_deflated.pth",
                                         "zip_f16.pth"};
     uint64_t print[7][2];
     for (int i = 0; i < 7; i++) {

@@ -181,8 +181,8 @@ START_TEST(test_orders)
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         unsigned char file[256] = "\x93NUMPY\1";
         int n = snprintf((char *)file + 10, 128,
-                         "{'descr': '%s', 'fortran_order': %s, 'shape': (2, 3), }\n", cases[i].descr,
-                         cases[i].order);
+                         "{'descr': '%s', 'fortran_order': %s, 'shape': (2, 3), }\n",
+                         cases[i].descr, cases[i].order);
         file[8] = (unsigned char)n;
         unsigned char *p = file + 10 + n;
         size_t width = cases[i].is_double ? 8 : 4;
