@@ -13,13 +13,6 @@
 
 enum { PING_MS = 1000 };
 
-/* ---- Access ---------------------------------------------------------------------------------- */
-
-static bool needs_key(enum route route)
-{
-    return route <= ROUTE_CLASS;
-}
-
 /* Who the client is and what to call this request. */
 static void identify(struct api_call *c)
 {
@@ -30,6 +23,7 @@ static void identify(struct api_call *c)
         proxy_client(a->trust, http_peer(r), r->headers[HTTP_X_FORWARDED_FOR], c->client);
     else
         strcpy(c->client, http_peer(r));
+    proxy_group(c->client, c->group);
     const char *id = r->headers[HTTP_X_REQUEST_ID];
     if (id != NULL && request_id_valid(id)) {
         strcpy(c->id, id);
@@ -42,71 +36,12 @@ static void identify(struct api_call *c)
     c->id[32] = '\0';
 }
 
-static bool check_key(struct api_call *c, struct api_problem *p)
-{
-    if (c->api->keys == NULL || !needs_key(c->route))
-        return true;
-    const char *given = c->http->headers[HTTP_AUTHORIZATION];
-    const char *name = keys_check(c->api->keys, given);
-    if (name != NULL) {
-        snprintf(c->key, sizeof(c->key), "%s", name);
-        return true;
-    }
-    return api_problem_set(p, API_NO_KEY, NULL, "%s",
-                           given == NULL ? "an API key is needed: Authorization: Bearer KEY"
-                                         : "the API key is not known");
-}
-
-static bool is_type(const char *type, const char *wanted)
-{
-    size_t n = strlen(wanted);
-    if (type == NULL)
-        return true;
-    if (strncasecmp(type, wanted, n) != 0)
-        return false;
-    return type[n] == '\0' || type[n] == ';' || type[n] == ' ';
-}
-
-/* JSON; tensors may follow it as bytes. */
-static bool is_body_type(const struct api_call *c, const char *type)
-{
-    return is_type(type, "application/json") ||
-           (c->route == ROUTE_V2_INFER && is_type(type, "application/octet-stream"));
-}
-
-/* A list of field names, which goes back to the client as it came. */
-static bool is_name_list(const char *list)
-{
-    return list != NULL && strlen(list) <= 1000 &&
-           list[strspn(
-               list, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_, ")] == '\0';
-}
-
-/* OPTIONS: what may be done here, and to a listed origin's page the leave to do it. */
-static void reply_options(struct api_call *c, const char *allow)
-{
-    struct http_request *r = c->http;
-    http_header(r, "Allow", allow);
-    if (api_allowed_origin(c->api, r->headers[HTTP_ORIGIN]) != NULL &&
-        r->headers[HTTP_ACCESS_CONTROL_REQUEST_METHOD] != NULL) {
-        http_header(r, "Access-Control-Allow-Methods", allow);
-        /* Whatever was asked for: SDKs send headers of their own (X-Stainless-...), none of which
-         * means anything here. */
-        const char *asked = r->headers[HTTP_ACCESS_CONTROL_REQUEST_HEADERS];
-        http_header(r, "Access-Control-Allow-Headers",
-                    is_name_list(asked)
-                        ? asked
-                        : "Authorization, Content-Type, If-None-Match, X-Request-Id");
-        http_header(r, "Access-Control-Max-Age", "600");
-    }
-    api_common_headers(c);
-    http_reply_static(r, 204, "", 0);
-}
-
 /* Everything that can be said before the body is read. */
 static bool check_headers(struct api_call *c, struct api_problem *p)
 {
     struct http_request *r = c->http;
+    if (!api_check_host(c, p))
+        return false;
     if (strcmp(r->uri, "*") == 0) { /* OPTIONS of the server as a whole */
         http_header(r, "Allow", "GET, HEAD, POST, OPTIONS");
         api_common_headers(c);
@@ -118,7 +53,7 @@ static bool check_headers(struct api_call *c, struct api_problem *p)
     const char *allow;
     unsigned methods = api_route_methods(c->route, &allow);
     if (r->method == HTTP_OPTIONS) {
-        reply_options(c, allow);
+        api_reply_options(c, allow);
         return true;
     }
     if ((methods & 1u << r->method) == 0) {
@@ -127,11 +62,8 @@ static bool check_headers(struct api_call *c, struct api_problem *p)
         http_header(r, "Allow", allow);
         return true;
     }
-    if (!check_key(c, p))
+    if (!api_check_key(c, p) || (r->method == HTTP_POST && !api_check_media_type(c, p)))
         return false;
-    if (r->method == HTTP_POST && !is_body_type(c, r->headers[HTTP_CONTENT_TYPE]))
-        return api_problem_set(p, API_MEDIA_TYPE, NULL,
-                               "Content-Type: application/json is expected");
     if (c->route == ROUTE_GENERATE && !api_generate_acceptable(c))
         return api_problem_set(p, API_ACCEPT, NULL,
                                "Accept names none of application/json, image/png, image/jpeg, "

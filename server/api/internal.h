@@ -22,6 +22,8 @@
     X(UNKNOWN_CLASS, 400, "invalid_request_error", "unknown_class")                                \
     X(BAD_REQUEST, 400, "invalid_request_error", "bad_request")                                    \
     X(NO_KEY, 401, "authentication_error", "invalid_api_key")                                      \
+    X(HOST, 403, "invalid_request_error", "host_not_allowed")                                      \
+    X(CROSS_SITE, 403, "invalid_request_error", "cross_site")                                      \
     X(NOT_FOUND, 404, "not_found_error", "not_found")                                              \
     X(NO_MODEL, 404, "not_found_error", "model_not_found")                                         \
     X(NO_CLASS, 404, "not_found_error", "class_not_found")                                         \
@@ -92,7 +94,7 @@ struct api_call {
     bool inference; /* below /v2, whose errors have a form of their own */
     bool bare_root; /* the target is root_path without the slash behind it */
     bool trusted;   /* the peer is a trusted proxy */
-    char client[PROXY_ADDRESS_SIZE];
+    char client[PROXY_ADDRESS_SIZE], group[PROXY_ADDRESS_SIZE]; /* what its limits are kept under */
     char key[KEYS_MAX_NAME + 1];  /* name of the API key, "" without */
     char id[129];                 /* X-Request-Id */
     struct picture_job *job;      /* or NULL */
@@ -124,7 +126,7 @@ struct api {
     uint64_t id_prefix, id_counter;
 };
 
-/* ---- api_reply.c: the common parts of replies ------------------------------------------------ */
+/* ---- api/reply.c: the common parts of replies ------------------------------------------------ */
 
 void api_fail(struct api_call *c, const struct api_problem *p);
 void api_common_headers(struct api_call *c); /* that every reply carries */
@@ -132,8 +134,18 @@ void api_reply_json(struct api_call *c, int status, struct buffer *body); /* tak
 void api_base_url(const struct api_call *c, struct buffer *out); /* "https://host/prefix" */
 /* steps, omega, t_min and t_max, into the object being written. */
 void api_write_sampling(struct json_writer *w, const struct imf_sampling *s);
+
+/* ---- access.c: who may ask; each false with *p ------------------------------------------------ */
+
+bool api_check_host(const struct api_call *c, struct api_problem *p);
+bool api_check_key(struct api_call *c, struct api_problem *p); /* sets the call's key */
+bool api_check_media_type(const struct api_call *c, struct api_problem *p);
+/* Before work is started for a GET. */
+bool api_check_site(const struct api_call *c, struct api_problem *p);
 /* The origin as Access-Control-Allow-Origin is to name it; NULL when its pages may not call. */
 const char *api_allowed_origin(const struct api *a, const char *origin);
+/* OPTIONS: what may be done here, and to a listed origin's page the leave to do it. */
+void api_reply_options(struct api_call *c, const char *allow);
 
 /* ---- api_routes.c: addresses ----------------------------------------------------------------- */
 

@@ -115,7 +115,7 @@ static void job_free(struct picture_job *job)
 {
     struct api *a = job->call->api;
     if (job->counted)
-        client_counts_remove(&a->addresses, job->call->client);
+        client_counts_remove(&a->addresses, job->call->group);
     if (job->in_sse_list) {
         if (job->previous_sse != NULL)
             job->previous_sse->next_sse = job->next_sse;
@@ -284,7 +284,7 @@ static bool check_limits(struct picture_job *job, const char *tenant, struct api
     uint64_t retry_ms = 0;
     int64_t most = a->settings->max_per_address;
     if (most > 0) {
-        if (!client_counts_add(&a->addresses, c->client, (uint32_t)most)) {
+        if (!client_counts_add(&a->addresses, c->group, (uint32_t)most)) {
             metrics_rejected(a->metrics, REJECTED_ADDRESS);
             api_problem_set(p, API_ADDRESS, NULL,
                             "%lld requests of this address wait or run already", (long long)most);
@@ -328,7 +328,7 @@ void pictures_submit(struct api_call *c, enum form form, struct picture_params *
         return;
     }
     job->infer = ask;
-    const char *tenant = c->key[0] != '\0' ? c->key : c->client;
+    const char *tenant = c->key[0] != '\0' ? c->key : c->group;
     if (!check_limits(job, tenant, &p)) {
         api_fail(c, &p);
         return;
@@ -511,7 +511,10 @@ void api_image(struct api_call *c, const char *model, const char *class_name, co
     }
     struct blob *cached = sched_cached_png(a->scheduler, &key);
     if (cached == NULL && r->method == HTTP_GET) {
-        pictures_submit(c, FORM_RESOURCE, &params, NULL);
+        if (api_check_site(c, &p))
+            pictures_submit(c, FORM_RESOURCE, &params, NULL);
+        else
+            api_fail(c, &p);
         return;
     }
     form_binary_headers(c, &params);

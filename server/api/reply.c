@@ -5,18 +5,6 @@
 #include <string.h>
 #include <strings.h>
 
-const char *api_allowed_origin(const struct api *a, const char *origin)
-{
-    const struct string_list *list = &a->settings->cors_origins;
-    for (int i = 0; origin != NULL && i < list->n; i++) {
-        if (strcmp(list->items[i], "*") == 0)
-            return "*";
-        if (strcmp(list->items[i], origin) == 0)
-            return origin;
-    }
-    return NULL;
-}
-
 void api_common_headers(struct api_call *c)
 {
     struct http_request *r = c->http;

@@ -1,4 +1,4 @@
-/* Heads of replies, written by libmicrohttpd: status line, Date, our headers, framing.
+/* Heads of replies, written by libmicrohttpd: status line, Date, length. Our own lines follow.
  *
  * Unusual: it is driven as a function. One socketpair leads to it; a request line of our own making
  * goes in, its daemon runs until the head has come out. It is always asked with HEAD, as bodies go
@@ -39,19 +39,6 @@ static bool has_length(const struct http_request *r)
     return r->status != 204 && r->status != 304 && r->size != UINT64_MAX;
 }
 
-static struct MHD_Response *response_of(const struct http_request *r)
-{
-    uint64_t size = has_length(r) ? r->size : 0; /* a size unknown would add a last chunk to HEAD */
-    struct MHD_Response *response = MHD_create_response_from_callback(size, 1, no_body, NULL, NULL);
-    bool good = response != NULL;
-    for (int i = 0; good && i < r->n_reply_headers; i++)
-        good = MHD_add_response_header(response, r->reply_headers[i].name,
-                                       r->reply_headers[i].value) == MHD_YES;
-    if (!good && response != NULL)
-        MHD_destroy_response(response);
-    return good ? response : NULL;
-}
-
 static enum MHD_Result on_access(void *cls, struct MHD_Connection *connection, const char *url,
                                  const char *method, const char *version, const char *upload,
                                  size_t *upload_size, void **state)
@@ -66,7 +53,9 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *connection, c
         *state = w;
         return MHD_YES;
     }
-    struct MHD_Response *response = w->request != NULL ? response_of(w->request) : NULL;
+    /* A size unknown would add a last chunk even to HEAD. */
+    uint64_t size = has_length(w->request) ? w->request->size : 0;
+    struct MHD_Response *response = MHD_create_response_from_callback(size, 1, no_body, NULL, NULL);
     if (response == NULL)
         return MHD_NO;
     enum MHD_Result result = MHD_queue_response(connection, (unsigned)w->request->status, response);
@@ -162,36 +151,41 @@ static size_t ask(struct http_writer *w, char *out, size_t room)
     return 0;
 }
 
-/* Before the blank line at the end. */
-static size_t append(char *out, size_t size, const char *line)
+/* Adds a line; 0 when it does not fit. */
+static size_t add(char *out, size_t size, size_t room, const char *name, const char *value)
 {
-    size_t n = strlen(line);
-    memcpy(out + size - 2, line, n);
-    memcpy(out + size - 2 + n, "\r\n", 2);
-    return size + n;
+    size_t name_size = strlen(name), value_size = strlen(value);
+    if (size == 0 || name_size + value_size + 4 > room - size)
+        return 0;
+    char *at = mempcpy(out + size, name, name_size);
+    at = mempcpy(at, ": ", 2);
+    at = mempcpy(at, value, value_size);
+    memcpy(at, "\r\n", 2);
+    return size + name_size + value_size + 4;
 }
 
 size_t http__write_head(struct http_writer *w, const struct http_request *r, char *out, size_t room)
 {
-    static const char zero[] = "Content-Length: 0\r\n\r\n"; /* the library's, where it knows none */
+    static const char zero[] = "Content-Length: 0\r\n"; /* the library's, where it knows none */
     const size_t zero_size = sizeof(zero) - 1;
     w->request = r;
-    size_t size = ask(w, out, room - 64); /* for what is appended */
+    size_t size = ask(w, out, room);
     w->request = NULL;
     if (size == 0) {
         disconnect(w); /* a fresh one next time */
         return 0;
     }
-    if (!has_length(r) && size > zero_size &&
-        memcmp(out + size - zero_size, zero, zero_size) == 0) {
-        size -= zero_size - 2;
-        memcpy(out + size - 2, "\r\n", 2);
-    }
+    size -= 2; /* the blank line, which follows our lines */
+    if (!has_length(r) && size > zero_size && memcmp(out + size - zero_size, zero, zero_size) == 0)
+        size -= zero_size;
+    for (int i = 0; i < r->n_reply_headers; i++)
+        size = add(out, size, room, r->reply_headers[i].name, r->reply_headers[i].value);
     if (r->chunked)
-        size = append(out, size, "Transfer-Encoding: chunked\r\n");
-    if (r->close_after)
-        size = append(out, size, "Connection: close\r\n");
-    else if (r->http10)
-        size = append(out, size, "Connection: keep-alive\r\n");
-    return size;
+        size = add(out, size, room, "Transfer-Encoding", "chunked");
+    if (r->close_after || r->http10)
+        size = add(out, size, room, "Connection", r->close_after ? "close" : "keep-alive");
+    if (size == 0 || room - size < 2)
+        return 0;
+    memcpy(out + size, "\r\n", 2);
+    return size + 2;
 }

@@ -28,6 +28,16 @@ static bool parse_address(const char *text, unsigned char out[16], bool *is_v4)
     return inet_pton(AF_INET6, text, out) == 1;
 }
 
+static void write_address(const unsigned char address[16], char out[PROXY_ADDRESS_SIZE])
+{
+    struct in6_addr v6;
+    memcpy(&v6, address, sizeof(v6));
+    if (IN6_IS_ADDR_V4MAPPED(&v6))
+        inet_ntop(AF_INET, address + 12, out, PROXY_ADDRESS_SIZE);
+    else
+        inet_ntop(AF_INET6, &v6, out, PROXY_ADDRESS_SIZE);
+}
+
 static bool parse_network(const char *text, struct network *out)
 {
     char address[PROXY_ADDRESS_SIZE];
@@ -147,6 +157,20 @@ void proxy_client(const struct proxy_trust *t, const char *peer, const char *for
         length = last_entry(forwarded_for, length, entry);
         if (!parse_address(entry, address, &is_v4))
             return;
-        memcpy(out, entry, sizeof(entry));
+        write_address(address, out);
     }
+}
+
+void proxy_group(const char *client, char out[PROXY_ADDRESS_SIZE])
+{
+    unsigned char address[16];
+    bool is_v4;
+    static const unsigned char mapped[12] = {[10] = 0xff, [11] = 0xff};
+    if (!parse_address(client, address, &is_v4) || memcmp(address, mapped, 12) == 0) {
+        snprintf(out, PROXY_ADDRESS_SIZE, "%s", client);
+        return;
+    }
+    memset(address + 8, 0, 8);
+    write_address(address, out);
+    strcat(out, "/64");
 }

@@ -14,10 +14,14 @@ IMF_MUST_CHECK imf_status proxy_trust_create(struct proxy_trust **out, char *con
 void proxy_trust_destroy(struct proxy_trust *t); /* NULL is fine */
 /* `peer` is an address in text or "unix". */
 bool proxy_trusted(const struct proxy_trust *t, const char *peer);
-/* The client's address: from the right of X-Forwarded-For, the first that is no trusted proxy. An
- * entry that is no address ends the search at the last one believed. Returns peer itself when it is
- * not trusted. */
+/* The client's address: from the right of X-Forwarded-For, the first that is no trusted proxy. It
+ * is written in the one usual way, an IPv4 address in IPv6 form as IPv4. An entry that is no
+ * address ends the search at the last one believed. Returns peer itself when it is not trusted. */
 void proxy_client(const struct proxy_trust *t, const char *peer, const char *forwarded_for,
                   char out[PROXY_ADDRESS_SIZE]);
+
+/* What a client is counted under: its address, or the /64 of an IPv6 one, of which a subscriber has
+ * all addresses. */
+void proxy_group(const char *client, char out[PROXY_ADDRESS_SIZE]);
 
 #endif

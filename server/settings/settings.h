@@ -41,7 +41,8 @@ struct settings {
     int64_t header_timeout_ms, body_timeout_ms, send_timeout_ms, idle_timeout_ms;
     char *api_keys_file;
     int64_t rate_limit;
-    struct string_list cors_origins, trusted_proxies;
+    struct string_list cors_origins, allowed_hosts, trusted_proxies;
+    char *cross_site;
     char *root_path;
     int64_t cache_bytes, png_level;
     char *log_format, *log_level, *log_file;

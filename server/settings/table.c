@@ -87,6 +87,17 @@ const struct setting_row settings__table[] = {
      "Authorization: Bearer KEY. Read again on SIGHUP. Empty: no key is asked."},
     {"cors_origins", TYPE_LIST, AT(cors_origins), "", 0, 0, NULL, NULL,
      "Origins whose pages may call the API (\"https://example.org\", or \"*\"). Empty: none."},
+    {"cross_site", TYPE_CHOICE, AT(cross_site), "refuse", 0, 0, "refuse|allow", NULL,
+     "Whether pages of other sites, cors_origins apart, may have pictures made by showing their\n"
+     "addresses (browsers say so in Sec-Fetch-Site). Pictures in the cache, and links that "
+     "somebody\n"
+     "follows, are always served."},
+    {"allowed_hosts", TYPE_LIST, AT(allowed_hosts), "", 0, 0, NULL, NULL,
+     "Names this server goes by (\"images.example.org\", with \":8080\" for that port alone); "
+     "requests\n"
+     "with another Host are refused, health checks apart. Set it where browsers can reach the "
+     "server\n"
+     "and no key is asked: it stops DNS rebinding. Empty: any."},
     {"trusted_proxies", TYPE_LIST, AT(trusted_proxies), "", 0, 0, NULL, NULL,
      "Addresses or networks (\"10.0.0.0/8\", \"::1\", \"unix\") whose X-Forwarded-For, -Proto, "
      "-Host and\n"

@@ -26,7 +26,8 @@ class Protocol(ServerTest):
             self.assertEqual(read_reply(f).status, 200)
             self.assertEqual(f.read(), b"")  # closed after the reply
         body = b'{"class":1,"n":3}'
-        [r] = self.talk(b"POST /v1/generate HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        [r] = self.talk(b"POST /v1/generate HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+                        % (len(body), body))
         self.assertNotIn("transfer-encoding", r.headers)
         self.assertEqual(len(r.json()["data"]), 3)
 
@@ -163,10 +164,11 @@ class SlowClients(unittest.TestCase):
                 return got, time.monotonic() - start
 
             for data in (b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 50, b"G" * 200,
-                         b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n" + b" " * 400):
+                         b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n"
+                         + b" " * 400):
                 if data.startswith(b"POST"):
                     s = server.connect()
-                    s.sendall(data[:90])
+                    s.sendall(data[:120])
                     got, took = s.recv(10000), 0
                     s.close()
                 else:
