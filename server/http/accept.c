@@ -42,16 +42,22 @@ static void describe(const struct sockaddr *a, char peer[INET6_ADDRSTRLEN],
     }
 }
 
-/* The first of the list that waits for a request, of this address or of any (NULL). What lingers
- * has had its reply. */
+/* The connection, of this address or of any (NULL), that has waited longest for a request. One that
+ * was used often goes only when there is no other: many idle connections opened at once do not
+ * push out those that work. What lingers has had its reply. */
 static struct http_conn *idle_longest(struct http_server *s, const unsigned char *address)
 {
+    struct http_conn *regular = NULL;
     for (struct http_conn *c = s->first; c != NULL; c = c->next) {
         bool idle = (c->phase == PHASE_HEAD && !c->ready) || c->phase == PHASE_LINGER;
-        if (idle && (address == NULL || memcmp(c->address, address, 16) == 0))
+        if (!idle || (address != NULL && memcmp(c->address, address, 16) != 0))
+            continue;
+        if (c->served < HTTP_REGULAR)
             return c;
+        if (regular == NULL)
+            regular = c;
     }
-    return NULL;
+    return regular;
 }
 
 static bool evict(struct http_server *s, const unsigned char *address)

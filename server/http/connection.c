@@ -176,6 +176,7 @@ static void finish(struct http_conn *c)
 static void next_request(struct http_conn *c)
 {
     c->phase = PHASE_HEAD;
+    c->served++;
     memset(&c->head, 0, sizeof(c->head));
     http__set_deadline(c, c->server->limits.idle_timeout_ms);
     take_out(c);
@@ -350,7 +351,7 @@ static bool body_append(struct http_conn *c, const char *data, size_t size)
     r->received += size;
     if (r->received > c->server->limits.max_body)
         return false;
-    if (!r->discard)
+    if (size > 0 && !r->discard)
         buffer_append(&r->body, data, size);
     return true;
 }

@@ -15,6 +15,7 @@ enum {
     HTTP_INPUT = 2 * HEAD_MAX_SIZE + 16384,
     HTTP_HEAD_OUT = 8192,  /* of a reply */
     HTTP_PIECE = 32768,    /* of a streamed reply, sent at a time */
+    HTTP_REGULAR = 8,      /* requests that make a client one */
     HTTP_TURN_STEPS = 64,  /* of connections in one turn of the loop */
     HTTP_TURN_ACCEPTS = 16 /* per listener in one turn */
 };
@@ -42,6 +43,7 @@ struct http_conn {
     bool stepping;     /* doing it just now */
     bool hungry;       /* what was read has been looked at: more bytes are needed */
     bool linger;       /* bytes that nobody reads may be on their way to us */
+    unsigned served;   /* requests */
     uint64_t deadline; /* uv_now() by which something must have happened; 0: none */
     char *input;       /* HTTP_INPUT bytes, while there is something in it */
     size_t begin, end; /* of what was read into it and is not used */
