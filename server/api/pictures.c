@@ -284,7 +284,10 @@ static bool check_limits(struct picture_job *job, const char *tenant, struct api
     uint64_t retry_ms = 0;
     int64_t most = a->settings->max_per_address;
     if (most > 0) {
-        if (!client_counts_add(&a->addresses, c->group, (uint32_t)most)) {
+        enum client_counted counted = client_counts_add(&a->addresses, c->group, (uint32_t)most);
+        if (counted == CLIENT_NO_MEMORY)
+            return api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+        if (counted == CLIENT_AT_LIMIT) {
             metrics_rejected(a->metrics, REJECTED_ADDRESS);
             api_problem_set(p, API_ADDRESS, NULL,
                             "%lld requests of this address wait or run already", (long long)most);

@@ -94,7 +94,7 @@ struct client_count {
     char client[];
 };
 
-bool client_counts_add(struct client_count **counts, const char *client, uint32_t limit)
+enum client_counted client_counts_add(struct client_count **counts, const char *client, uint32_t limit)
 {
     struct client_count *c;
     HASH_FIND_STR(*counts, client, c);
@@ -102,18 +102,18 @@ bool client_counts_add(struct client_count **counts, const char *client, uint32_
         size_t size = strlen(client) + 1;
         c = calloc(1, sizeof(*c) + size);
         if (c == NULL)
-            return false;
+            return CLIENT_NO_MEMORY;
         memcpy(c->client, client, size);
         HASH_ADD_STR(*counts, client, c);
         if (!HASH_ADDED(c)) {
             free(c);
-            return false;
+            return CLIENT_NO_MEMORY;
         }
     }
     if (c->count >= limit)
-        return false;
+        return CLIENT_AT_LIMIT;
     c->count++;
-    return true;
+    return CLIENT_COUNTED;
 }
 
 void client_counts_remove(struct client_count **counts, const char *client)

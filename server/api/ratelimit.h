@@ -25,8 +25,10 @@ void rate_limit_return(struct rate_limit *r, const char *client, uint32_t cost, 
 /* A hash table of the clients that have any; NULL is the empty one. */
 struct client_count;
 
-/* False when the client has `limit` (at least 1) already, or memory is out. */
-bool client_counts_add(struct client_count **counts, const char *client, uint32_t limit);
+enum client_counted { CLIENT_COUNTED, CLIENT_AT_LIMIT, CLIENT_NO_MEMORY };
+
+/* CLIENT_AT_LIMIT when the client has `limit` (at least 1) already. */
+enum client_counted client_counts_add(struct client_count **counts, const char *client, uint32_t limit);
 void client_counts_remove(struct client_count **counts, const char *client);
 
 #endif

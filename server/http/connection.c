@@ -114,11 +114,24 @@ static void on_closed(uv_handle_t *handle)
     free(c);
 }
 
+/* 503 without anything that would take memory. */
+static void send_no_memory(int fd)
+{
+    static const char text[] =
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+        "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nRetry-After: 1\r\n"
+        "Connection: close\r\n\r\n{\"error\":{\"message\":\"out of "
+        "memory\",\"type\":\"overloaded\","
+        "\"param\":null,\"code\":\"overloaded\"}}";
+    (void)!send(fd, text, sizeof(text) - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 bool http__open(struct http_listener *l, int fd, const char *peer, const unsigned char address[16])
 {
     struct http_server *s = l->server;
     struct http_conn *c = calloc(1, sizeof(*c));
     if (c == NULL || uv_poll_init(s->loop, &c->poll, fd) != 0) {
+        send_no_memory(fd);
         free(c);
         close(fd);
         return false;
@@ -242,13 +255,7 @@ void http__watch(struct http_conn *c, int events)
 
 void http__refuse_bare(struct http_conn *c)
 {
-    static const char text[] =
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
-        "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nRetry-After: 1\r\n"
-        "Connection: close\r\n\r\n{\"error\":{\"message\":\"out of "
-        "memory\",\"type\":\"overloaded\","
-        "\"param\":null,\"code\":\"overloaded\"}}";
-    (void)!send(c->fd, text, sizeof(text) - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    send_no_memory(c->fd);
     if (c->request != NULL)
         http__request_end(c->request, HTTP_SENT);
     c->linger = true;

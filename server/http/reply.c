@@ -215,6 +215,7 @@ void http_reply_stream(struct http_request *r, int status, uint64_t size)
 static void push(struct http_request *r, struct http_segment *segment)
 {
     if (segment == NULL) {
+        r->broken = true; /* answered with 503 when nothing was sent yet */
         http_stream_fail(r);
         return;
     }

@@ -342,7 +342,7 @@ START_TEST(test_counts)
         int who = (int)(state >> 16) % 60;
         snprintf(name, sizeof(name), "client %d", who);
         if (state >> 30 != 0) {
-            bool added = client_counts_add(&c, name, 3);
+            bool added = client_counts_add(&c, name, 3) == CLIENT_COUNTED;
             ck_assert_int_eq(added, model[who] < 3);
             model[who] += added;
         } else if (model[who] > 0) {
