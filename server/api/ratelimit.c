@@ -94,7 +94,8 @@ struct client_count {
     char client[];
 };
 
-enum client_counted client_counts_add(struct client_count **counts, const char *client, uint32_t limit)
+enum client_counted client_counts_add(struct client_count **counts, const char *client,
+                                      uint32_t limit)
 {
     struct client_count *c;
     HASH_FIND_STR(*counts, client, c);

@@ -28,7 +28,8 @@ struct client_count;
 enum client_counted { CLIENT_COUNTED, CLIENT_AT_LIMIT, CLIENT_NO_MEMORY };
 
 /* CLIENT_AT_LIMIT when the client has `limit` (at least 1) already. */
-enum client_counted client_counts_add(struct client_count **counts, const char *client, uint32_t limit);
+enum client_counted client_counts_add(struct client_count **counts, const char *client,
+                                      uint32_t limit);
 void client_counts_remove(struct client_count **counts, const char *client);
 
 #endif

@@ -53,7 +53,8 @@ static void heads(const uint8_t *data, size_t size, size_t piece)
     if (one == HEAD_BAD)
         check(whole.status >= 400 && whole.message != NULL);
     if (one == HEAD_DONE) {
-        check(whole.size == cut.size && whole.length == cut.length && same(whole.target, cut.target));
+        check(whole.size == cut.size && whole.length == cut.length &&
+              same(whole.target, cut.target));
         for (int i = 0; i < HTTP_HEADER_COUNT; i++)
             check(same(whole.headers[i], cut.headers[i]));
         check(http_head_join(&whole, a, &joined));

@@ -77,10 +77,18 @@ static void start(void)
 {
     struct imf_error err = {0};
     enum settings_action action;
-    char *arguments[] = {(char *)"serve", (char *)"--device", (char *)"fake", (char *)"--max-body",
-                         (char *)"4096", (char *)"--cors-origins", (char *)"https://a.example",
-                         (char *)"--trusted-proxies", (char *)"unix", (char *)"--log-file",
-                         (char *)"/dev/null", NULL};
+    char *arguments[] = {(char *)"serve",
+                         (char *)"--device",
+                         (char *)"fake",
+                         (char *)"--max-body",
+                         (char *)"4096",
+                         (char *)"--cors-origins",
+                         (char *)"https://a.example",
+                         (char *)"--trusted-proxies",
+                         (char *)"unix",
+                         (char *)"--log-file",
+                         (char *)"/dev/null",
+                         NULL};
     char *environment[] = {NULL};
     check(uv_loop_init(&server.loop) == 0, "no loop");
     check(settings_load(&server.settings, &action, 11, arguments, environment, &err) == IMF_OK,
@@ -92,9 +100,12 @@ static void start(void)
           err.message);
     start_scheduler(&err);
     const struct http_app app = api_http_app(server.api);
-    const struct http_limits limits = {
-        .max_body = 4096, .max_connections = 64, .header_timeout_ms = 60000,
-        .body_timeout_ms = 60000, .send_timeout_ms = 60000, .idle_timeout_ms = 60000};
+    const struct http_limits limits = {.max_body = 4096,
+                                       .max_connections = 64,
+                                       .header_timeout_ms = 60000,
+                                       .body_timeout_ms = 60000,
+                                       .send_timeout_ms = 60000,
+                                       .idle_timeout_ms = 60000};
     check(http_server_create(&server.http, &server.loop, &limits, &app, &err) == IMF_OK,
           err.message);
     api_set_http(server.api, server.http);
