@@ -376,7 +376,8 @@ void api_get_metrics(struct api_call *c)
     struct buffer body;
     buffer_init(&body, MAX_BODY);
     metrics_write(a->metrics, &body, a->scheduler, a->http, log_lost(a->log),
-                  !a->draining && sched_ready(a->scheduler));
+                  !a->draining && sched_ready(a->scheduler),
+                  (double)a->settings->request_timeout_ms * 1e-3);
     http_header(c->http, "Content-Type", "text/plain; version=0.0.4; charset=utf-8");
     http_header(c->http, "Cache-Control", "no-store");
     api_common_headers(c);

@@ -318,7 +318,8 @@ static void write_stages(struct buffer *b, const struct sched_stats *s)
 }
 
 /* What routers choose a replica by. */
-static void write_load(struct buffer *b, struct scheduler *scheduler, const struct sched_stats *s)
+static void write_load(struct buffer *b, struct scheduler *scheduler, const struct sched_stats *s,
+                       double request_timeout)
 {
     struct sched_model_status status;
     int n = sched_model_count(scheduler);
@@ -341,16 +342,24 @@ static void write_load(struct buffer *b, struct scheduler *scheduler, const stru
         buffer_printf(b, "imfd_backlog_seconds{model=\"%s\"} %.6f\n", status.id,
                       s->model[i].backlog_us * 1e-6);
     }
+    head(b, "imfd_backlog_ratio", "gauge", "The same as a share of request_timeout_ms, at most 1.");
+    for (int i = 0; i < n; i++) {
+        double share = s->model[i].backlog_us * 1e-6 / request_timeout;
+        sched_model_get(scheduler, i, &status);
+        buffer_printf(b, "imfd_backlog_ratio{model=\"%s\"} %.9f\n", status.id,
+                      share < 1 ? share : 1);
+    }
 }
 
-static void write_scheduler(struct metrics *m, struct buffer *b, struct scheduler *scheduler)
+static void write_scheduler(struct metrics *m, struct buffer *b, struct scheduler *scheduler,
+                            double request_timeout)
 {
     struct sched_stats *s = &m->stats;
     sched_get_stats(scheduler, s);
     gauge(b, "imfd_queue_images", "Pictures that wait for their first evaluation.",
           s->queue_images);
     gauge(b, "imfd_queue_capacity_images", "Pictures that may wait.", s->queue_capacity);
-    write_load(b, scheduler, s);
+    write_load(b, scheduler, s, request_timeout);
     gauge(b, "imfd_lanes", "Lanes of engines that hold a picture.", s->lanes);
     write_rejected(m, b, s);
     write_accounts(b, s);
@@ -438,14 +447,15 @@ static void write_process(struct metrics *m, struct buffer *b)
 }
 
 void metrics_write(struct metrics *m, struct buffer *out, struct scheduler *s,
-                   const struct http_server *http, uint64_t log_lost, bool ready)
+                   const struct http_server *http, uint64_t log_lost, bool ready,
+                   double request_timeout)
 {
     head(out, "imfd_build_info", "gauge", "Version of this program.");
     buffer_printf(out, "imfd_build_info{version=\"%s\"} 1\n", imf_version());
     gauge(out, "imfd_ready", "1 when /readyz says so.", ready ? 1 : 0);
     write_models(out, s);
     write_requests(m, out);
-    write_scheduler(m, out, s);
+    write_scheduler(m, out, s, request_timeout);
     write_connections(out, http);
     counter(out, "imfd_log_lines_lost_total", "Lines of the log that could not be written.",
             (double)log_lost);

@@ -45,8 +45,9 @@ void metrics_destroy(struct metrics *m);
 void metrics_request(struct metrics *m, enum route route, enum http_method method, int status,
                      double seconds);
 void metrics_rejected(struct metrics *m, enum rejection why);
-/* Appends everything in the Prometheus text format. */
+/* request_timeout: seconds a request may take. Appends everything in the Prometheus text format. */
 void metrics_write(struct metrics *m, struct buffer *out, struct scheduler *s,
-                   const struct http_server *http, uint64_t log_lost, bool ready);
+                   const struct http_server *http, uint64_t log_lost, bool ready,
+                   double request_timeout);
 
 #endif

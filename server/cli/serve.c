@@ -6,6 +6,7 @@
 #include "api/api.h"
 #include "cli/commands.h"
 #include "cli/demo.h"
+#include "cli/model_dir.h"
 #include "common/error.h"
 #include "http/server.h"
 #include "api/keys.h"
@@ -131,13 +132,29 @@ static imf_status add_model(struct server *s, const struct model_setting *m, str
     return sched_add_model(s->scheduler, m->id, &p, devices, n, err) < 0 ? IMF_EINVAL : IMF_OK;
 }
 
-/* Without models there is still the demo model of the source tree or the package. */
-static imf_status default_models(struct settings *settings, struct imf_error *err)
+static imf_status add_one(struct settings *settings, const char *fallback, const char *checkpoint,
+                          const char *decoder, struct imf_error *err)
 {
-    if (settings->models.n > 0)
+    const char *id = settings->model_name[0] != '\0' ? settings->model_name : fallback;
+    if (settings_add_model(settings, id, checkpoint, decoder) == IMF_OK)
         return IMF_OK;
+    return imf__fail(err, IMF_EINVAL,
+                     "model_name: \"%.64s\": only letters, digits, '_', '-' and '.'", id);
+}
+
+/* One model: that of model_dir, or where nothing is named the demo model of the source tree or the
+ * package. */
+static imf_status one_model(struct settings *settings, struct imf_error *err)
+{
+    struct imfd_model_dir found;
+    if (settings->model_dir[0] != '\0') {
+        IMF_TRY(imfd_model_dir_find(&found, settings->model_dir, err));
+        imf_status status = add_one(settings, found.name, found.checkpoint, found.decoder, err);
+        imfd_model_dir_free(&found);
+        return status;
+    }
     if (strncmp(settings->device, "fake", 4) == 0)
-        return settings_add_model(settings, "fake", "fake", "none");
+        return add_one(settings, "fake", "fake", "none", err);
     struct imfd_demo demo;
     imf_status status = imfd_demo_find(&demo, err);
     if (status != IMF_OK) {
@@ -146,7 +163,15 @@ static imf_status default_models(struct settings *settings, struct imf_error *er
                          "no models are configured, and there is no demo model: %.400s",
                          cause.message);
     }
-    return settings_add_model(settings, "demo", demo.checkpoint, demo.decoder);
+    return add_one(settings, "demo", demo.checkpoint, demo.decoder, err);
+}
+
+static imf_status default_models(struct settings *settings, struct imf_error *err)
+{
+    bool one = settings->model_dir[0] != '\0' || settings->model_name[0] != '\0';
+    if (settings->models.n > 0 && one)
+        return imf__fail(err, IMF_EINVAL, "models: not beside model_dir or model_name");
+    return settings->models.n > 0 ? IMF_OK : one_model(settings, err);
 }
 
 /* Which devices work, and why "auto" found no GPU. */

@@ -33,6 +33,7 @@ struct settings {
     struct string_list listen;
     struct model_settings models;
     struct string_list aliases; /* "NAME=ID", both not empty */
+    char *model_dir, *model_name;
     char *device, *precision;
     int64_t threads, max_batch, decode_batch;
     int64_t max_queue, max_n, max_steps, max_delay_us;

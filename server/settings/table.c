@@ -24,6 +24,13 @@ const struct setting_row settings__table[] = {
      "dict of a file with several: \"model_ema\")}. As a flag or in the environment: this JSON, "
      "or\n"
      "id=NAME,checkpoint=FILE,decoder=FILE with ';' between models."},
+    {"model_dir", TYPE_TEXT, AT(model_dir), "", 0, 0, NULL, NULL,
+     "Instead of `models`: a folder that holds one model. Checkpoint and decoder are found in it "
+     "and "
+     "in\nits folders by what they are, whatever their names."},
+    {"model_name", TYPE_TEXT, AT(model_name), "", 0, 0, NULL, NULL,
+     "Id of the model of model_dir, or of the one served without `models`. Empty: the name of what "
+     "it is."},
     {"aliases", TYPE_PAIRS, AT(aliases), "", 0, 0, NULL, NULL,
      "More names of models, for clients that send a name of their own: {\"gpt-image-1\": "
      "\"demo\"}, or "

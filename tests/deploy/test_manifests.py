@@ -4,6 +4,7 @@ docker-compose 1.29.2 ships it), and every file it mounts is there. No cluster a
 started: that is this test's limit."""
 import json
 import os
+import re
 import sys
 import unittest
 
@@ -55,6 +56,75 @@ class Kubernetes(unittest.TestCase):
         self.assertEqual(container["readinessProbe"]["httpGet"]["path"], "/readyz")
         self.assertEqual(container["livenessProbe"]["httpGet"]["path"], "/livez")
         self.assertEqual(scaler["spec"]["metrics"][0]["pods"]["metric"]["name"], "imfd_queue_images")
+
+
+def load(*path):
+    with open(os.path.join(ROOT, "conf", *path)) as f:
+        return list(yaml.safe_load_all(f))
+
+
+class Routers(unittest.TestCase):
+    """Custom resources have no schema in the validator: what is checked is that every metric, label, port, flag and
+    path that they name is one of imfd's."""
+
+    @classmethod
+    def setUpClass(cls):
+        sys.path.insert(0, os.path.join(ROOT, "tests", "http"))
+        from imfd_server import Server
+        with Server("--model-name", "mit-b-2") as server:
+            cls.metrics = server.get("/metrics").body.decode()
+            cls.statuses = {path: server.get(path).status for path in
+                            ("/v2/health/ready", "/v2/health/live", "/metrics", "/v2/models/mit-b-2/ready")}
+        cls.deployment = documents("imfd.yaml")[0]
+
+    def has_metric(self, name):
+        self.assertRegex(self.metrics, r"(?m)^# TYPE %s gauge$" % name)
+
+    def test_llm_d(self):
+        pool, route = load("llm-d", "inferencepool.yaml")
+        labels = self.deployment["spec"]["template"]["metadata"]["labels"]
+        self.assertLessEqual(pool["spec"]["selector"]["matchLabels"].items(), labels.items())
+        ports = [p["containerPort"] for p in self.deployment["spec"]["template"]["spec"]["containers"][0]["ports"]]
+        self.assertIn(pool["spec"]["targetPorts"][0]["number"], ports)
+        self.assertEqual(route["spec"]["rules"][0]["backendRefs"][0]["name"], pool["metadata"]["name"])
+        [config] = load("llm-d", "epp.yaml")
+        plugins = {p.get("name", p["type"]): p for p in config["plugins"]}
+        for profile in config["schedulingProfiles"]:
+            for plugin in profile["plugins"]:
+                self.assertIn(plugin["pluginRef"], plugins)
+        for source in config["dataLayer"]["sources"]:
+            for ref in [source["pluginRef"]] + [e["pluginRef"] for e in source["extractors"]]:
+                self.assertIn(ref, plugins)
+        [engine] = plugins["metrics-extractor"]["parameters"]["engineConfigs"]
+        self.assertEqual(engine.pop("name"), plugins["metrics-extractor"]["parameters"]["defaultEngine"])
+        self.assertEqual(sorted(engine), ["kvUsageSpec", "queuedRequestsSpec", "runningRequestsSpec"])
+        for metric in engine.values():
+            self.has_metric(metric)
+
+    def test_keda(self):
+        [scaled] = load("keda", "scaledobject.yaml")
+        self.assertEqual(scaled["spec"]["scaleTargetRef"]["name"], self.deployment["metadata"]["name"])
+        [trigger] = scaled["spec"]["triggers"]
+        for metric in re.findall(r"imfd_\w+", trigger["metadata"]["query"]):
+            self.has_metric(metric)
+
+    def test_kserve(self):
+        [runtime], [service] = load("kserve", "runtime.yaml"), load("kserve", "inferenceservice.yaml")
+        [container] = runtime["spec"]["containers"]
+        self.assertEqual(container["name"], "kserve-container")
+        self.assertEqual(service["spec"]["predictor"]["model"]["runtime"], runtime["metadata"]["name"])
+        formats = [f["name"] for f in runtime["spec"]["supportedModelFormats"]]
+        self.assertIn(service["spec"]["predictor"]["model"]["modelFormat"]["name"], formats)
+        self.assertTrue(container["securityContext"]["runAsNonRoot"])
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            self.assertEqual(self.statuses[container[probe]["httpGet"]["path"]], 200)
+        self.assertEqual(self.statuses[runtime["spec"]["annotations"]["prometheus.kserve.io/path"]], 200)
+        self.assertEqual(self.statuses["/v2/models/mit-b-2/ready"], 200)
+        flags = [a[2:].replace("-", "_") for a in container["args"] if a.startswith("--")]
+        with open(os.path.join(ROOT, "conf", "imfd.json")) as f:
+            keys = f.read()
+        for flag in flags + [e["name"][5:].lower() for e in container["env"]]:
+            self.assertIn('"%s":' % flag, keys)
 
 
 class Compose(unittest.TestCase):

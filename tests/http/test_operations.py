@@ -51,7 +51,7 @@ class Settings(unittest.TestCase):
         self.assertEqual(lines["max_body"], (8192, "file " + path))
         self.assertEqual(lines["cache_bytes"], (1 << 20, "environment"))
         self.assertEqual(lines["max_steps"], (64, "default"))
-        for key in ("listen models aliases device precision threads max_batch decode_batch max_queue max_n "
+        for key in ("listen models model_dir model_name aliases device precision threads max_batch decode_batch max_queue max_n "
                     "max_steps max_delay_us max_body max_connections max_per_address "
                     "request_timeout_ms drain_timeout api_keys_file rate_limit cors_origins "
                     "trusted_proxies root_path cache_bytes png_level log_format log_level "
@@ -119,6 +119,10 @@ class Settings(unittest.TestCase):
                 [item] = server.post("/v1/images/generations", dict(ask, **more)).json()["data"]
                 self.assertIn("b64_json", item)
             self.assertEqual(server.post("/v1/images/generations", dict(ask, stream=True)).status, 200)
+
+    def test_model_name(self):
+        with Server("--model-name", "mine") as server:
+            self.assertEqual([m["id"] for m in server.get("/v1/models").json()["data"]], ["mine"])
 
     def test_kubernetes_service_variables_are_no_settings(self):
         r = serve("--print-config", env={"IMFD_PORT": "tcp://10.0.0.1:80", "IMFD_SERVICE_HOST": "10.0.0.1"})
