@@ -320,6 +320,10 @@ static void on_done(void *user, struct http_request *r, enum http_end end)
             .denoise_ms = (double)c->timings.denoise * 1e-3,
             .decode_ms = (double)c->timings.decode * 1e-3,
             .encode_ms = (double)c->timings.encode * 1e-3,
+            .refused = c->refused,
+            .endpoint = r->headers[HTTP_X_GATEWAY_DESTINATION_ENDPOINT],
+            .objective = r->headers[HTTP_X_LLM_D_INFERENCE_OBJECTIVE],
+            .fairness = r->headers[HTTP_X_LLM_D_INFERENCE_FAIRNESS_ID],
             .cancelled =
                 c->cancelled >= 0 ? sched_phase_name((enum sched_phase)c->cancelled) : NULL,
         };

@@ -65,6 +65,7 @@ __attribute__((format(printf, 4, 5))) bool api_problem_set(struct api_problem *p
 bool api_problem_unknown(struct api_problem *p, const char *what, const char *name);
 void api_problem_twice(struct api_problem *p, const char *name);
 int api_status(const struct api_problem *p);
+const char *api_code(const struct api_problem *p); /* "overloaded" */
 /* Error object as JSON: {"error": {...}}. */
 void api_error_json(struct json_writer *w, const struct api_problem *p);
 
@@ -100,6 +101,7 @@ struct api_call {
     struct picture_job *job;      /* or NULL */
     int n;                        /* pictures asked for, for the log */
     struct sched_timings timings; /* of the slowest picture */
+    const char *refused;          /* code of what sent it away for want of room or time, or NULL */
     int cancelled;                /* enum sched_phase in which the client went away, or -1 */
     int failure;                  /* status of what broke the reply, or 0 */
     struct api_call *next_free;

@@ -55,6 +55,11 @@ void api_error_json(struct json_writer *w, const struct api_problem *p)
     json_object_end(w);
 }
 
+const char *api_code(const struct api_problem *p)
+{
+    return errors[p->kind].code;
+}
+
 int api_status(const struct api_problem *p)
 {
     return errors[p->kind].status;

@@ -183,6 +183,22 @@ void log_write(struct log *l, enum log_level level, const char *format, ...)
     write_message(l, level, message);
 }
 
+/* Words that few requests have. */
+enum { MAX_NOTE = 100 }; /* bytes of each that are written */
+static const struct {
+    const char *key;
+    size_t offset;
+} notes[] = {{"refused", offsetof(struct log_request, refused)},
+             {"endpoint", offsetof(struct log_request, endpoint)},
+             {"objective", offsetof(struct log_request, objective)},
+             {"fairness", offsetof(struct log_request, fairness)}};
+enum { N_NOTES = sizeof(notes) / sizeof(notes[0]) };
+
+static const char *note(const struct log_request *r, size_t i)
+{
+    return *(const char *const *)((const char *)r + notes[i].offset);
+}
+
 static void access_json(struct json_writer *w, const struct log_request *r)
 {
     const struct {
@@ -210,6 +226,13 @@ static void access_json(struct json_writer *w, const struct log_request *r)
     json_u64(w, r->bytes);
     json_key(w, "duration_ms");
     json_fixed(w, r->ms, 3);
+    for (size_t i = 0; i < N_NOTES; i++) {
+        const char *text = note(r, i);
+        if (text != NULL) {
+            json_key(w, notes[i].key);
+            json_string_n(w, text, strnlen(text, MAX_NOTE));
+        }
+    }
     if (r->n == 0)
         return;
     json_key(w, "n");
@@ -267,6 +290,15 @@ void log_access(struct log *l, const struct log_request *r)
         if (r->n > 0)
             buffer_printf(b, " n=%d queue=%.3f denoise=%.3f decode=%.3f encode=%.3f", r->n,
                           r->queue_ms, r->denoise_ms, r->decode_ms, r->encode_ms);
+        for (size_t i = 0; i < N_NOTES; i++) {
+            const char *text = note(r, i);
+            if (text == NULL)
+                continue;
+            char cut[MAX_NOTE + 1];
+            snprintf(cut, sizeof(cut), "%s", text);
+            buffer_printf(b, " %s=", notes[i].key);
+            append_safe(b, cut);
+        }
         if (r->cancelled != NULL)
             buffer_printf(b, " cancelled=%s", r->cancelled);
     }

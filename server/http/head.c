@@ -40,6 +40,9 @@ static const struct {
     [HTTP_X_FORWARDED_HOST] = {"X-Forwarded-Host", FIRST},
     [HTTP_X_FORWARDED_PREFIX] = {"X-Forwarded-Prefix", FIRST},
     [HTTP_X_FORWARDED_PROTO] = {"X-Forwarded-Proto", FIRST},
+    [HTTP_X_GATEWAY_DESTINATION_ENDPOINT] = {"X-Gateway-Destination-Endpoint", FIRST},
+    [HTTP_X_LLM_D_INFERENCE_FAIRNESS_ID] = {"X-Llm-D-Inference-Fairness-Id", FIRST},
+    [HTTP_X_LLM_D_INFERENCE_OBJECTIVE] = {"X-Llm-D-Inference-Objective", FIRST},
     [HTTP_X_REQUEST_ID] = {"X-Request-Id", FIRST},
 };
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import unittest
 
 from imfd_server import IMFD, Server, clean_environment, in_threads, post_bytes, read_reply
@@ -329,6 +330,29 @@ class Logs(unittest.TestCase):
             server.wait_log(r"classes\?q")
             for line in server.log().splitlines():
                 json.loads(line)
+
+    def test_routers(self):
+        """What a router says of a request is on its line, cut short; so is why it was sent away."""
+        said = {"x-gateway-destination-endpoint": "10.0.0.7:8080", "x-llm-d-inference-objective": "batch",
+                "x-llm-d-inference-fairness-id": "team-a" + "x" * 200}
+        for form in ("text", "json"):
+            with Server("--log-format", form, "--max-queue", "2", device="fake:step_us=300000") as server:
+                server.request("POST", "/v1/generate", b'{"class": 1}', dict(said, **{"X-Request-Id": "routed"}))
+                threads = [threading.Thread(target=server.generate, args=({"class": c, "n": 2},)) for c in (2, 3, 4)]
+                for t in threads:
+                    t.start()
+                for t in threads:
+                    t.join()
+                self.assertGreater(server.metric("imfd_rejected_total", reason="queue"), 0)
+                if form == "text":
+                    line = server.wait_log(r"routed.*")[0]
+                    self.assertIn(" endpoint=10.0.0.7:8080 objective=batch fairness=team-axxx", line)
+                    server.wait_log(r" 503 .* refused=overloaded")
+                    self.assertLess(len(line), 400)
+                else:
+                    line = json.loads(server.wait_log(r'\n(\{.*"routed".*\})\n')[1])
+                    self.assertEqual((line["endpoint"], line["objective"]), ("10.0.0.7:8080", "batch"))
+                    server.wait_log(r'"status":503,.*"refused":"overloaded"')
 
     def test_forged_lines(self):
         with Server() as server:
