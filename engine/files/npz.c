@@ -296,6 +296,43 @@ imf_status imf__npz_read_float(struct imf__npz *z, const struct imf__npz_array *
     return read_values(z, a, NULL, dst, err);
 }
 
+/* ---- Bytes where they lie -------------------------------------------------------------------- */
+
+static imf_status find_bytes(uint64_t *offset, const struct imf__npz *z, const struct entry *e,
+                             struct imf_error *err)
+{
+    const struct imf__npy_header *h = &e->header;
+    struct imf__npy_header again;
+    struct imf__zip_stream s;
+    if (h->type != IMF__NPY_U8 || h->fortran)
+        return imf__fail(err, IMF_EFORMAT, "is %s%s, not bytes (uint8, C order)",
+                         h->fortran ? "Fortran-ordered " : "", h->descr);
+    if (e->packed && e->packed->method != IMF__ZIP_STORED)
+        return imf__fail(err, IMF_EFORMAT,
+                         "is deflated; write it with numpy.savez instead of savez_compressed");
+    IMF_TRY(open_stream(&s, z, e, err));
+    imf_status status = imf__npy_read_header(&again, &s, err);
+    if (status == IMF_OK && s.left != h->bytes)
+        status = imf__fail(err, IMF_EFORMAT, "does not hold its shape");
+    *offset = s.offset;
+    imf__zip_stream_close(&s);
+    return status;
+}
+
+imf_status imf__npz_bytes(uint64_t *offset, const struct imf__npz *z,
+                          const struct imf__npz_array *a, struct imf_error *err)
+{
+    struct imf_error why = {0};
+    return named(z, a->name, find_bytes(offset, z, (const struct entry *)(const void *)a, &why),
+                 &why, err);
+}
+
+imf_status imf__npz_read_bytes(const struct imf__npz *z, void *dst, uint64_t n, uint64_t offset,
+                               struct imf_error *err)
+{
+    return imf__file_read(&z->file, dst, n, offset, err);
+}
+
 /* ---- Writing --------------------------------------------------------------------------------- */
 
 static imf_status write_array(struct imf__zip_writer *z, const struct imf__npz_source *a,

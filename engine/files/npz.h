@@ -37,6 +37,14 @@ IMF_MUST_CHECK imf_status imf__npz_read_double(struct imf__npz *z, const struct 
 IMF_MUST_CHECK imf_status imf__npz_read_float(struct imf__npz *z, const struct imf__npz_array *a,
                                               float *dst, struct imf_error *err);
 
+/* Where the values of an array of bytes ("|u1", C order) lie in the file, for imf__npz_read_bytes; it
+ * must be stored, not deflated. Its shape is in `a`. */
+IMF_MUST_CHECK imf_status imf__npz_bytes(uint64_t *offset, const struct imf__npz *z,
+                                         const struct imf__npz_array *a, struct imf_error *err);
+/* n bytes of the file; no checksum is verified. May be called by several threads at a time. */
+IMF_MUST_CHECK imf_status imf__npz_read_bytes(const struct imf__npz *z, void *dst, uint64_t n,
+                                              uint64_t offset, struct imf_error *err);
+
 /* What imf__npz_write stores; exactly one of f32 and f64 is set. */
 struct imf__npz_source {
     const char *name;

@@ -52,7 +52,8 @@ struct eval_options {
     float omega, t_min, t_max, noise_scale;
     uint64_t sample_seed;
     bool num_images_given, steps_given, omega_given, t_min_given, t_max_given;
-    bool save_samples, kid, precision_recall, keep_features, restart, quiet, release_table;
+    bool save_samples, recursive, kid, precision_recall, keep_features, restart, quiet,
+        release_table;
 };
 
 /* One device of this process, with everything loaded on it. */
@@ -72,7 +73,7 @@ struct eval_device {
 struct eval_job {
     struct eval_options options;
     struct imf_sampling sampling; /* with --images unused */
-    char **files;                 /* --images: sorted paths */
+    struct eval_source *source;   /* --images: pictures that are there already, or NULL */
     int64_t images, blocks;
     int classes, width, height; /* of generated pictures */
     bool want_features;         /* kept on disk: KID, precision/recall or --keep-features */
@@ -143,14 +144,39 @@ static inline int eval_block_images(const struct eval_job *job, int64_t block)
 
 /* ---- evaluate_images.c ---- */
 
-/* All *.png of a folder, sorted by name; at most `limit` (0: all). *left_out: pictures there of
- * formats that are not read. */
-IMF_MUST_CHECK imf_status eval_list_images(const char *folder, int64_t limit, char ***files,
-                                           int64_t *n, int64_t *left_out, struct imf_error *err);
-void eval_free_list(char **files, int64_t n);
+/* ---- source.c ---- */
+
+struct eval_source; /* opaque: a folder of PNG, JPEG and WebP, or the samples of an .npz */
+
+/* `path` is a folder (with its sub-folders when `recursive`), or an .npz that holds arr_0, bytes of
+ * (n, height, width, 3), as the ADM suite takes it. At most `limit` pictures (0: all), in the order
+ * of their paths. */
+IMF_MUST_CHECK imf_status eval_source_open(struct eval_source **out, const char *path,
+                                           bool recursive, int64_t limit, struct imf_error *err);
+void eval_source_close(struct eval_source *s); /* NULL is fine */
+int64_t eval_source_count(const struct eval_source *s);
+/* "60 PNG, 3 JPEG; left out: 1 of other formats": `text` has room for 160 bytes. */
+void eval_source_describe(const struct eval_source *s, char text[160]);
+/* Names, sizes and times of what is read, so that a changed folder is noticed: 32 digits. */
+IMF_MUST_CHECK imf_status eval_source_fingerprint(const struct eval_source *s, char text[33],
+                                                  struct imf_error *err);
+/* Picture i: rgb (height, width, 3), malloc'd. Any thread. */
+IMF_MUST_CHECK imf_status eval_source_read(const struct eval_source *s, int64_t i, uint8_t **rgb,
+                                           int *width, int *height, struct imf_error *err);
+
+/* ---- png_read.c, lossy_read.c ---- */
+
 /* rgb (height, width, 3), malloc'd. Any kind of PNG; see png_read.c. */
 IMF_MUST_CHECK imf_status eval_read_png(const char *path, uint8_t **rgb, int *width, int *height,
                                         struct imf_error *err);
+/* JPEG and WebP, as Pillow's convert("RGB") gives them. */
+IMF_MUST_CHECK imf_status eval_read_jpeg(const char *path, uint8_t **rgb, int *width, int *height,
+                                         struct imf_error *err);
+IMF_MUST_CHECK imf_status eval_read_webp(const char *path, uint8_t **rgb, int *width, int *height,
+                                         struct imf_error *err);
+
+/* ---- images.c ---- */
+
 IMF_MUST_CHECK imf_status eval_write_png(const char *path, const uint8_t *rgb, int width,
                                          int height, struct imf_error *err);
 /* Picture number `image` as a file of the workdir, where it belongs there: samples/NNNNN.png with

@@ -34,7 +34,7 @@ static imf_status run_piece(struct eval_run *r, const struct eval_device *d,
     }
     /* All lanes of a device together take that much. */
     eval_add_time(r, &r->times.features, (lane_clock(lane) - start) / d->n_lanes);
-    if (r->job->files) /* reading is far ahead: progress is what is scored */
+    if (r->job->source) /* reading is far ahead: progress is what is scored */
         atomic_fetch_add(&r->made, m);
     return IMF_OK;
 }
@@ -45,7 +45,7 @@ void eval_features(struct eval_run *r, const struct eval_device *d, const struct
     int i, m;
     while ((m = eval_queue_take(&r->pictures, imf_inception_batch(lane->net), &b, &i)) > 0) {
         /* Blocks that were read ahead of a stop are not waited for; generated ones are worth it. */
-        bool drop = atomic_load(&r->failed) || (r->job->files && atomic_load(r->stop));
+        bool drop = atomic_load(&r->failed) || (r->job->source && atomic_load(r->stop));
         if (drop || run_piece(r, d, lane, b, i, m) != IMF_OK)
             atomic_store(&b->dropped, true);
         if (atomic_fetch_sub(&b->left, m) == m)

@@ -1,114 +1,16 @@
-/* Pictures as files: folders of PNGs to be scored, samples that are kept, and the sample grid. */
+/* Pictures as files: samples that are kept, and the sample grid. */
 #include "evaluate/evaluate.h"
 
 #include "common/error.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <png.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { PATH_SIZE = 4096 };
-
-/* ---- Folders ------------------------------------------------------------------------------- */
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-void eval_free_list(char **files, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        free(files[i]);
-    free(files);
-}
-
-static bool ends_with(const char *name, const char *end)
-{
-    size_t n = strlen(name), m = strlen(end);
-    return n > m && strcasecmp(name + n - m, end) == 0;
-}
-
-/* A picture of a format that is not read here. */
-static bool is_other_picture(const char *name)
-{
-    static const char *const ends[] = {".jpg", ".jpeg", ".webp", ".bmp", ".gif",
-                                       ".tif", ".tiff", ".avif", ".ppm"};
-    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
-        if (ends_with(name, ends[i]))
-            return true;
-    }
-    return false;
-}
-
-static bool is_folder(const char *folder, const char *name)
-{
-    char path[PATH_SIZE];
-    struct stat st;
-    return snprintf(path, sizeof(path), "%s/%s", folder, name) < (int)sizeof(path) &&
-           stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-}
-
-static bool append(char ***files, int64_t *n, int64_t *capacity, const char *folder,
-                   const char *name)
-{
-    if (*n == *capacity) {
-        int64_t more = *capacity ? 2 * *capacity : 1024;
-        char **grown = realloc(*files, (size_t)more * sizeof(*grown));
-        if (!grown)
-            return false;
-        *files = grown;
-        *capacity = more;
-    }
-    char *path = NULL;
-    if (asprintf(&path, "%s/%s", folder, name) < 0)
-        return false;
-    (*files)[(*n)++] = path;
-    return true;
-}
-
-imf_status eval_list_images(const char *folder, int64_t limit, char ***files, int64_t *n,
-                            int64_t *left_out, struct imf_error *err)
-{
-    DIR *dir = opendir(folder);
-    if (!dir)
-        return imf__fail(err, IMF_EIO, "%s: %s", folder, strerror(errno));
-    char **list = NULL;
-    int64_t count = 0, capacity = 0;
-    bool ok = true;
-    int64_t others = 0;
-    for (struct dirent *e; ok && (e = readdir(dir));) {
-        if (e->d_name[0] == '.' || is_folder(folder, e->d_name))
-            continue;
-        others += is_other_picture(e->d_name);
-        if (ends_with(e->d_name, ".png"))
-            ok = append(&list, &count, &capacity, folder, e->d_name);
-    }
-    closedir(dir);
-    if (!ok) {
-        eval_free_list(list, count);
-        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", folder);
-    }
-    if (count < 2 || (limit && count < limit)) {
-        eval_free_list(list, count);
-        return imf__fail(err, IMF_EINVAL, "%s: %lld PNG pictures there (%lld of other formats); %s",
-                         folder, (long long)count, (long long)others,
-                         limit ? "fewer than --num-images" : "statistics need at least 2");
-    }
-    *left_out = others;
-    qsort(list, (size_t)count, sizeof(*list), by_name);
-    while (limit && count > limit)
-        free(list[--count]);
-    *files = list;
-    *n = count;
-    return IMF_OK;
-}
 
 /* ---- PNG ----------------------------------------------------------------------------------- */
 

@@ -25,7 +25,7 @@ static bool check(const struct imfd_usage *u, const struct eval_options *o)
     else if (!o->workdir)
         wrong = "--workdir is needed: a folder for progress and reports";
     else if (!o->checkpoint == !o->images)
-        wrong = "give either --ckpt-path (a model) or --images (a folder of PNGs)";
+        wrong = "give either --ckpt-path (a model) or --images (a folder of pictures, or an .npz)";
     else if ((o->kid || o->precision_recall) && !o->fid_ref)
         wrong = "--kid and --precision-recall need --fid-ref with features in it, as --make-ref "
                 "--keep-features writes";
@@ -72,7 +72,10 @@ enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **arg
          "reference statistics (.npz with mu and sigma); without it no FID. With --release-table "
          "also a folder of jit_in256_stats.npz and jit_in512_stats.npz"},
         {"images", NULL, IMFD_OPTION_STRING, &o->images, NULL, "DIR", 0, 0,
-         "score the PNGs of this folder instead of a model"},
+         "score the PNG, JPEG and WebP files of this folder, or an .npz's arr_0, instead of a "
+         "model"},
+        {"recursive", "r", IMFD_OPTION_FLAG, &o->recursive, NULL, NULL, 0, 0,
+         "with --images: of its sub-folders, too"},
         {"make-ref", NULL, IMFD_OPTION_STRING, &o->make_ref, NULL, "FILE", 0, 0,
          "write the statistics as reference statistics"},
         {"keep-features", NULL, IMFD_OPTION_FLAG, &o->keep_features, NULL, NULL, 0, 0,

@@ -11,8 +11,8 @@ static imf_status read_block(struct eval_run *r, struct eval_block *b, struct im
     size_t used = 0;
     for (int i = 0; i < b->n; i++) {
         uint8_t *rgb = NULL;
-        imf_status status = eval_read_png(r->job->files[b->number * EVAL_BLOCK + i], &rgb,
-                                          &b->width[i], &b->height[i], err);
+        imf_status status = eval_source_read(r->job->source, b->number * EVAL_BLOCK + i, &rgb,
+                                             &b->width[i], &b->height[i], err);
         if (status != IMF_OK)
             return status;
         size_t bytes = (size_t)b->width[i] * (size_t)b->height[i] * 3;

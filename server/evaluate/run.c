@@ -161,11 +161,11 @@ static struct worker *hire(struct eval_run *r, struct eval_device *devices, int 
     struct worker *all =
         calloc((size_t)n_devices * (1 + EVAL_MAX_LANES) + 2 * MAX_HELPERS, sizeof(*all));
     *n = 0;
-    for (int i = 0; all && r->job->files && i < helpers(); i++)
+    for (int i = 0; all && r->job->source && i < helpers(); i++)
         all[(*n)++] = (struct worker){.run = r, .kind = READER};
     for (int i = 0; all && i < n_devices; i++) {
         struct eval_device *d = &devices[i];
-        if (!r->job->files)
+        if (!r->job->source)
             all[(*n)++] = (struct worker){.run = r, .kind = GENERATOR, .device = d};
         for (int k = 0; k < d->n_lanes; k++)
             all[(*n)++] =

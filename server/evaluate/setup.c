@@ -65,27 +65,6 @@ static imf_status describe_model(struct eval_job *job, const struct eval_setup *
     return choose_sampling(job, info, err);
 }
 
-/* Names, sizes and times of the files, for the settings: a changed folder is another evaluation. */
-static imf_status fingerprint_files(const struct eval_job *job, char text[33],
-                                    struct imf_error *err)
-{
-    XXH3_state_t hash;
-    XXH3_128bits_reset(&hash);
-    for (int64_t i = 0; i < job->images; i++) {
-        struct stat st;
-        if (stat(job->files[i], &st) != 0)
-            return imf__fail(err, IMF_EIO, "%s: %s", job->files[i], strerror(errno));
-        const char *name = strrchr(job->files[i], '/') + 1;
-        uint64_t words[] = {(uint64_t)st.st_size, (uint64_t)st.st_mtim.tv_sec,
-                            (uint64_t)st.st_mtim.tv_nsec};
-        XXH3_128bits_update(&hash, name, strlen(name) + 1);
-        XXH3_128bits_update(&hash, words, sizeof(words));
-    }
-    XXH128_hash_t h = XXH3_128bits_digest(&hash);
-    snprintf(text, 33, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
-    return IMF_OK;
-}
-
 /* A float as the shortest decimal number that means it, so that 0.4 is written 0.4. */
 static void add_float(cJSON *json, const char *name, float value)
 {
@@ -101,9 +80,9 @@ static imf_status describe(struct eval_job *job, const struct eval_setup *s, str
     cJSON *json = cJSON_CreateObject();
     cJSON_AddNumberToObject(json, "images", (double)job->images);
     cJSON_AddNumberToObject(json, "block", EVAL_BLOCK);
-    if (job->files) {
+    if (job->source) {
         char text[33];
-        imf_status status = fingerprint_files(job, text, err);
+        imf_status status = eval_source_fingerprint(job->source, text, err);
         if (status != IMF_OK) {
             cJSON_Delete(json);
             return status;
@@ -169,17 +148,16 @@ static imf_status check_make_ref(const char *path, struct imf_error *err)
     return IMF_OK;
 }
 
-static imf_status list_images(struct eval_job *job, bool tell, struct imf_error *err)
+static imf_status open_source(struct eval_job *job, bool tell, struct imf_error *err)
 {
     const struct eval_options *o = &job->options;
-    int64_t left_out = 0;
-    IMF_TRY(eval_list_images(o->images, o->num_images_given ? o->num_images : 0, &job->files,
-                             &job->images, &left_out, err));
-    if (tell && left_out > 0)
-        fprintf(
-            stderr,
-            "imfd evaluate: %s: %lld pictures are left out, which are no PNGs (JPEG, WebP, ...)\n",
-            o->images, (long long)left_out);
+    char text[160];
+    IMF_TRY(eval_source_open(&job->source, o->images, o->recursive,
+                             o->num_images_given ? o->num_images : 0, err));
+    job->images = eval_source_count(job->source);
+    eval_source_describe(job->source, text);
+    if (tell)
+        fprintf(stderr, "imfd evaluate: %s: %s\n", o->images, text);
     return IMF_OK;
 }
 
@@ -194,7 +172,7 @@ imf_status eval_setup_load(struct eval_setup *s, struct eval_job *job,
     if (status == IMF_OK && options.make_ref && ranks->mpi.rank == 0)
         status = check_make_ref(options.make_ref, err);
     if (status == IMF_OK && options.images)
-        status = list_images(job, ranks->mpi.rank == 0 && !options.quiet, err);
+        status = open_source(job, ranks->mpi.rank == 0 && !options.quiet, err);
     if (status == IMF_OK)
         status = eval_devices_load(s, job, ranks, err);
     if (status == IMF_OK && !options.images)
@@ -218,6 +196,6 @@ void eval_setup_free(struct eval_setup *s, struct eval_job *job)
 {
     eval_devices_free(s);
     imf_reference_free(s->reference);
-    eval_free_list(job->files, job->files ? job->images : 0);
+    eval_source_close(job->source);
     free(job->settings);
 }

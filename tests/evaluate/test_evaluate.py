@@ -270,16 +270,16 @@ class Evaluate(unittest.TestCase):
         os.makedirs(self.path("no_room"))
         os.symlink("/dev/full", self.path("no_room/rank-0000.logits"))
         self.refused("free some space", self.command("no_room", source=source), 1)
-        # Statistics can be made of two pictures; what is no PNG is left out aloud, folders too.
+        # Statistics can be made of two pictures; other formats are left out aloud, folders too.
         two = self.path("two")
         os.makedirs(os.path.join(two, "folder.png"))
         for k in range(2):
             shutil.copy(os.path.join(images, f"{k:05d}.png"), two)
-        for name in ("a.jpg", "b.webp", "c.jpeg"):
+        for name in ("a.gif", "b.bmp", "c.tiff"):
             shutil.copy(os.path.join(images, "00000.png"), os.path.join(two, name))
         self.refused("needs at least 10", self.command("two_work", source=["--images", two]), 2)
         out, err = self.run_ok(self.command("two_work", "--make-ref", self.path("two.npz"), source=["--images", two]))
-        self.assertIn("3 pictures are left out", err)
+        self.assertIn("2 PNG; left out: 3 of other formats", err)
         self.assertIn("needs 10 pictures", out)
         out, _ = self.run_ok(self.command("two_again", "--make-ref", self.path("again.npz"), "--fid-ref",
                                           self.path("two.npz"), source=["--images", two]))

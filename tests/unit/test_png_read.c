@@ -252,39 +252,6 @@ START_TEST(test_damage)
 }
 END_TEST
 
-START_TEST(test_folder)
-{
-    char folder[] = "/tmp/imf-pictures-XXXXXX", name[64];
-    static const char *const names[] = {"b.png",  "a.PNG", "c.jpg", "d.jpeg",
-                                        "e.webp", "f.txt", ".g.png"};
-    ck_assert_ptr_nonnull(mkdtemp(folder));
-    for (int i = 0; i < 7; i++) {
-        snprintf(name, sizeof(name), "%s/%s", folder, names[i]);
-        FILE *f = fopen(name, "wb");
-        ck_assert_ptr_nonnull(f);
-        fclose(f);
-    }
-    snprintf(name, sizeof(name), "%s/x.png", folder);
-    ck_assert_int_eq(mkdir(name, 0700), 0);
-    char **files = NULL;
-    int64_t n = 0, left_out = 0;
-    struct imf_error err = {0};
-    ck_assert_msg(eval_list_images(folder, 0, &files, &n, &left_out, &err) == IMF_OK, "%s",
-                  err.message);
-    ck_assert_int_eq(n, 2);
-    ck_assert_int_eq(left_out, 3);
-    ck_assert_ptr_nonnull(strstr(files[0], "/a.PNG"));
-    eval_free_list(files, n);
-    rmdir(name);
-    for (int i = 0; i < 7; i++) {
-        snprintf(name, sizeof(name), "%s/%s", folder, names[i]);
-        unlink(name);
-    }
-    ck_assert_int_eq(eval_list_images(folder, 0, &files, &n, &left_out, &err), IMF_EINVAL);
-    rmdir(folder);
-}
-END_TEST
-
 int main(void)
 {
     snprintf(path, sizeof(path), "/tmp/imf-png-read-%ld.png", (long)getpid());
@@ -293,7 +260,6 @@ int main(void)
     tcase_add_test(tc, test_kinds);
     tcase_add_test(tc, test_chunks_beside);
     tcase_add_test(tc, test_damage);
-    tcase_add_test(tc, test_folder);
     suite_add_tcase(s, tc);
     int failed = run_suite(s, CK_NOFORK);
     unlink(path);
