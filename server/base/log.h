@@ -30,7 +30,8 @@ struct log_request {
     double ms;
     int n; /* pictures asked for; 0: not a picture request, and the fields below are not written */
     double queue_ms, denoise_ms, decode_ms, encode_ms; /* of the slowest picture */
-    const char *refused; /* code of the error with which it was sent away for want of room or time */
+    const char
+        *refused; /* code of the error with which it was sent away for want of room or time */
     /* What the router that sent it said: the endpoint it chose, and whose request it is; or NULL. */
     const char *endpoint, *objective, *fairness;
     const char *cancelled; /* phase in which the client of accepted work went away, or NULL */
