@@ -66,12 +66,12 @@ static imf_status look_at(struct search *s, const char *path)
     imf_status status = IMF_OK;
     if (kind == IMF__MODEL_SD_VAE || kind == IMF__MODEL_TAESD) {
         status = keep(s, &s->found->decoder, path, "decoder");
-    } else if (kind == IMF__MODEL_MIT) {
-        struct imf__mit_shape shape;
+    } else if (kind == IMF__MODEL_MIT || kind == IMF__MODEL_PMF) {
+        struct imf__meanflow_shape shape;
         const char *name = NULL;
         status = keep(s, &s->found->checkpoint, path, "checkpoint");
-        if (imf__mit_shape_read(&shape, c, NULL) == IMF_OK)
-            name = imf__mit_shape_name(&shape);
+        if (imf__meanflow_shape_read(&shape, c, NULL) == IMF_OK)
+            name = imf__meanflow_name(&shape);
         snprintf(s->found->name, sizeof(s->found->name), "%s", name != NULL ? name : "model");
     }
     imf__checkpoint_close(c);
