@@ -26,7 +26,7 @@ void api_set_http(struct api *a, struct http_server *http);
 struct http_app api_http_app(struct api *a);
 /* sched_options.describe and .on_model, with the api as their user. */
 void api_describe(void *api, const struct picture_key *key, struct picture_text *text);
-void api_on_model(void *api, struct scheduler *s, int model);
+bool api_on_model(void *api, struct scheduler *s, int model); /* false: out of memory */
 /* New keys after SIGHUP; the old ones are freed. */
 void api_set_keys(struct api *a, struct keys *keys);
 /* /readyz answers 503 from now on. */

@@ -40,7 +40,7 @@ static const char *name_of(void *user, int label)
 }
 
 /* A model became ready (or changed its state): learn its sizes and the names of its classes. */
-void api_on_model(void *user, struct scheduler *s, int model)
+bool api_on_model(void *user, struct scheduler *s, int model)
 {
     struct api *a = user;
     struct api_model *m = &a->models[model];
@@ -50,19 +50,20 @@ void api_on_model(void *user, struct scheduler *s, int model)
               status.id, state_name(status.state), status.message[0] != '\0' ? ": " : "",
               status.message);
     if (m->info != NULL || status.info == NULL)
-        return;
+        return true;
     m->classes = a->imagenet;
     if (status.info->classes != CLASSES_IMAGENET) {
         struct named_model named = {s, model};
         m->classes = classes_create_named(status.info->classes, name_of, &named);
         m->owns_classes = true;
         if (m->classes == NULL)
-            return; /* stays "loading" for want of memory */
+            return false;
     }
     m->own = *status.info;
     m->info = &m->own;
     log_write(a->log, LOG_INFO, "model %s: ready, %s, decoder %s, fingerprint %s", status.id,
               status.info->name, status.info->decoder, status.info->fingerprint);
+    return true;
 }
 
 static void write_model_details(struct api *a, struct json_writer *w,

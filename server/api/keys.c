@@ -109,7 +109,9 @@ imf_status keys_load(struct keys **out, const char *path, struct imf_error *err)
     imf_status status = IMF_EINVAL;
     char *text = malloc(MAX_FILE);
     size_t n = text != NULL ? fread(text, 1, MAX_FILE, f) : 0;
-    if (text == NULL || ferror(f) || n == MAX_FILE)
+    if (text == NULL)
+        status = imf__fail(err, IMF_ENOMEM, "api_keys_file %s: out of memory", path);
+    else if (ferror(f) || n == MAX_FILE)
         status = imf__fail(err, IMF_EINVAL, "api_keys_file %s: cannot be read", path);
     else
         status = keys_parse(out, text, n, path, err);

@@ -202,6 +202,13 @@ imf_status log_writer_create(struct log_writer **out, const char *path, struct i
     pthread_condattr_destroy(&monotonic);
     buffer_init(&w->pending, MAX_PENDING);
     buffer_init(&w->chunk, MAX_PENDING);
+    /* Lines about a lack of memory need none. */
+    if (buffer_reserve(&w->pending, WAKE_AT) == NULL ||
+        buffer_reserve(&w->chunk, WAKE_AT) == NULL) {
+        w->fd = w->next_fd = -1;
+        release(w);
+        return fail(err, path, ENOMEM);
+    }
     w->next_fd = -1;
     w->fd = path[0] != '\0' ? open_file(path) : STDERR_FILENO;
     int error = w->fd < 0 ? errno : start_thread(w);

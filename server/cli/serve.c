@@ -195,9 +195,11 @@ static void on_model(void *user, struct scheduler *scheduler, int model)
 {
     struct server *s = user;
     struct sched_model_status status;
-    api_on_model(s->api, scheduler, model);
+    bool known = api_on_model(s->api, scheduler, model);
     sched_model_get(scheduler, model, &status);
-    if (status.state == SCHED_MODEL_FAILED) {
+    if (!known)
+        log_write(s->log, LOG_ERROR, "model %s: out of memory for its classes", status.id);
+    if (!known || status.state == SCHED_MODEL_FAILED) {
         /* A server that can never become ready is better restarted than kept. */
         s->exit_code = IMFD_EXIT_FAILURE;
         uv_stop(&s->loop);
@@ -557,11 +559,39 @@ static int serve(struct server *s)
         uv_run(&s->loop, UV_RUN_DEFAULT);
         log_write(s->log, LOG_INFO, "stopped");
     } else {
-        fprintf(stderr, "imfd serve: %s\n", err.message);
+        fprintf(stderr, "imfd serve: %s\n",
+                err.message[0] != '\0' ? err.message : imf_status_sentence(status));
         s->exit_code = IMFD_EXIT_FAILURE;
     }
     finish(s);
     return s->exit_code;
+}
+
+/* libuv aborts where its table of descriptors cannot grow. A block kept for that moment lets it; once
+ * more, and it is time to go, with a sentence. */
+static void *spare;
+
+static void *grow_or_leave(void *p, size_t n)
+{
+    static const char last_words[] = "imfd serve: out of memory for the event loop\n";
+    void *grown = realloc(p, n);
+    if (grown == NULL && n > 0) {
+        free(spare);
+        spare = NULL;
+        grown = realloc(p, n);
+    }
+    if (grown == NULL && n > 0) {
+        ssize_t unheard = write(STDERR_FILENO, last_words, sizeof(last_words) - 1);
+        (void)unheard;
+        _exit(IMFD_EXIT_FAILURE);
+    }
+    return grown;
+}
+
+static void prepare_libuv(void)
+{
+    spare = malloc(64 << 10);
+    (void)uv_replace_allocator(malloc, grow_or_leave, calloc, free); /* fails on NULLs only */
 }
 
 int imfd_cmd_serve(int argc, char **argv)
@@ -570,8 +600,11 @@ int imfd_cmd_serve(int argc, char **argv)
     struct imf_error err = {0};
     enum settings_action action;
     struct server *s = calloc(1, sizeof(*s));
-    if (s == NULL)
+    if (s == NULL) {
+        fprintf(stderr, "imfd serve: out of memory\n");
         return IMFD_EXIT_FAILURE;
+    }
+    prepare_libuv();
     int code = IMFD_EXIT_OK;
     if (settings_load(&s->settings, &action, argc, argv, environ, &err) != IMF_OK) {
         fprintf(stderr, "imfd serve: %s\n", err.message);

@@ -356,16 +356,7 @@ static void fly(struct engine_thread *t, struct flight *f, struct flight *pendin
 static void work_until_stop(struct engine_thread *t)
 {
     struct scheduler *s = t->scheduler;
-    struct flight *flights = calloc(2, sizeof(*flights));
-    if (flights == NULL) {
-        uv_mutex_lock(&s->lock);
-        core_device_failed(&s->core, t->index, "out of memory", shell_now());
-        device_lost(t, "out of memory");
-        uv_mutex_unlock(&s->lock);
-        uv_async_send(&s->wake);
-        return;
-    }
-    struct flight *next = &flights[0], *pending = &flights[1];
+    struct flight *next = &t->flights[0], *pending = &t->flights[1];
     uv_mutex_lock(&s->lock);
     while (!s->stop && !s->core.device[t->index].failed) {
         core_pick(&s->core, t->index, &next->work, shell_now());
@@ -385,7 +376,6 @@ static void work_until_stop(struct engine_thread *t)
     }
     uv_mutex_unlock(&s->lock);
     land(t, pending, next);
-    free(flights);
 }
 
 static void close_device(struct engine_thread *t)
@@ -438,6 +428,9 @@ static void thread_main(void *arg)
 
 imf_status engine_thread_start(struct engine_thread *t)
 {
+    t->flights = calloc(2, sizeof(*t->flights));
+    if (t->flights == NULL)
+        return IMF_ENOMEM;
     /* Engines' libraries decide how deep they go: the usual stack. */
     if (shell_thread_start(t->scheduler, &t->thread, 0, thread_main, t) != IMF_OK)
         return IMF_ENOMEM;
@@ -450,4 +443,6 @@ void engine_thread_join(struct engine_thread *t)
     if (t->started)
         uv_thread_join(&t->thread);
     t->started = false;
+    free(t->flights);
+    t->flights = NULL;
 }

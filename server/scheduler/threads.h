@@ -30,6 +30,8 @@ struct shell_model {
     bool changed;                    /* on_model is due */
 };
 
+struct flight; /* a batch on its way */
+
 struct engine_thread {
     struct scheduler *scheduler;
     int index;
@@ -39,6 +41,7 @@ struct engine_thread {
     bool started; /* the loop's */
     uv_cond_t wake;
     /* The thread's own: */
+    struct flight *flights; /* two */
     struct imf_engine *backend;
     struct imf_model *model[SCHED_MAX_MODELS];
     /* Under the lock: */

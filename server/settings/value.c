@@ -84,7 +84,7 @@ static imf_status set_list_text(struct string_list *list, const struct setting_r
         while (length > 0 && text[length - 1] == ' ')
             length--;
         if (length > 0 && !list_add(list, text, length))
-            return imf__fail(err, IMF_EINVAL, "%s: too many items", row->key);
+            return imf__fail(err, IMF_EINVAL, "%s: too many items, or too little memory", row->key);
         text = next;
     }
     return IMF_OK;
@@ -99,7 +99,7 @@ static imf_status set_list_json(struct string_list *list, const struct setting_r
         if (!cJSON_IsString(item))
             return imf__fail(err, IMF_EINVAL, "%s: a list of strings is expected", row->key);
         if (!list_add(list, item->valuestring, strlen(item->valuestring)))
-            return imf__fail(err, IMF_EINVAL, "%s: too many items", row->key);
+            return imf__fail(err, IMF_EINVAL, "%s: too many items, or too little memory", row->key);
     }
     return IMF_OK;
 }
