@@ -512,6 +512,7 @@ bool sched_stop(struct scheduler *s, uint64_t ms)
         (void)uv_cond_timedwait(&s->ended, &s->lock, until - now);
     bool all = s->running == 0;
     uv_mutex_unlock(&s->lock);
+    encoders_join(s); /* a picture's file is a matter of milliseconds */
     return all;
 }
 
