@@ -39,14 +39,16 @@ static void print_help(FILE *out)
             "exit status: 0 done, 1 failed, 2 wrong usage\n");
 }
 
-/* libgomp reads OMP_WAIT_POLICY when it is loaded, before main, and its default makes idle threads
- * spin: beside any other busy process that costs milliseconds a parallel region (a small model's
- * step took 350 ms instead of 5), because the spinning team holds the processor that its last
- * member waits for. So the program starts itself once more with the policy set, unless the person
- * who runs it has chosen one. The price on an idle machine is a few microseconds a region. */
-static void prefer_passive_waiting(char **argv)
+/* libgomp reads its environment when it is loaded, before main, and by default idle threads spin:
+ * beside any other busy process that costs milliseconds a parallel region (a small model's step
+ * took 350 ms instead of 5), because the spinning team holds the processor that its last member
+ * waits for. Threads that sleep at once pay a wake-up for every region instead. So the program
+ * starts itself once more with threads that spin for some tens of microseconds and then sleep,
+ * unless the person who runs it has chosen a policy. */
+static void prefer_short_waiting(char **argv)
 {
-    if (getenv("OMP_WAIT_POLICY") || setenv("OMP_WAIT_POLICY", "passive", 1) != 0)
+    if (getenv("OMP_WAIT_POLICY") || setenv("OMP_WAIT_POLICY", "passive", 1) != 0 ||
+        setenv("GOMP_SPINCOUNT", "1000", 0) != 0)
         return;
     execv("/proc/self/exe", argv); /* where it fails, running on as we are is only slower */
 }
@@ -62,7 +64,7 @@ int main(int argc, char **argv)
         printf("imfd %s\n", imf_version());
         return IMFD_EXIT_OK;
     }
-    prefer_passive_waiting(argv);
+    prefer_short_waiting(argv);
     /* Large blocks go back to the system when freed. glibc would raise the limit with each tensor
      * read and keep some 50 MB of holes after a model is loaded. */
     mallopt(M_MMAP_THRESHOLD, 1 << 20);

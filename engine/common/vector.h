@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <math.h>
 #include <string.h>
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -113,6 +113,13 @@ static inline void store1(void *p, size_t i, float x, bool bf16)
 /* A fixed tree, so that a sum does not depend on the instruction set's reduction order. */
 static inline float sum_lanes(vf x)
 {
+#if defined(__AVX512F__)
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256((__m512)x),
+                                _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)x, 1)));
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+#else
     float t[LANES];
     memcpy(t, &x, sizeof(t));
     for (int w = LANES / 2; w > 0; w /= 2) {
@@ -120,11 +127,16 @@ static inline float sum_lanes(vf x)
             t[i] += t[i + w];
     }
     return t[0];
+#endif
 }
 
 /* Of each lane the larger or the smaller; b's where they do not compare. */
 static inline vf extreme_lanewise(vf a, vf b, bool larger)
 {
+#if defined(__AVX512F__)
+    return larger ? (vf)_mm512_max_ps((__m512)a, (__m512)b)
+                  : (vf)_mm512_min_ps((__m512)a, (__m512)b);
+#else
     vn x[LANES / NATIVE], y[LANES / NATIVE];
     memcpy(x, &a, sizeof(x));
     memcpy(y, &b, sizeof(y));
@@ -134,6 +146,7 @@ static inline vf extreme_lanewise(vf a, vf b, bool larger)
     }
     memcpy(&a, x, sizeof(a));
     return a;
+#endif
 }
 
 static inline vf max_lanewise(vf a, vf b)
@@ -148,12 +161,16 @@ static inline vf min_lanewise(vf a, vf b)
 
 static inline float max_lanes(vf x)
 {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)x);
+#else
     float t[LANES];
     memcpy(t, &x, sizeof(t));
     float m = t[0];
     for (int i = 1; i < LANES; i++)
         m = t[i] > m ? t[i] : m;
     return m;
+#endif
 }
 
 /* exp(x) to 2 ulp: 2^n e^r with Cephes' polynomial for e^r, |r| <= ln 2 / 2. */

@@ -2,11 +2,11 @@
  * OpenMP for the rest. Everything runs at once on the calling thread and its OpenMP team; nothing
  * is deferred, so sync has nothing to wait for. */
 #include "cpu/internal.h"
+#include "cpu/processors.h"
 #include "common/error.h"
 #include "common/memory_room.h"
 
 #include <omp.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -290,38 +290,12 @@ static bool cpu_bf16_available(void)
 #endif
 }
 
-static int available_processors(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) == 0)
-        return CPU_COUNT(&set);
-    return 1;
-}
-
-static void processor_name(char *out, size_t size)
-{
-    snprintf(out, size, "unknown processor");
-    FILE *f = fopen("/proc/cpuinfo", "r");
-    if (!f)
-        return;
-    char line[256];
-    while (fgets(line, sizeof(line), f)) {
-        char *colon = strchr(line, ':');
-        if (colon && strncmp(line, "model name", 10) == 0) {
-            colon[strcspn(colon, "\n")] = '\0';
-            snprintf(out, size, "%.80s", colon + 2);
-            break;
-        }
-    }
-    fclose(f);
-}
-
 static void describe(struct cpu_device *cpu)
 {
     struct imf_engine_info *info = &cpu->base.info;
     const dnnl_version_t *v = dnnl_version();
     char name[96];
-    processor_name(name, sizeof(name));
+    imf__processor_name(name, sizeof(name));
     snprintf(info->device, sizeof(info->device), "cpu");
     const char *why = NULL;
     imf__tiles_allowed(&why);
@@ -361,7 +335,7 @@ imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_eng
         return imf__fail(err, IMF_ENOMEM, "no memory for the CPU device");
     cpu->base.ops = &cpu_ops;
     cpu->k = choose_kernels();
-    cpu->threads = p->threads ? p->threads : available_processors();
+    cpu->threads = p->threads ? p->threads : imf__processors();
     cpu->reproducible = p->reproducible;
     bool fast_bf16 = false;
 #if defined(__x86_64__)

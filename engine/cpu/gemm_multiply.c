@@ -70,8 +70,8 @@ struct tasks {
     int column_tasks, row_tasks;
 };
 
-#define COLUMN_BYTES (384 << 10) /* of B in a task: they stay in the second-level cache */
-#define ROW_PANELS 9             /* about one sample of 276 tokens */
+#define COLUMN_BYTES (800 << 10) /* of B in a task: they stay in the second-level cache */
+#define ROW_PANELS 4
 #define TASKS_A_THREAD 3
 
 static int ceil_div(int n, int by)

@@ -7,6 +7,7 @@
 #include "common/error.h"
 #include "reference/reference.h"
 #include "cli/selfcheck_golden.h"
+#include "cli/selfcheck_invariance.h"
 #include "cli/selfcheck_sustained.h"
 #include "cli/synthetic.h"
 
@@ -172,7 +173,10 @@ static int check_precision(const struct imfd_usage *usage, const struct imfd_eng
     for (int i = 0; i < GOLDEN_CASES; i++)
         failed += check_golden(e, &golden_cases[i], weights[i].path);
     failed += imfd_selfcheck_sustained(e, weights[0].path, sustain);
+    bool cpu = strcmp(info->device, "cpu") == 0;
     imf_engine_destroy(e);
+    if (cpu)
+        failed += imfd_selfcheck_invariance(usage, o);
     return failed;
 }
 
@@ -242,7 +246,8 @@ int imfd_cmd_selfcheck(int argc, char **argv)
                    "is named. Exit\nstatus 1 on a miss.",
         .notes = "\"of bound\" is the largest error of an operation as a share of what is "
                  "allowed. Every case\nalso runs at batch sizes 1, 3 and 8, where a sample's bits "
-                 "must not change.",
+                 "must not change; on a CPU,\nlayers of a published size run in odd batches and "
+                 "with other numbers of threads as well.",
         .options = options,
     };
     enum imfd_parsed parsed = imfd_options_parse(&usage, argc, argv, NULL, NULL);
