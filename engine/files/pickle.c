@@ -423,12 +423,10 @@ static const char *refused_name(uint8_t op)
         uint8_t op;
         const char *name;
     } names[] = {
-        {'i', "INST"},        {'o', "OBJ"},     {'P', "PERSID"},
-        {'I', "INT"},         {'L', "LONG"},    {'S', "STRING"},
-        {'V', "UNICODE"},     {'F', "FLOAT"},   {'p', "PUT"},
-        {'g', "GET"},         {'2', "DUP"},     {0x82, "EXT1"},
-        {0x83, "EXT2"},       {0x84, "EXT4"},   {0x97, "NEXT_BUFFER"},
-        {0x98, "READONLY_BUFFER"},
+        {'i', "INST"},  {'o', "OBJ"},    {'P', "PERSID"},       {'I', "INT"},
+        {'L', "LONG"},  {'S', "STRING"}, {'V', "UNICODE"},      {'F', "FLOAT"},
+        {'p', "PUT"},   {'g', "GET"},    {'2', "DUP"},          {0x82, "EXT1"},
+        {0x83, "EXT2"}, {0x84, "EXT4"},  {0x97, "NEXT_BUFFER"}, {0x98, "READONLY_BUFFER"},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (names[i].op == op)

@@ -85,8 +85,8 @@ struct imf__pickle_value {
 /* Something a pickle names. Of those outside the table only the names are kept. */
 struct imf__pickle_global {
     const char *module, *name;
-    int kind;                    /* enum imf__global_kind */
-    enum imf__stored_type type;  /* of a storage or dtype */
+    int kind;                   /* enum imf__global_kind */
+    enum imf__stored_type type; /* of a storage or dtype */
     uint32_t item;
     struct imf__pickle_global *next; /* of imf__pickle.unknown */
 };

@@ -69,8 +69,8 @@ const struct imf__pickle_global *imf__pickle_global_find(const char *module, con
  * since the next reader may be Python. */
 bool imf__pickle_global_attacks(const char *module, const char *name)
 {
-    static const char *const modules[] = {"os",     "posix",  "nt",      "sys",      "subprocess",
-                                          "pty",    "socket", "runpy",   "commands", "shutil",
+    static const char *const modules[] = {"os",     "posix",  "nt",        "sys",      "subprocess",
+                                          "pty",    "socket", "runpy",     "commands", "shutil",
                                           "ctypes", "code",   "webbrowser"};
     static const char *const functions[] = {"eval",       "exec", "execfile", "compile",
                                             "__import__", "open", "apply",    "input"};
@@ -138,9 +138,8 @@ bool imf__pickle_append(struct imf__arena *arena, struct imf__pickle_value *to,
 }
 
 /* What `global` would have made, and is not. */
-static struct imf__pickle_value *opaque(struct imf__arena *arena,
-                                        const struct imf__pickle_global *global,
-                                        const char **reason)
+static struct imf__pickle_value *
+opaque(struct imf__arena *arena, const struct imf__pickle_global *global, const char **reason)
 {
     struct imf__pickle_value *v = imf__pickle_new(arena, IMF__PICKLE_OPAQUE);
     if (v)

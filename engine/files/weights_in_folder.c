@@ -39,8 +39,9 @@ const char *imf__foreign_format(const uint8_t *head, size_t n)
     } magics[] = {
         {0, 2, "\x1f\x8b", "packed with gzip: unpack it first"},
         {0, 3, "BZh", "packed with bzip2: unpack it first"},
-        {0, 6, "\xfd"
-               "7zXZ\0",
+        {0, 6,
+         "\xfd"
+         "7zXZ\0",
          "packed with xz: unpack it first"},
         {0, 4, "\x28\xb5\x2f\xfd", "packed with zstd: unpack it first"},
         {0, 6, "7z\xbc\xaf\x27\x1c", "a 7-zip archive: unpack it first"},
@@ -83,7 +84,7 @@ static const char *const published[] = {
 static bool could_be_weights(const char *name)
 {
     static const char *const ends[] = {".safetensors", ".pth", ".pt", ".bin", ".ckpt"};
-    static const char *const beside[] = {"optimizer", "scheduler",  "scaler",
+    static const char *const beside[] = {"optimizer", "scheduler",     "scaler",
                                          "rng_state", "random_states", "training_args"};
     size_t n = strlen(name);
     bool fits = false;
@@ -115,8 +116,9 @@ static char *only_weights(const char *folder, struct imf_error *err)
     closedir(dir);
     char *path = NULL;
     if (second[0])
-        imf__fail(err, IMF_EINVAL, "%.180s: holds several files of weights (%.60s, %.60s): name one",
-                  folder, imf__quote(first).text, imf__quote(second).text);
+        imf__fail(err, IMF_EINVAL,
+                  "%.180s: holds several files of weights (%.60s, %.60s): name one", folder,
+                  imf__quote(first).text, imf__quote(second).text);
     else if (distributed)
         imf__fail(err, IMF_EUNSUPPORTED,
                   "%.180s: shards of torch.distributed.checkpoint; turn them into one file with "

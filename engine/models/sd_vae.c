@@ -6,11 +6,13 @@
 #include "models/decoder.h"
 #include "common/error.h"
 #include "common/json.h"
+#include "files/file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define MAX_STAGES 8
 #define MAX_RESNETS 8
@@ -50,18 +52,6 @@ struct imf__sd_vae {
 
 /* ---- Loading ---- */
 
-static char *read_small_file(const char *path, size_t *size)
-{
-    enum { LIMIT = 1 << 20 };
-    FILE *f = fopen(path, "rb");
-    if (!f)
-        return NULL;
-    char *text = malloc(LIMIT);
-    *size = text ? fread(text, 1, LIMIT, f) : 0;
-    fclose(f);
-    return text;
-}
-
 /* config.json's norm_num_groups. */
 static imf_status read_groups(struct imf__sd_vae *v, struct imf__loader *ld)
 {
@@ -76,9 +66,10 @@ static imf_status read_groups(struct imf__sd_vae *v, struct imf__loader *ld)
                  weights);
     v->groups = 32;
     size_t size = 0;
-    char *text = read_small_file(path, &size);
-    if (!text)
+    char *text = NULL;
+    if (access(path, F_OK) != 0)
         return IMF_OK;
+    IMF_TRY(imf__file_load(&text, &size, path, 1 << 20, ld->err));
     struct imf__json j;
     imf__json_init(&j, text, size);
     bool ok = imf__json_next(&j) == IMF__JSON_OBJECT;

@@ -110,7 +110,8 @@ static bool class_problem(const struct classes *classes, const char *text, enum 
     if (match == CLASS_AMBIGUOUS)
         return api_problem_set(p, API_AMBIGUOUS_CLASS, param, "\"%.80s\" names several classes: %s",
                                text, names);
-    return api_problem_set(p, API_UNKNOWN_CLASS, param, "no class \"%.80s\"%s%s", text,
+    return api_problem_set(p, API_UNKNOWN_CLASS, param,
+                           "no class \"%.80s\"%s%s; GET /v1/classes lists them", text,
                            found->n_candidates > 0 ? "; near: " : "", names);
 }
 

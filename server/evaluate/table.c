@@ -121,13 +121,15 @@ void eval_table_html(FILE *f, const struct eval_measured rows[EVAL_PUBLISHED])
 
 /* ---- --release-table ------------------------------------------------------------------------- */
 
-/* Under our name of the model, or pMF's own: pMF-B-16 for pmfDiT_B_16. */
+/* Under our name of the model or a published one: iMF-B-2 for MiT_B_2, pMF-B-16 for pmfDiT_B_16. */
 static bool find_checkpoint(char path[4096], const char *folder, const char *model)
 {
     static const char *const endings[] = {"pth", "pt", "safetensors", "bin"};
     char other[32] = "";
     if (strncmp(model, "pmfDiT_", 7) == 0)
         snprintf(other, sizeof(other), "pMF-%c-%s", model[7], model + 9);
+    else if (strncmp(model, "MiT_", 4) == 0)
+        snprintf(other, sizeof(other), "iMF-%.*s-2", (int)strcspn(model + 4, "_"), model + 4);
     for (size_t i = 0; i < 2 * sizeof(endings) / sizeof(endings[0]); i++) {
         const char *name = i % 2 ? other : model;
         if (name[0] && snprintf(path, 4096, "%s/%s.%s", folder, name, endings[i / 2]) < 4096 &&
@@ -186,11 +188,12 @@ imf_status eval_table_plan(struct eval_table *t, const struct eval_options *o,
         found++;
     }
     if (found == 0)
-        return imf__fail(err, IMF_EINVAL,
-                         "--release-table: %s is no folder that holds MiT_B_2.pth, MiT_M_2.pth, "
-                         "MiT_L_2.pth, MiT_XL_2.pth, pMF-B-16.pt, ... or pMF-H-32.pt with a "
-                         "reference for its size of picture in --fid-ref",
-                         o->checkpoint);
+        return imf__fail(
+            err, IMF_EINVAL,
+            "--release-table: %s is no folder that holds iMF-B-2.pth (or MiT_B_2.pth), "
+            "iMF-M-2.pth, iMF-L-2.pth, iMF-XL-2.pth, pMF-B-16.pt, ... or pMF-H-32.pt with a "
+            "reference for its size of picture in --fid-ref",
+            o->checkpoint);
     return IMF_OK;
 }
 

@@ -19,7 +19,11 @@ static int fail(struct imf_error *err, int fd, const char *address, const char *
         close(fd);
     if (err != NULL) {
         err->status = IMF_EINVAL;
-        snprintf(err->message, sizeof(err->message), "listen %.200s: %s", address, reason);
+        snprintf(err->message, sizeof(err->message), "listen %.200s: %s%s", address, reason,
+                 strcmp(reason, strerror(EADDRINUSE)) == 0
+                     ? ": another program has it; --listen takes another address, such as "
+                       "127.0.0.1:8081"
+                     : "");
     }
     return -1;
 }

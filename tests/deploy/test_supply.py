@@ -198,9 +198,11 @@ class Licences(unittest.TestCase):
 class Reproducible(unittest.TestCase):
     # The files that hold text of other files, paths (assert) and versions, and one of kernels. The whole
     # build twice is tools/packaging/check-reproducible.sh; the packing twice is in test_package.py.
-    OBJECTS = ["server/CMakeFiles/imfd_server.dir/%s.c.o" % n for n in
-               ("api_info", "cmd_serve", "demo", "settings", "embed_embedded_web")] + [
-               "engine/CMakeFiles/imf_engine.dir/%s.c.o" % n for n in ("cuda_loader", "engine", "pickle")]
+    OBJECTS = ["%s/CMakeFiles/%s.dir/%s.c.o" % place for place in (
+        ("server/api", "imfd_api", "info"), ("server/api", "imfd_api", "embed_embedded_web"),
+        ("server/cli", "imfd_cli", "serve"), ("server/cli", "imfd_cli", "demo"),
+        ("server/settings", "imfd_settings", "settings"), ("engine/core", "imf_core", "cuda_loader"),
+        ("engine/core", "imf_core", "engine"), ("engine/files", "imf_files", "pickle"))]
 
     def test_another_folder(self):
         digests = []

@@ -299,7 +299,7 @@ class Evaluate(unittest.TestCase):
         not to compare."""
         folder, rows = self.path("checkpoints"), [("MiT_XL_2", 1), ("MiT_XL_2", 2)]
         os.mkdir(folder)
-        self.synth("MiT", "depth=2,hidden=64,classes=10,input_size=8", 7, f"{folder}/MiT_XL_2.pth")
+        self.synth("MiT", "depth=2,hidden=64,classes=10,input_size=8", 7, f"{folder}/iMF-XL-2.pth")
         source = ["--release-table", "--ckpt-path", folder, "--decoder", self.vae, "--num-images", "20"]
         command = self.command("table", "--fid-ref", self.reference, source=source)
         out, _ = self.run_ok(command)
@@ -317,7 +317,7 @@ class Evaluate(unittest.TestCase):
             self.assertEqual(f.read(), table)
         self.assertTrue(os.path.exists(self.path("table/table.html")))
         self.refused("sets models, guidance and steps itself", command + ["--omega", "2"], 2)
-        self.refused("is no folder that holds MiT_B_2.pth", self.command("bad", "--fid-ref", self.reference, source=[
+        self.refused("is no folder that holds iMF-B-2.pth", self.command("bad", "--fid-ref", self.reference, source=[
             "--release-table", "--ckpt-path", self.vae, "--decoder", self.vae]), 2)
 
     def test_9_published_sizes(self):

@@ -138,8 +138,8 @@ END_TEST
 
 START_TEST(test_shards_of_torch)
 {
-    static const char *const tensors[] = {"plain",    "transposed", "permuted", "sliced",
-                                          "shared_a", "shared_b",   "expanded", "scalar",
+    static const char *const tensors[] = {"plain",    "transposed",         "permuted", "sliced",
+                                          "shared_a", "shared_b",           "expanded", "scalar",
                                           "empty",    "num_batches_tracked"};
     static const char y[] = "\x36\0\0\0\0\0\0\0"
                             "{\"y\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}"

@@ -121,7 +121,8 @@ START_TEST(test_accepted)
 {
 #define A "\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}"
     static const char *const headers[] = {
-        "{\"__metadata__\":null," A ",\"b\":{\"dtype\":\"C64\",\"shape\":[1],\"data_offsets\":[8,16]}}",
+        "{\"__metadata__\":null," A
+        ",\"b\":{\"dtype\":\"C64\",\"shape\":[1],\"data_offsets\":[8,16]}}",
         " \n\t{" A ",\"b\":{\"dtype\":\"F4\",\"shape\":[4,4],\"data_offsets\":[8,16]}}\n\n",
         "{" A ",\"b\":{\"dtype\":\"F8_E8M0\",\"shape\":[8],\"data_offsets\":[8,16]}}",
         "{" A ",\"b\":{\"dtype\":\"F8_E4M3FNUZ\",\"shape\":[8],\"data_offsets\":[8,16]}}",
@@ -129,7 +130,8 @@ START_TEST(test_accepted)
         "{" A ",\"b\":{\"dtype\":\"F6_E2M3\",\"shape\":[4],\"data_offsets\":[8,11]},"
         "\"c\":{\"dtype\":\"U8\",\"shape\":[5],\"data_offsets\":[11,16]}}",
         "{\"b\":{\"dtype\":\"I64\",\"shape\":[1],\"data_offsets\":[8,16]},"
-        "\"a\":{\"note\":{\"x\":[1,{}]},\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"n\":1}}",
+        "\"a\":{\"note\":{\"x\":[1,{}]},\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],"
+        "\"n\":1}}",
     };
     for (size_t i = 0; i < sizeof(headers) / sizeof(headers[0]); i++) {
         struct imf__checkpoint *c;
