@@ -96,10 +96,9 @@ static imf_status place_tensor(struct header *h, struct imf__entry *e, const str
     bits = d->dtype ? count * d->dtype->bits : 8 * bytes;
     uint64_t needed = (bits + 7) / 8;
     if (bits % 8 || needed != bytes)
-        return imf__fail(h->err, IMF_EFORMAT,
-                         "%s: tensor \"%s\": its data has %llu bytes, its shape needs %llu",
-                         label(h), imf__quote(name).text, (unsigned long long)bytes,
-                         (unsigned long long)needed);
+        return imf__fail(
+            h->err, IMF_EFORMAT, "%s: tensor \"%s\": its data has %llu bytes, its shape needs %llu",
+            label(h), imf__quote(name).text, (unsigned long long)bytes, (unsigned long long)needed);
     e->tensor.type = d->dtype ? d->dtype->type : IMF__STORED_OTHER;
     e->place.item = d->dtype && d->dtype->bits % 8 == 0 ? d->dtype->bits / 8 : 0;
     e->place.bytes = bytes;
