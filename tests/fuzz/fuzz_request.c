@@ -1,6 +1,7 @@
 /* What a client asks for, as JSON or as a URL. Whatever is accepted must be within the bounds that
  * the scheduler asserts; whatever is refused must come with a sentence. The first byte chooses the
  * form. */
+#include "api/inference.h"
 #include "api/internal.h"
 
 #include <math.h>
@@ -75,6 +76,28 @@ static bool parse_url(struct api *a, const char *text, struct picture_params *p,
     return api_parse_resource(a, "m", class_name, file, query, p, problem);
 }
 
+/* A body of /v2: two bytes say how much of the rest is JSON. */
+static bool parse_inference(struct api *a, const char *text, size_t size, struct picture_params *p,
+                            struct api_problem *problem)
+{
+    if (size < 2)
+        return api_problem_set(problem, API_BAD_REQUEST, NULL, "too short");
+    size_t json = (size_t)(uint8_t)text[0] | (size_t)(uint8_t)text[1] << 8;
+    struct infer_ask *ask = calloc(1, sizeof(*ask));
+    bool good = ask != NULL && infer_parse(a, "m", text + 2, size - 2,
+                                           json < size - 2 ? json : size - 2, p, ask, problem);
+    if (good) {
+        check(ask->n_outputs >= 1 && ask->n_outputs <= INFER_OUTPUTS && p->n <= INFER_MAX_N);
+        for (uint32_t i = 0; i < p->n; i++) {
+            const struct imf_sampling *s = &p->samplings[i];
+            check(s->steps >= 1 && s->steps <= p->sampling.steps && s->omega >= 1 &&
+                  s->t_min >= 0 && s->t_min <= s->t_max && s->t_max <= 1);
+        }
+    }
+    infer_ask_free(ask);
+    return good;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct api api;
@@ -94,7 +117,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     text[size - 1] = '\0';
     struct picture_params params;
     struct api_problem problem = {0};
-    bool good = data[0] % 3 == 0   ? api_parse_generate(&api, text, size - 1, &params, &problem)
+    bool good = data[0] >= 0xf0    ? parse_inference(&api, text, size - 1, &params, &problem)
+                : data[0] % 3 == 0 ? api_parse_generate(&api, text, size - 1, &params, &problem)
                 : data[0] % 3 == 1 ? api_parse_openai(&api, text, size - 1, &params, &problem)
                                    : parse_url(&api, text, &params, &problem);
     if (good) {

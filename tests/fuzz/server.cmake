@@ -4,7 +4,7 @@ set(server ${PROJECT_SOURCE_DIR}/server)
 set(server_flags ${flags} -I${server} ${FUZZ_SERVER_CFLAGS})
 set(server_objects)
 foreach(source ${server}/api/fields.c ${server}/api/params.c ${server}/api/problem.c ${server}/api/classes.c
-        ${server}/api/keys.c ${server}/http/text.c ${server}/http/proxy.c ${server}/base/json_write.c
+        ${server}/api/keys.c ${server}/api/infer_request.c ${server}/api/tensors.c ${server}/http/text.c ${server}/http/proxy.c ${server}/base/json_write.c
         ${server}/base/format.c
         ${server}/settings/file.c ${server}/settings/models.c ${server}/settings/print.c
         ${server}/settings/settings.c ${server}/settings/table.c ${server}/settings/value.c
