@@ -152,7 +152,7 @@ class Evaluate(unittest.TestCase):
     def test_1_one_rank(self):
         out, _ = self.run_ok(self.command("one", *self.scored("one"), "--save-samples"))
         self.assertIn("FID ", out)
-        self.assertIn("MiT_XL_2    2     4.0   0.36   0.64    1.54   288.9", out)
+        self.assertIn("MiT_XL_2       2     4.0   0.36   0.64    1.54   288.9", out)
         r = self.results("one")
         self.assertEqual(r["images"], IMAGES)
         self.assertEqual(r["settings"]["sample_seed"], "42")
