@@ -196,6 +196,33 @@ static inline vf silu_lanes(vf x)
     return x / (1.0f + exp_lanes(-x));
 }
 
+/* 2^x to 4e-5, far below what bfloat16 keeps, |x| cut off at 125: 2^n times a polynomial on half a
+ * unit to either side. */
+static inline vf exp2_rough(vf x)
+{
+    const vf magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    x = max_lanewise(splat(-125.0f), min_lanewise(splat(125.0f), x));
+    vf n = x + magic;
+    vf r = x - (n - magic);
+    vf p = splat(9.6181291e-3f);
+    p = p * r + 5.5504109e-2f;
+    p = p * r + 2.4022651e-1f;
+    p = p * r + 6.9314718e-1f;
+    p = p * r + 1.0f;
+    return (vf)((vi)p + ((vi)n << 23)); /* n's low bits are the integer */
+}
+
+/* silu(x) to 1e-4, where the result will be bfloat16. */
+static inline vf silu_rough(vf x)
+{
+    vf sum = 1.0f + exp2_rough(x * -1.44269504088896341f);
+#if defined(__AVX512F__)
+    return x * (vf)_mm512_rcp14_ps((__m512)sum);
+#else
+    return x / sum;
+#endif
+}
+
 /* name_ISA: what each object of a source file calls its symbols. */
 #define IMF__ISA_NAME2(name, isa) name##_##isa
 #define IMF__ISA_NAME1(name, isa) IMF__ISA_NAME2(name, isa)

@@ -78,7 +78,9 @@ static inline __attribute__((always_inline)) void scale_shift_typed(void *dst, c
         int c = 0;
         for (; c + LANES <= C; c += LANES) {
             vf y = load(src, p * stride + (size_t)c, bf16) * load_f32(a + c) + load_f32(b + c);
-            store(dst, p * stride + (size_t)c, silu ? silu_lanes(y) : y, bf16);
+            if (silu)
+                y = bf16 ? silu_rough(y) : silu_lanes(y);
+            store(dst, p * stride + (size_t)c, y, bf16);
         }
         for (; c < C; c++) {
             float y = load1(src, p * stride + (size_t)c, bf16) * a[c] + b[c];

@@ -75,10 +75,10 @@ static inline __attribute__((always_inline)) void finish_row(const float *sums, 
         y += load_f32(p->bias + LANES);
     }
     if (e == GEMM_SWIGLU)
-        x = silu_lanes(x) * y;
+        x = silu_rough(x) * y;
     if (e == GEMM_SILU) {
-        x = silu_lanes(x);
-        y = silu_lanes(y);
+        x = bf16 ? silu_rough(x) : silu_lanes(x);
+        y = bf16 ? silu_rough(y) : silu_lanes(y);
     }
     if (e == GEMM_ADD && whole) {
         x += load_f32((const float *)row);

@@ -154,22 +154,6 @@ INLINE void scores(const struct layout *l, float *s, const uint16_t *q, const ui
     }
 }
 
-/* 2^x for x <= 0 to 4e-5, far below what bfloat16 keeps: 2^n times a polynomial on half a unit to
- * either side. */
-INLINE vf exp2_lanes(vf x)
-{
-    const vf magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
-    x = max_lanewise(splat(-125.0f), x);
-    vf n = x + magic;
-    vf r = x - (n - magic);
-    vf p = splat(9.6181291e-3f);
-    p = p * r + 5.5504109e-2f;
-    p = p * r + 2.4022651e-1f;
-    p = p * r + 6.9314718e-1f;
-    p = p * r + 1.0f;
-    return (vf)((vi)p + ((vi)n << 23)); /* n's low bits are the integer */
-}
-
 /* Probabilities, not yet divided by their sum, into p; 1 / sum into inv. s is in units of ln 2. */
 INLINE void softmax(const struct layout *l, int T, const float *s, uint16_t *p, float *inv)
 {
@@ -185,14 +169,14 @@ INLINE void softmax(const struct layout *l, int T, const float *s, uint16_t *p, 
         const float most = max_lanes(top);
         size_t t = 0;
         for (; t < whole; t += 16) {
-            vf e = exp2_lanes(load_f32(s + t) - most);
+            vf e = exp2_rough(load_f32(s + t) - most);
             sum += e;
             store_bf16(to + t / 32 * GEMM_STEP + t % 32, e);
         }
         for (; t < l->keys; t += 16) {
             float e[16] = {0};
             if (t == whole && rest) {
-                vf x = exp2_lanes(last - most);
+                vf x = exp2_rough(last - most);
                 memcpy(e, &x, rest * sizeof(*e));
                 sum += load_f32(e);
             }
