@@ -128,7 +128,7 @@ cJSON *api_parse_body(const char *body, size_t length, struct api_problem *p)
     if (root != NULL)
         api_problem_set(p, API_BAD_JSON, NULL, "the body is not a JSON object");
     else if (fault.no_memory)
-        api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+        api_problem_memory(p);
     else if (fault.twice)
         api_problem_twice(p, fault.key);
     else

@@ -164,7 +164,7 @@ void infer_reply(struct picture_job *job)
     if (text.failed) {
         struct api_problem p;
         buffer_free(&text);
-        api_problem_set(&p, API_OVERLOADED, NULL, "out of memory");
+        api_problem_memory(&p);
         form_fail(job, &p);
         return;
     }

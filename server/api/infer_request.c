@@ -121,7 +121,7 @@ static bool set_samplings(const struct api *a, cJSON *values[IN_COUNT], struct p
 {
     out->samplings = calloc(out->n, sizeof(*out->samplings));
     if (out->samplings == NULL)
-        return api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+        return api_problem_memory(p);
     int most = 0;
     for (uint32_t i = 0; i < out->n; i++) {
         struct imf_sampling *s = &out->samplings[i];
@@ -173,7 +173,7 @@ static bool parse_with(struct api *a, const char *model, const cJSON *root, cons
         return api_problem_set(p, API_INVALID, NULL,
                                "id: a string of at most 1000 bytes is expected");
     if (id != NULL && (ask->id = strdup(id->valuestring)) == NULL)
-        return api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+        return api_problem_memory(p);
     if (!parse_outputs(cJSON_GetObjectItemCaseSensitive(root, "outputs"), all, ask, p) ||
         !parse_inputs(cJSON_GetObjectItemCaseSensitive(root, "inputs"), binary, end, values, p) ||
         !api_params_from_lists(a, model, values[IN_CLASS], values[IN_SEED], out, p) ||

@@ -37,7 +37,7 @@ void api_infer(struct api_call *c, const char *model, const char *version)
     size_t json = 0;
     struct infer_ask *ask = calloc(1, sizeof(*ask));
     bool good = ask != NULL ? check_version(version, &p) && json_length(c->http, &json, &p)
-                            : api_problem_set(&p, API_OVERLOADED, NULL, "out of memory");
+                            : api_problem_memory(&p);
     if (good)
         good = infer_parse(c->api, model, c->http->body.data, c->http->body.size, json, &params,
                            ask, &p);

@@ -238,7 +238,7 @@ void api_get_classes(struct api_call *c)
     int count = classes != NULL ? classes_count(classes) : 0;
     int *found = classes != NULL ? malloc((size_t)count * sizeof(*found) + 1) : NULL;
     if (classes != NULL && found == NULL)
-        api_problem_set(&p, API_OVERLOADED, NULL, "out of memory");
+        api_problem_memory(&p);
     if (found == NULL) {
         api_fail(c, &p);
         return;

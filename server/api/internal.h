@@ -54,6 +54,7 @@ struct api_problem {
     const char *param; /* the field's name, static or in `field`, or NULL */
     char field[64];    /* holds a name that came from outside */
     uint64_t retry_us; /* with 429 and 503 */
+    bool memory;       /* for want of memory: what can be done without is given back */
     char message[640];
 };
 
@@ -62,6 +63,8 @@ __attribute__((format(printf, 4, 5))) bool api_problem_set(struct api_problem *p
                                                            enum api_error kind, const char *param,
                                                            const char *format, ...);
 /* An unknown field or query parameter, which becomes `param`. */
+/* 503 for want of memory. Returns false. */
+bool api_problem_memory(struct api_problem *p);
 bool api_problem_unknown(struct api_problem *p, const char *what, const char *name);
 void api_problem_twice(struct api_problem *p, const char *name);
 int api_status(const struct api_problem *p);

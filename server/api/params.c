@@ -164,7 +164,7 @@ static bool set_classes(struct api *a, const cJSON *one, const cJSON *list,
         return class_from_json(a, out->model, one, "class", &out->label, p);
     out->labels = calloc(out->n, sizeof(*out->labels));
     if (out->labels == NULL)
-        return api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+        return api_problem_memory(p);
     const cJSON *item = list != NULL ? list->child : NULL;
     for (uint32_t i = 0; i < out->n; i++) {
         if (!class_from_json(a, out->model, list != NULL ? item : one,
@@ -185,7 +185,7 @@ static bool set_seeds(const cJSON *one, const cJSON *list, struct picture_params
     }
     out->seeds = calloc(out->n, sizeof(*out->seeds));
     if (out->seeds == NULL)
-        return api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+        return api_problem_memory(p);
     const cJSON *item = list->child;
     for (uint32_t i = 0; i < out->n; i++, item = item->next) {
         if (!api_field_integer(item, "seeds", 0, API_MAX_SEED, &out->seeds[i], p))
@@ -403,8 +403,7 @@ static bool openai_from(struct api *a, const cJSON *root, struct picture_params 
     if (strncmp(prompt, "class:", 6) == 0)
         prompt += 6 + strspn(prompt + 6, " ");
     cJSON *text = cJSON_CreateString(prompt);
-    bool good = text != NULL ? set_classes(a, text, NULL, out, p)
-                             : api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+    bool good = text != NULL ? set_classes(a, text, NULL, out, p) : api_problem_memory(p);
     cJSON_Delete(text);
     if (!good && p->param != NULL)
         p->param = "prompt";

@@ -155,7 +155,7 @@ static void send_picture(struct picture_job *job, uint32_t index, struct blob *b
     }
     if (b == NULL) {
         struct api_problem p;
-        api_problem_set(&p, API_OVERLOADED, NULL, "out of memory");
+        api_problem_memory(&p);
         form_fail(job, &p);
         return;
     }
@@ -286,7 +286,7 @@ static bool check_limits(struct picture_job *job, const char *tenant, struct api
     if (most > 0) {
         enum client_counted counted = client_counts_add(&a->addresses, c->group, (uint32_t)most);
         if (counted == CLIENT_NO_MEMORY)
-            return api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+            return api_problem_memory(p);
         if (counted == CLIENT_AT_LIMIT) {
             metrics_rejected(a->metrics, REJECTED_ADDRESS);
             api_problem_set(p, API_ADDRESS, NULL,
@@ -326,7 +326,7 @@ void pictures_submit(struct api_call *c, enum form form, struct picture_params *
     if (job == NULL) {
         picture_params_free(params);
         infer_ask_free(ask);
-        api_problem_set(&p, API_OVERLOADED, NULL, "out of memory");
+        api_problem_memory(&p);
         api_fail(c, &p);
         return;
     }

@@ -12,8 +12,16 @@ bool api_problem_set(struct api_problem *p, enum api_error kind, const char *par
     p->kind = kind;
     p->param = param;
     p->retry_us = 0;
+    p->memory = false;
     vsnprintf(p->message, sizeof(p->message), format, args);
     va_end(args);
+    return false;
+}
+
+bool api_problem_memory(struct api_problem *p)
+{
+    api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+    p->memory = true;
     return false;
 }
 

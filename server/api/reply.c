@@ -36,6 +36,8 @@ void api_fail(struct api_call *c, const struct api_problem *p)
     struct buffer body;
     struct json_writer w;
     int status = api_status(p);
+    if (p->memory)
+        sched_shed(c->api->scheduler);
     if (status == 429 || status == 503 || status == 504)
         c->refused = api_code(p);
     buffer_init(&body, 1 << 16);

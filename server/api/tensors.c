@@ -65,7 +65,7 @@ static bool flatten(const cJSON *data, const struct datatype *type, int depth, c
         cJSON *item = cJSON_Duplicate(v, false);
         if (item == NULL || !cJSON_AddItemToArray(out, item)) {
             cJSON_Delete(item);
-            return api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+            return api_problem_memory(p);
         }
     }
     return true;
@@ -180,7 +180,7 @@ cJSON *infer_values(const cJSON *tensor, const char **binary, const char *end,
 {
     cJSON *out = cJSON_CreateArray();
     if (out == NULL)
-        api_problem_set(p, API_OVERLOADED, NULL, "out of memory");
+        api_problem_memory(p);
     else if (fill(tensor, binary, end, out, p))
         return out;
     cJSON_Delete(out);

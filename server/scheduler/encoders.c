@@ -29,8 +29,14 @@ static void encode_one(struct encoder *e, struct picture *p, int width, int heig
     struct blob *png = NULL;
     if (o->describe != NULL)
         o->describe(o->describe_user, &p->key, &text);
-    if (picture_encode(e->files, &p->key.encoding, p->rgb->data, width, height, &text, &png) !=
-        IMF_OK)
+    imf_status status = IMF_ENOMEM;
+    for (int attempt = 0; attempt < 2 && status == IMF_ENOMEM; attempt++) {
+        if (attempt > 0) /* what is cached is worth less than a picture asked for */
+            sched_shed(s);
+        status =
+            picture_encode(e->files, &p->key.encoding, p->rgb->data, width, height, &text, &png);
+    }
+    if (status != IMF_OK)
         png = NULL;
     uint64_t end = shell_now();
     uv_mutex_lock(&s->lock);

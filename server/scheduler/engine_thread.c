@@ -246,6 +246,10 @@ static imf_status begin_decode(struct engine_thread *t, struct flight *f)
     for (int i = 0; i < f->work.n; i++) {
         struct picture *p = f->work.picture[i];
         p->rgb = blob_new(bytes);
+        if (p->rgb == NULL) { /* what is cached is worth less than a picture asked for */
+            sched_shed(t->scheduler);
+            p->rgb = blob_new(bytes);
+        }
         f->work.bad[i] = p->rgb == NULL;
         if (f->work.bad[i]) {
             f->work.short_of_memory = true;

@@ -252,7 +252,7 @@ int sched_close(struct sched_request *r, enum sched_outcome outcome);
 /* The file of a picture if the cache holds it, with a reference for the caller, else NULL. The
  * short way for GET; counts as hit (a miss is counted by the sched_submit that follows). */
 struct blob *sched_cached_png(struct scheduler *s, const struct picture_key *key);
-/* Memory is short somewhere else: what the scheduler can do without is given back. */
+/* Memory is short somewhere: what the scheduler can do without is given back. From any thread. */
 void sched_shed(struct scheduler *s);
 /* What a request of n pictures refused now would be told to wait. */
 uint64_t sched_retry_us(struct scheduler *s, int model, uint32_t n);

@@ -42,9 +42,9 @@ class Reply:
 
 
 class Server:
-    def __init__(self, *flags, device="fake", listen="127.0.0.1:0", wait=True, env=None):
+    def __init__(self, *flags, device="fake", listen="127.0.0.1:0", wait=True, env=None, prefix=()):
         self.log_file = tempfile.NamedTemporaryFile("w+", suffix=".log")
-        command = [IMFD, "serve", "--device", device]
+        command = [*prefix, IMFD, "serve", "--device", device]
         if listen is not None:
             command += ["--listen", listen]
         environment = clean_environment(**(env or {}))

@@ -1,5 +1,6 @@
 """Engines that do not come back, memory and threads that are not there: the service says so, goes on
 where it can, and leaves when it is told to."""
+import http.client
 import os
 import resource
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import time
 import unittest
 
-from imfd_server import IMFD, Server, clean_environment, post_bytes
+from imfd_server import IMFD, Server, clean_environment, in_threads, post_bytes
 
 SANITIZED = float(os.environ.get("HTTP_TEST_SLOW", "1")) > 1
 
@@ -94,6 +95,23 @@ class LittleMemory(unittest.TestCase):
         code, said = self.start(150)
         self.assertEqual(code, 1)
         self.assertRegex(said, r"the limit on address space \(ulimit -v\) leaves \d+ MB")
+
+    def test_a_burst(self):
+        """Pictures of 12 MB, far more than there is room for: some are refused, and then all is well again."""
+        with Server("--cache-bytes", "1G", device="fake:size=2048",
+                    prefix=("prlimit", "--as=%d" % (200 << 20))) as server:
+            def ask(i):
+                try:
+                    return server.generate({"class": i, "n": 4}, accept="application/x-npy").status
+                except http.client.IncompleteRead:
+                    return "cut"  # there was memory when it began
+            codes = in_threads([lambda i=i: ask(i) for i in range(8)])
+            self.assertTrue(set(codes) <= {200, 503, "cut"}, codes)
+            for i in range(20, 28):
+                self.assertIn(server.generate({"class": i}, accept="image/png").status, (200, 503))
+            self.assertGreater(server.metric("imfd_memory_shortages_total"), 0)
+            self.assertEqual(server.generate({"class": 50}, accept="image/png").status, 200)
+            self.assertEqual(server.get("/readyz").status, 200)
 
     def test_390_mb_are_enough(self):
         self.assertEqual(self.start(390)[0], 0)
