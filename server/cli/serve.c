@@ -136,8 +136,11 @@ static imf_status add_one(struct settings *settings, const char *fallback, const
                           const char *decoder, struct imf_error *err)
 {
     const char *id = settings->model_name[0] != '\0' ? settings->model_name : fallback;
-    if (settings_add_model(settings, id, checkpoint, decoder) == IMF_OK)
+    imf_status status = settings_add_model(settings, id, checkpoint, decoder);
+    if (status == IMF_OK)
         return IMF_OK;
+    if (status == IMF_ENOMEM)
+        return imf__fail(err, status, "%s", imf_status_sentence(status));
     return imf__fail(err, IMF_EINVAL,
                      "model_name: \"%.64s\": only letters, digits, '_', '-' and '.'", id);
 }

@@ -101,6 +101,8 @@ imf_status settings_add_model(struct settings *s, const char *id, const char *ch
     m->id = strdup(id);
     m->checkpoint = strdup(checkpoint);
     m->decoder = strdup(decoder);
+    if (m->id == NULL || m->checkpoint == NULL || m->decoder == NULL)
+        return IMF_ENOMEM;
     return settings__models_check(&s->models, NULL);
 }
 
