@@ -38,9 +38,13 @@ bool api_check_media_type(const struct api_call *c, struct api_problem *p)
 {
     const char *type = c->http->headers[HTTP_CONTENT_TYPE];
     const char *coding = c->http->headers[HTTP_CONTENT_ENCODING];
-    /* Tensors may follow JSON as bytes. */
+    /* Tensors may follow JSON as bytes; Triton's client names no type, and is no browser, which
+     * would say where its page comes from. */
+    bool page =
+        c->http->headers[HTTP_ORIGIN] != NULL || c->http->headers[HTTP_SEC_FETCH_SITE] != NULL;
     if (!is_type(type, "application/json") &&
-        !(c->route == ROUTE_V2_INFER && is_type(type, "application/octet-stream")))
+        !(c->route == ROUTE_V2_INFER &&
+          (is_type(type, "application/octet-stream") || (type == NULL && !page))))
         return api_problem_set(p, API_MEDIA_TYPE, NULL,
                                "Content-Type: application/json is expected");
     if (coding != NULL && coding[0] != '\0' && strcasecmp(coding, "identity") != 0)

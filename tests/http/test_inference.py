@@ -120,6 +120,11 @@ class Inference(ServerTest):
                 self.refused(self.infer(body), 400, word)
         self.refused(self.infer("{"), 400)
         self.refused(self.infer("{}", content_type="text/plain"), 415)
+        # Without a type: from Triton's client, not from a page.
+        body, path = json.dumps({"inputs": [one]}).encode(), "/v2/models/fake/infer"
+        self.assertEqual(self.server.request("POST", path, body, {}).status, 200)
+        for header in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}):
+            self.assertIn(self.server.request("POST", path, body, header).status, (403, 415))
 
     def test_bad_bytes(self):
         """What follows the JSON must be what it says, no less and no more."""
