@@ -4,6 +4,8 @@
 #ifndef IMF__CPU_VECTOR_H
 #define IMF__CPU_VECTOR_H
 
+#include "common/bfloat16.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -52,21 +54,6 @@ static inline void store_f32(float *p, vf x)
     *(vf_u *)p = x;
 }
 
-static inline float bf16_to_f32(uint16_t h)
-{
-    uint32_t u = (uint32_t)h << 16;
-    float f;
-    memcpy(&f, &u, sizeof(f));
-    return f;
-}
-
-static inline uint16_t f32_to_bf16(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, sizeof(u));
-    return (uint16_t)((u + 0x7FFF + ((u >> 16) & 1)) >> 16); /* to nearest, ties to even */
-}
-
 static inline vf load_bf16(const uint16_t *p)
 {
     vu u = __builtin_convertvector(*(const vh_u *)p, vu) << 16;
@@ -99,13 +86,13 @@ static inline void store(void *p, size_t i, vf x, bool bf16)
 
 static inline float load1(const void *p, size_t i, bool bf16)
 {
-    return bf16 ? bf16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+    return bf16 ? imf__from_bf16(((const uint16_t *)p)[i]) : ((const float *)p)[i];
 }
 
 static inline void store1(void *p, size_t i, float x, bool bf16)
 {
     if (bf16)
-        ((uint16_t *)p)[i] = f32_to_bf16(x);
+        ((uint16_t *)p)[i] = imf__to_bf16(x);
     else
         ((float *)p)[i] = x;
 }

@@ -1,12 +1,12 @@
 /* Models: loading and memory planning. */
 #include "core/model.h"
+#include "common/clock.h"
 #include "common/error.h"
 #include "models/metadata.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 void imf_model_params_init(struct imf_model_params *p)
 {
@@ -14,13 +14,6 @@ void imf_model_params_init(struct imf_model_params *p)
 }
 
 #define DEFAULT_MAX_BATCH 8
-
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- Forward passes, as the device runs them ---- */
 
@@ -259,7 +252,7 @@ imf_status imf_model_load(struct imf_model **out, struct imf_engine *e,
                          IMF__MAX_BATCH);
     if (!(p->noise_scale >= 0 && p->noise_scale <= 1000))
         return imf__fail(err, IMF_EINVAL, "the noise scale must be over 0 and at most 1000");
-    double start = seconds();
+    double start = imf__seconds();
     struct imf_model *m = calloc(1, sizeof(*m));
     if (!m)
         return imf__fail(err, IMF_ENOMEM, "no memory for a model");
@@ -273,7 +266,7 @@ imf_status imf_model_load(struct imf_model **out, struct imf_engine *e,
         imf_model_destroy(m);
         return status;
     }
-    m->info.load_seconds = seconds() - start;
+    m->info.load_seconds = imf__seconds() - start;
     *out = m;
     return IMF_OK;
 }

@@ -5,6 +5,7 @@
  * own convolutions (cpu/gemm) want runs of 32 within a border of zeros. */
 #include "cpu/gemm_multiply.h"
 #include "cpu/internal.h"
+#include "common/bfloat16.h"
 #include "common/error.h"
 
 #include <math.h>
@@ -66,23 +67,15 @@ void cpu_image_clear_border(const struct cpu_device *cpu, struct imf__image *img
 
 static inline float load1(const void *data, size_t i, bool bf16)
 {
-    if (!bf16)
-        return ((const float *)data)[i];
-    uint32_t u = (uint32_t)((const uint16_t *)data)[i] << 16;
-    float f;
-    memcpy(&f, &u, sizeof(f));
-    return f;
+    return bf16 ? imf__from_bf16(((const uint16_t *)data)[i]) : ((const float *)data)[i];
 }
 
 static inline void store1(void *data, size_t i, float x, bool bf16)
 {
-    if (!bf16) {
+    if (bf16)
+        ((uint16_t *)data)[i] = imf__to_bf16(x);
+    else
         ((float *)data)[i] = x;
-        return;
-    }
-    uint32_t u;
-    memcpy(&u, &x, sizeof(u));
-    ((uint16_t *)data)[i] = (uint16_t)((u + 0x7FFF + ((u >> 16) & 1)) >> 16);
 }
 
 size_t cpu_image_bytes(const struct imf__device *d, const struct imf__image *img)

@@ -104,7 +104,7 @@ static void to_bf16(uint16_t *dst, const float *src, size_t n)
     for (; i + LANES <= n; i += LANES)
         store_bf16(dst + i, load_f32(src + i));
     for (; i < n; i++)
-        dst[i] = f32_to_bf16(src[i]);
+        dst[i] = imf__to_bf16(src[i]);
 }
 
 static void to_f32(float *dst, const uint16_t *src, size_t n)
@@ -113,7 +113,7 @@ static void to_f32(float *dst, const uint16_t *src, size_t n)
     for (; i + LANES <= n; i += LANES)
         store_f32(dst + i, load_bf16(src + i));
     for (; i < n; i++)
-        dst[i] = bf16_to_f32(src[i]);
+        dst[i] = imf__from_bf16(src[i]);
 }
 
 static double peak(int times)

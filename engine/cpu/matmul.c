@@ -5,12 +5,12 @@
  * as its gemm. invariance.c sees to it that a row's bits are its own. */
 #include "cpu/gemm_multiply.h"
 #include "cpu/product.h"
+#include "common/clock.h"
 #include "common/error.h"
 
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct imf__linear {
     int N, K;
@@ -237,13 +237,6 @@ imf_status cpu_swiglu(struct imf__device *d, void *dst, const void *src,
 
 /* ---- What the machine can do ---- */
 
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -267,10 +260,10 @@ imf_status cpu_matmul_rate(struct imf__device *d, double *flops_per_second)
         status = linear_load(cpu, &w, IMF__ACT, weight, NULL, N, K, false);
     double t[RUNS];
     for (int i = -1; i < RUNS && status == IMF_OK; i++) { /* the first is a warm-up */
-        double start = seconds();
+        double start = imf__seconds();
         status = cpu_linear(d, dst, IMF__ACT, src, w, M, IMF__STORE);
         if (i >= 0)
-            t[i] = seconds() - start;
+            t[i] = imf__seconds() - start;
     }
     if (status == IMF_OK) {
         qsort(t, RUNS, sizeof(t[0]), by_value);

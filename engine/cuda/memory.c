@@ -2,8 +2,8 @@
  * host's memcpy of one piece overlaps the transfer of the other, and an upload of a few hundred
  * kilobytes (the lanes of the next batch) returns while the GPU still computes the last one. */
 #include "cuda/internal.h"
+#include "common/bfloat16.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -192,15 +192,6 @@ imf_status cuda_weight_upload(struct cuda_device *c, void **out, const void *hos
     return IMF_OK;
 }
 
-static uint16_t to_bf16(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof(bits));
-    if (isnan(x))
-        return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 void cuda_pack(void *dst, enum k_type type, const float *src, size_t n)
 {
     if (type == K_F32) {
@@ -209,5 +200,5 @@ void cuda_pack(void *dst, enum k_type type, const float *src, size_t n)
     }
     uint16_t *out = dst;
     for (size_t i = 0; i < n; i++)
-        out[i] = to_bf16(src[i]);
+        out[i] = imf__to_bf16(src[i]);
 }

@@ -5,6 +5,7 @@
  * checkpoint's buffer. Strided views are read in the order of the storage and scattered. Files are
  * never mapped: mapped pages count as this process's memory. */
 #include "files/checkpoint_parts.h"
+#include "common/bfloat16.h"
 
 #include <assert.h>
 #include <math.h>
@@ -56,8 +57,7 @@ static uint32_t from_bf16(float *dst, const uint8_t *src, size_t n)
         uint16_t h;
         memcpy(&h, src + 2 * i, 2);
         bad |= (h & 0x7FFFu) + 0x0080u;
-        uint32_t bits = (uint32_t)h << 16;
-        memcpy(&dst[i], &bits, 4);
+        dst[i] = imf__from_bf16(h);
     }
     return bad & 0x8000u;
 }

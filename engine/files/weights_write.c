@@ -2,6 +2,7 @@
  * container; torch's is in torch_write.c. */
 #include "files/weights_write.h"
 
+#include "common/bfloat16.h"
 #include "common/error.h"
 #include "files/output_file.h"
 #include "files/torch_write.h"
@@ -114,13 +115,6 @@ static imf_status write_safetensors_header(struct imf__weights_writer *w, struct
 
 /* ---- Conversion ------------------------------------------------------------------------------ */
 
-static uint16_t to_bf16(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
-
 static uint16_t to_f16(float x)
 {
     uint32_t bits;
@@ -206,7 +200,8 @@ imf_status imf__weights_append(struct imf__weights_writer *w, const float *value
     while (n) {
         size_t take = n < CHUNK ? n : CHUNK;
         for (size_t i = 0; i < take && w->item == 2; i++)
-            w->half[i] = w->params.type == IMF__STORED_F16 ? to_f16(values[i]) : to_bf16(values[i]);
+            w->half[i] =
+                w->params.type == IMF__STORED_F16 ? to_f16(values[i]) : imf__to_bf16(values[i]);
         imf_status status =
             write_values(w, w->item == 2 ? (const void *)w->half : values, take * w->item, err);
         if (status != IMF_OK)

@@ -1,5 +1,6 @@
 /* Inputs, buffers and results of one run of one case. */
 #include "reference/op_run.h"
+#include "common/bfloat16.h"
 #include "common/error.h"
 
 #include <stdlib.h>
@@ -15,15 +16,6 @@ static uint64_t splitmix64(uint64_t x)
     return x ^ x >> 31;
 }
 
-static float to_bf16_number(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof(bits));
-    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000u;
-    memcpy(&x, &bits, sizeof(x));
-    return x;
-}
-
 static void fill(float *dst, uint64_t seed, int tag, size_t n, float amplitude, bool act)
 {
     uint64_t base = splitmix64(seed * 64 + (uint64_t)tag);
@@ -32,7 +24,7 @@ static void fill(float *dst, uint64_t seed, int tag, size_t n, float amplitude, 
         /* The sum of two uniforms in (-1, 1), scaled to variance 1. */
         float u = (float)(int32_t)(bits >> 32) * 0x1p-31f, v = (float)(int32_t)bits * 0x1p-31f;
         float x = (u + v) * 1.2247449f * amplitude;
-        dst[i] = act ? to_bf16_number(x) : x;
+        dst[i] = act ? imf__from_bf16(imf__to_bf16(x)) : x;
     }
 }
 
@@ -99,12 +91,8 @@ imf_status imf__op_upload(struct imf__op_run *r, void **out, const float *src, s
     uint16_t *half = malloc(n * sizeof(*half) + 1);
     if (!half)
         return IMF_ENOMEM;
-    for (size_t i = 0; i < n; i++) {
-        float x = to_bf16_number(src[i]);
-        uint32_t bits;
-        memcpy(&bits, &x, sizeof(bits));
-        half[i] = (uint16_t)(bits >> 16);
-    }
+    for (size_t i = 0; i < n; i++)
+        half[i] = imf__to_bf16(src[i]);
     imf_status status = imf__op_upload_bytes(r, out, half, n * sizeof(*half));
     if (status == IMF_OK)
         status = r->d->ops->sync(r->d); /* before the host copy goes */
@@ -159,14 +147,9 @@ imf_status imf__op_take(struct imf__op_run *r, const void *src, size_t n, enum i
     if (!r->result)
         return IMF_ENOMEM;
     r->count = n;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        if (size == sizeof(float))
-            memcpy(&bits, (const float *)raw + i, sizeof(bits));
-        else
-            bits = (uint32_t)((const uint16_t *)raw)[i] << 16;
-        memcpy(&r->result[i], &bits, sizeof(bits));
-    }
+    for (size_t i = 0; i < n; i++)
+        r->result[i] = size == sizeof(float) ? ((const float *)raw)[i]
+                                             : imf__from_bf16(((const uint16_t *)raw)[i]);
     return IMF_OK;
 }
 

@@ -22,8 +22,6 @@ struct imf__conv {
     float *bias;   /* (out) or NULL */
 };
 
-float imf__plain_bf16_round(float x); /* to nearest, ties to even */
-
 /* Elements of an act (or f32) array. */
 float imf__plain_get(const struct imf__device *d, enum imf__dtype type, const void *p, size_t i);
 void imf__plain_set(const struct imf__device *d, enum imf__dtype type, void *p, size_t i,

@@ -1,22 +1,18 @@
 /* The plain device: memory, weights and the table. Host memory is device memory here, every call is
  * finished when it returns, and a dry run has nothing to prepare. */
 #include "reference/plain.h"
+#include "common/bfloat16.h"
+#include "common/clock.h"
 #include "common/error.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* ---- Elements ---- */
 
-float imf__plain_bf16_round(float x)
+static float bf16_round(float x)
 {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof(bits));
-    bits += 0x7FFF + ((bits >> 16) & 1);
-    bits &= 0xFFFF0000u;
-    memcpy(&x, &bits, sizeof(x));
-    return x;
+    return imf__from_bf16(imf__to_bf16(x));
 }
 
 static bool is_bf16(const struct imf__device *d, enum imf__dtype type)
@@ -26,31 +22,21 @@ static bool is_bf16(const struct imf__device *d, enum imf__dtype type)
 
 float imf__plain_get(const struct imf__device *d, enum imf__dtype type, const void *p, size_t i)
 {
-    if (!is_bf16(d, type))
-        return ((const float *)p)[i];
-    uint32_t bits = (uint32_t)((const uint16_t *)p)[i] << 16;
-    float x;
-    memcpy(&x, &bits, sizeof(x));
-    return x;
+    return is_bf16(d, type) ? imf__from_bf16(((const uint16_t *)p)[i]) : ((const float *)p)[i];
 }
 
 void imf__plain_set(const struct imf__device *d, enum imf__dtype type, void *p, size_t i,
                     double value)
 {
-    float x = (float)value;
-    if (!is_bf16(d, type)) {
-        ((float *)p)[i] = x;
-        return;
-    }
-    uint32_t bits;
-    x = imf__plain_bf16_round(x);
-    memcpy(&bits, &x, sizeof(bits));
-    ((uint16_t *)p)[i] = (uint16_t)(bits >> 16);
+    if (is_bf16(d, type))
+        ((uint16_t *)p)[i] = imf__to_bf16((float)value);
+    else
+        ((float *)p)[i] = (float)value;
 }
 
 double imf__plain_act(const struct imf__device *d, double value)
 {
-    return is_bf16(d, IMF__ACT) ? imf__plain_bf16_round((float)value) : value;
+    return is_bf16(d, IMF__ACT) ? bf16_round((float)value) : value;
 }
 
 float *imf__plain_copy(struct imf__device *d, const float *src, size_t n, bool act)
@@ -59,8 +45,7 @@ float *imf__plain_copy(struct imf__device *d, const float *src, size_t n, bool a
     if (!copy)
         return NULL;
     for (size_t i = 0; i < n; i++)
-        copy[i] =
-            act && d->precision == IMF_PRECISION_BF16 ? imf__plain_bf16_round(src[i]) : src[i];
+        copy[i] = act && d->precision == IMF_PRECISION_BF16 ? bf16_round(src[i]) : src[i];
     d->weights_bytes += n * sizeof(*copy);
     return copy;
 }
@@ -181,13 +166,6 @@ static imf_status swiglu_load(struct imf__device *d, struct imf__swiglu **out, c
 
 /* ---- The device ---- */
 
-static double now(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
 /* Of these loops, not of the machine. */
 static imf_status matmul_rate(struct imf__device *d, double *flops_per_second)
 {
@@ -195,11 +173,11 @@ static imf_status matmul_rate(struct imf__device *d, double *flops_per_second)
     float *a = calloc((size_t)N * N, sizeof(*a)), *c = calloc((size_t)N * N, sizeof(*c));
     struct imf__linear w = {.type = IMF__F32, .N = N, .K = N, .weight = a};
     imf_status status = a && c ? IMF_OK : IMF_ENOMEM;
-    double start = now();
+    double start = imf__seconds();
     if (status == IMF_OK)
         status = d->ops->linear(d, c, IMF__F32, a, &w, N, IMF__STORE);
     if (status == IMF_OK)
-        *flops_per_second = 2.0 * N * N * N / (now() - start + 1e-9);
+        *flops_per_second = 2.0 * N * N * N / (imf__seconds() - start + 1e-9);
     free(a);
     free(c);
     return status;

@@ -83,7 +83,7 @@ static imf_status conv_load(struct imf__device *d, struct imf__conv **out,
     for (size_t i = 0; i < count; i++) {
         size_t o = i / (size_t)(in * taps), tap = i / (size_t)in % (size_t)taps, c = i % (size_t)in;
         float x = weight[(o * (size_t)in + c) * (size_t)taps + tap];
-        w->weight[i] = d->precision == IMF_PRECISION_BF16 ? imf__plain_bf16_round(x) : x;
+        w->weight[i] = (float)imf__plain_act(d, x);
     }
     *out = w;
     return IMF_OK;

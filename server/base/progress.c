@@ -1,27 +1,20 @@
 /* Progress bars and lines on stderr. */
 #include "base/progress.h"
+#include "common/clock.h"
 
 #include <stdio.h>
-#include <time.h>
 #include <unistd.h>
 
 #define BAR_WIDTH 30
 #define BAR_PERIOD_S 0.1
 #define LINE_PERIOD_S 5.0
 
-double imfd_seconds(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
 void imfd_progress_start(struct imfd_progress *p, const char *label, const char *unit, double total,
                          bool quiet)
 {
     *p = (struct imfd_progress){.label = label, .unit = unit, .total = quiet ? 0 : total};
     p->terminal = isatty(STDERR_FILENO) == 1;
-    p->started = p->last = imfd_seconds();
+    p->started = p->last = imf__seconds();
 }
 
 /* Rate, where there is a unit, and time left. Work done before the start counts for neither. */
@@ -51,7 +44,7 @@ static void print_amount(const struct imfd_progress *p, double done)
 
 void imfd_progress_update(struct imfd_progress *p, double done)
 {
-    double now = imfd_seconds();
+    double now = imf__seconds();
     if (p->total <= 0 || now - p->last < (p->terminal ? BAR_PERIOD_S : LINE_PERIOD_S))
         return;
     p->last = now;
@@ -82,7 +75,7 @@ void imfd_progress_end(struct imfd_progress *p)
     fprintf(stderr, "%s%s: ", p->terminal ? "\r\033[K" : "", p->label);
     if (p->unit)
         fprintf(stderr, "%.0f %s ", p->total, p->unit);
-    fprintf(stderr, "in %.1f s\n", imfd_seconds() - p->started);
+    fprintf(stderr, "in %.1f s\n", imf__seconds() - p->started);
     p->drawn = false;
 }
 

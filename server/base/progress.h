@@ -23,7 +23,4 @@ void imfd_progress_end(struct imfd_progress *p);
 /* For imf_model_params.progress; user is the struct, started with total 1. */
 void imfd_progress_fraction(void *user, double fraction);
 
-/* Monotonic clock in seconds. */
-double imfd_seconds(void);
-
 #endif

@@ -5,6 +5,7 @@
 #include "cli/common.h"
 #include "cli/commands.h"
 #include "cli/demo.h"
+#include "common/clock.h"
 #include "common/error.h"
 #include "base/png.h"
 #include "cli/synthetic.h"
@@ -91,11 +92,11 @@ static imf_status encode(struct bench *b, int n)
 
 static imf_status run_stage(struct bench *b, enum stage stage, int n, double *seconds)
 {
-    double start = imfd_seconds();
+    double start = imf__seconds();
     imf_status status = stage == STAGE_STEP     ? imf_step(b->model, b->lanes, n)
                         : stage == STAGE_DECODE ? imf_decode(b->model, b->lanes, n, b->rgb)
                                                 : encode(b, n);
-    *seconds = imfd_seconds() - start;
+    *seconds = imf__seconds() - start;
     return status;
 }
 

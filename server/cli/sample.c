@@ -3,6 +3,7 @@
 #include "cli/common.h"
 #include "cli/commands.h"
 #include "cli/demo.h"
+#include "common/clock.h"
 #include "common/error.h"
 #include "models/model_names.h"
 #include "cli/sample_output.h"
@@ -192,7 +193,7 @@ static int run(const struct imfd_usage *usage, const struct sample_options *o,
     if (status != IMF_OK)
         result = imfd_fail(usage, "%s", err.message);
     else
-        report(&s, o, imfd_seconds() - bar.started);
+        report(&s, o, imf__seconds() - bar.started);
 out:
     session_close(&s);
     imfd_output_destroy(s.output);

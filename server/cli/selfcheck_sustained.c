@@ -2,12 +2,12 @@
  * that changes between rounds. The first two rounds run operation by operation, the others replay
  * graphs where the device has them. */
 #include "cli/selfcheck_sustained.h"
+#include "common/clock.h"
 #include "core/engine.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { SAMPLES = 2, EAGER_ROUNDS = 2, ROUNDS_AT_LEAST = 6 };
 
@@ -20,13 +20,6 @@ struct sustained {
     long rounds, steps;
     int differ; /* sample whose bits changed, or -1 */
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static imf_status start(struct sustained *s, struct imf_error *err)
 {
@@ -89,14 +82,14 @@ int imfd_selfcheck_sustained(struct imf_engine *e, const char *checkpoint, int s
 {
     struct sustained s = {.device = imf__engine_device(e), .differ = -1};
     struct imf_error err = {0};
-    double begin = now();
+    double begin = imf__seconds();
     imf_status status = open_model(&s, e, checkpoint, &err);
     while (status == IMF_OK && s.differ < 0 &&
-           (s.rounds < ROUNDS_AT_LEAST || now() - begin < seconds))
+           (s.rounds < ROUNDS_AT_LEAST || imf__seconds() - begin < seconds))
         status = draw(&s, &err);
     s.device->eager = false;
     bool ok = status == IMF_OK && s.differ < 0;
-    printf("  sustained run      %ld steps in %.1f s  %s", s.steps, now() - begin,
+    printf("  sustained run      %ld steps in %.1f s  %s", s.steps, imf__seconds() - begin,
            ok ? "ok" : "MISS");
     if (status != IMF_OK)
         printf(": %s: %s", imf_status_sentence(status),

@@ -2,6 +2,7 @@
  * whatever block they belong to; who finishes a block's last picture hands the block on. */
 #include "evaluate/run.h"
 
+#include "common/clock.h"
 #include "common/error.h"
 
 #include <time.h>
@@ -12,7 +13,7 @@ static double lane_clock(const struct eval_lane *lane)
 {
     struct timespec t;
     if (imf_engine_get_info(lane->engine)->threads != 1)
-        return imfd_seconds();
+        return imf__seconds();
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }

@@ -5,6 +5,7 @@
  * the noise of the next batch is drawn. Elsewhere a decoding is ended as soon as it was begun. */
 #include "evaluate/run.h"
 
+#include "common/clock.h"
 #include "common/error.h"
 
 #include <stdlib.h>
@@ -49,14 +50,14 @@ static imf_status start_lanes(struct generator *g, int64_t image, int n)
 
 static imf_status step(struct generator *g, int64_t image, int n)
 {
-    double start = imfd_seconds();
+    double start = imf__seconds();
     IMF_TRY(start_lanes(g, image, n));
     for (int i = 0; i < g->run->job->sampling.steps; i++) {
         imf_status status = imf_step(g->device->model, g->lanes, n);
         if (status != IMF_OK)
             return device_failed(g, status, "generating");
     }
-    eval_add_time(g->run, &g->run->times.step, imfd_seconds() - start);
+    eval_add_time(g->run, &g->run->times.step, imf__seconds() - start);
     return IMF_OK;
 }
 
@@ -77,9 +78,9 @@ static imf_status end_decode(struct generator *g)
     p.block->made += p.n;
     atomic_fetch_add(&r->made, p.n);
     if (p.block->made == p.block->n) {
-        double start = imfd_seconds();
+        double start = imf__seconds();
         eval_queue_push(&r->pictures, p.block);
-        g->waited += imfd_seconds() - start;
+        g->waited += imf__seconds() - start;
     }
     return IMF_OK;
 }
@@ -87,7 +88,7 @@ static imf_status end_decode(struct generator *g)
 /* The pictures of n lanes, to be picture `first` and up of a block. */
 static imf_status decode(struct generator *g, struct eval_block *b, int first, int n)
 {
-    double start = imfd_seconds(), waited = g->waited;
+    double start = imf__seconds(), waited = g->waited;
     for (int i = 0; i < n; i += g->decode_batch) {
         int m = n - i < g->decode_batch ? n - i : g->decode_batch;
         imf_status status = imf_decode_begin(g->device->model, g->lanes + i, m);
@@ -97,7 +98,7 @@ static imf_status decode(struct generator *g, struct eval_block *b, int first, i
         while (g->pendings > g->lag)
             IMF_TRY(end_decode(g));
     }
-    eval_add_time(g->run, &g->run->times.decode, imfd_seconds() - start - (g->waited - waited));
+    eval_add_time(g->run, &g->run->times.decode, imf__seconds() - start - (g->waited - waited));
     return IMF_OK;
 }
 

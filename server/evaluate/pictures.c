@@ -1,6 +1,7 @@
 /* Pictures from a folder, and pictures into the workdir. */
 #include "evaluate/run.h"
 
+#include "common/clock.h"
 #include "common/error.h"
 
 #include <stdlib.h>
@@ -48,14 +49,14 @@ void eval_read_pictures(struct eval_run *r)
 static void keep_block(struct eval_run *r, const struct eval_block *b)
 {
     struct imf_error err = {0};
-    double start = imfd_seconds();
+    double start = imf__seconds();
     imf_status status = IMF_OK;
     for (int i = 0; i < b->n && status == IMF_OK && !atomic_load(&r->failed); i++)
         status = eval_keep_picture(r->job, b->number * EVAL_BLOCK + i, b->rgb + b->offset[i],
                                    b->width[i], b->height[i], &err);
     if (status != IMF_OK)
         eval_fail(r, status, &err);
-    eval_add_time(r, &r->times.save, imfd_seconds() - start);
+    eval_add_time(r, &r->times.save, imf__seconds() - start);
 }
 
 void eval_keep_pictures(struct eval_run *r)

@@ -10,6 +10,7 @@
  * blocks queue up; on the CPU it leaves its processors to the lanes then. */
 #include "evaluate/run.h"
 
+#include "common/clock.h"
 #include "common/error.h"
 
 #include <stdio.h>
@@ -68,16 +69,16 @@ static void retire(struct eval_run *r, struct eval_block *b)
 static imf_status add_block(struct eval_run *r, struct eval_state *state,
                             const struct eval_block *b, struct imf_error *err)
 {
-    double start = imfd_seconds();
+    double start = imf__seconds();
     imf_status status = eval_state_add(state, b->number, b->n, b->features, b->logits, err);
-    eval_add_time(r, &r->times.statistics, imfd_seconds() - start);
+    eval_add_time(r, &r->times.statistics, imf__seconds() - start);
     r->times.images += b->n; /* only the main thread touches this one */
     return status;
 }
 
 static void collect(struct eval_run *r, struct eval_state *state, const struct eval_watcher *w)
 {
-    double before = eval_state_seconds(state), start = imfd_seconds(), saved = start;
+    double before = eval_state_seconds(state), start = imf__seconds(), saved = start;
     bool changed = false;
     struct eval_block *b;
     struct imf_error err = {0};
@@ -90,7 +91,7 @@ static void collect(struct eval_run *r, struct eval_state *state, const struct e
         }
         if (b)
             retire(r, b);
-        double now = imfd_seconds();
+        double now = imf__seconds();
         if (status == IMF_OK && changed && now - saved >= r->job->options.checkpoint_s) {
             status = eval_state_save(state, before + now - start, &err);
             saved = now;
@@ -100,7 +101,7 @@ static void collect(struct eval_run *r, struct eval_state *state, const struct e
             eval_fail(r, status, &err);
     }
     /* Whatever happened, what is done is kept. */
-    imf_status status = eval_state_save(state, before + imfd_seconds() - start, &err);
+    imf_status status = eval_state_save(state, before + imf__seconds() - start, &err);
     if (status != IMF_OK)
         eval_fail(r, status, &err);
 }

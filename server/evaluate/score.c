@@ -1,6 +1,7 @@
 /* From statistics, logits and features to the numbers. */
 #include "evaluate/evaluate.h"
 
+#include "common/clock.h"
 #include "common/error.h"
 
 #include <stdio.h>
@@ -41,7 +42,7 @@ imf_status eval_score(const struct eval_job *job, const struct imf_stats *stats,
                       const struct imf_reference *reference, struct eval_scores *out,
                       struct imf_error *err)
 {
-    double start = imfd_seconds();
+    double start = imf__seconds();
     size_t d = IMF_FEATURES;
     int64_t n = 0;
     memset(out, 0, sizeof(*out));
@@ -64,7 +65,7 @@ imf_status eval_score(const struct eval_job *job, const struct imf_stats *stats,
     }
     if (status == IMF_OK && reference)
         status = distances(job, features, reference, out, err);
-    out->seconds = imfd_seconds() - start;
+    out->seconds = imf__seconds() - start;
     free(mu);
     free(sigma);
     return status;

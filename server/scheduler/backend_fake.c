@@ -1,6 +1,7 @@
 /* The fake engine: arithmetic instead of a network, with a price list instead of a device. It
  * exists so that the server can be tested and measured without weights. */
 #include "scheduler/backend.h"
+#include "common/clock.h"
 #include "common/error.h"
 
 #include <errno.h>
@@ -259,19 +260,12 @@ static const char *device_error(const struct imf_engine *d)
     return d->error;
 }
 
-static uint64_t now_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
-
 static void spend(const struct fake_options *o, int64_t us)
 {
     if (us <= 0)
         return;
     if (o->spin) {
-        for (uint64_t end = now_us() + (uint64_t)us; now_us() < end;) {
+        for (uint64_t end = imf__clock_us() + (uint64_t)us; imf__clock_us() < end;) {
         }
         return;
     }

@@ -5,6 +5,7 @@
  * that has been computed stays pending until the next batch has begun. The next batch is picked no
  * sooner than that, so that requests that arrive while the GPU computes still join it. */
 #include "scheduler/threads.h"
+#include "common/clock.h"
 
 #include <assert.h>
 #include <math.h>
@@ -14,7 +15,7 @@
 
 uint64_t shell_now(void)
 {
-    return uv_hrtime() / 1000;
+    return imf__clock_us();
 }
 
 void engine_threads_wake(struct scheduler *s)

@@ -4,19 +4,12 @@
  * otherwise. The time is the best of the repeats, on one thread. */
 #include "scheduler/backend.h"
 #include "base/png.h"
+#include "common/clock.h"
 
 #include <png.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 struct sink {
     uint8_t *data;
@@ -101,7 +94,7 @@ static struct result measure(const struct picture *p, bool libpng, int level, in
     if (!libpng && png_encoder_create(&e, level) != IMF_OK)
         abort();
     for (int i = 0; i < repeats; i++) {
-        double begin = now();
+        double begin = imf__seconds();
         if (libpng) {
             best.size = with_libpng(p->rgb, p->width, p->height, level, out);
         } else {
@@ -111,7 +104,7 @@ static struct result measure(const struct picture *p, bool libpng, int level, in
             best.size = png->size;
             blob_drop(png);
         }
-        double seconds = now() - begin;
+        double seconds = imf__seconds() - begin;
         if (seconds < best.seconds)
             best.seconds = seconds;
     }
