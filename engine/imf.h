@@ -107,7 +107,7 @@ struct imf_model_params {
     const char *checkpoint_key;
     const char *decoder; /* sd-vae or taesd file or folder, or "none" for pixel-space models */
     float noise_scale;   /* what the noise is multiplied by; 0: what the file or its size says */
-    int max_batch;       /* lanes per imf_step; 0: 8 */
+    int max_batch;       /* lanes per imf_step, at most IMF_MAX_BATCH; 0: 8 */
     int decode_batch;    /* pictures per decoder pass; 0: the device's choice, 1 on the CPU */
     void (*progress)(void *user, double fraction); /* called by imf_model_load; may be NULL */
     void *progress_user;
@@ -115,11 +115,13 @@ struct imf_model_params {
 
 struct imf_sampling {   /* guidance and steps; what a checkpoint recommends, or a request asks */
     int steps;          /* network evaluations, 1..IMF_MAX_STEPS */
-    float omega;        /* guidance scale, >= 1 */
+    float omega;        /* guidance scale, 1..IMF_MAX_OMEGA */
     float t_min, t_max; /* guidance interval, 0 <= t_min <= t_max <= 1 */
 };
 
 #define IMF_MAX_STEPS 64
+#define IMF_MAX_OMEGA 3.0e38 /* any float32, in short */
+#define IMF_MAX_BATCH 1024
 
 struct imf_model_info {
     char name[64];           /* "MiT_B_2", "pmfDiT_H_32"; "MiT_d4_h128" for a size nobody listed */

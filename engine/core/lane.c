@@ -29,7 +29,7 @@ static imf_status check(const struct imf_model *m, int32_t label, const struct i
                          classes, classes, (int)label);
     if (s->steps < 1 || s->steps > IMF_MAX_STEPS)
         return imf__fail(err, IMF_EINVAL, "steps must be 1..%d, not %d", IMF_MAX_STEPS, s->steps);
-    if (!(s->omega >= 1.0f) || !isfinite(s->omega))
+    if (!(s->omega >= 1.0f && s->omega <= (float)IMF_MAX_OMEGA))
         return imf__fail(err, IMF_EINVAL, "omega must be at least 1, not %g", (double)s->omega);
     if (!(s->t_min >= 0.0f && s->t_min <= s->t_max && s->t_max <= 1.0f))
         return imf__fail(err, IMF_EINVAL, "need 0 <= t_min <= t_max <= 1, not t_min %g, t_max %g",

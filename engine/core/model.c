@@ -246,10 +246,10 @@ imf_status imf_model_load(struct imf_model **out, struct imf_engine *e,
 {
     if (!p->checkpoint)
         return imf__fail(err, IMF_EINVAL, "no checkpoint given");
-    if (p->max_batch < 0 || p->max_batch > IMF__MAX_BATCH || p->decode_batch < 0 ||
-        p->decode_batch > IMF__MAX_BATCH)
+    if (p->max_batch < 0 || p->max_batch > IMF_MAX_BATCH || p->decode_batch < 0 ||
+        p->decode_batch > IMF_MAX_BATCH)
         return imf__fail(err, IMF_EINVAL, "max_batch and decode_batch must be 0..%d",
-                         IMF__MAX_BATCH);
+                         IMF_MAX_BATCH);
     if (!(p->noise_scale >= 0 && p->noise_scale <= 1000))
         return imf__fail(err, IMF_EINVAL, "the noise scale must be over 0 and at most 1000");
     double start = imf__seconds();

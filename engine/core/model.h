@@ -6,8 +6,6 @@
 #include "models/decoder.h"
 #include "models/meanflow.h"
 
-#define IMF__MAX_BATCH 1024
-
 struct imf_model {
     struct imf_engine *engine;
     struct imf__meanflow net;

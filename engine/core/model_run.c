@@ -187,7 +187,7 @@ imf_status imf_decode_end(struct imf_model *m, uint8_t *const *rgb)
 
 static imf_status end_piece(struct imf_model *m, int from, uint8_t *rgb)
 {
-    uint8_t *at[IMF__MAX_BATCH];
+    uint8_t *at[IMF_MAX_BATCH];
     for (int i = 0; i < m->decoding[m->first_decode]; i++)
         at[i] = rgb + (size_t)(from + i) * picture_bytes(m);
     return imf_decode_end(m, at);

@@ -34,9 +34,6 @@ static bool check_float(double v, const char *name, double low, double high, flo
     return true;
 }
 
-/* What --omega and its like may be: any float32 from 1. */
-#define MAX_OMEGA 3.0e38
-
 bool api_check_interval(const struct imf_sampling *s, struct api_problem *p)
 {
     char low[32], high[32];
@@ -82,7 +79,7 @@ int api_field_sampling(const struct api *a, const char *name, double v, bool is_
                 s->steps = (int)v;
             break;
         case GIVEN_OMEGA:
-            good = check_float(v, field, 1, MAX_OMEGA, &s->omega, p);
+            good = check_float(v, field, 1, IMF_MAX_OMEGA, &s->omega, p);
             break;
         case GIVEN_T_MIN:
             good = check_float(v, field, 0, 1, &s->t_min, p);

@@ -271,7 +271,7 @@ struct bench_options {
     struct imfd_list batches;
     int rounds;
     bool json, demo;
-    struct imfd_engine_options engine;
+    struct device_options engine;
     struct imf_model_params params;
 };
 
@@ -331,14 +331,18 @@ static int load(struct bench *b, const struct imfd_usage *usage, struct bench_op
     int result = 0;
     if (o->demo && imfd_demo_find(&demo, &err) != IMF_OK)
         return imfd_fail(usage, "%s", err.message);
-    params.checkpoint = o->demo ? demo.checkpoint : o->model;
+    bool synthetic = !o->demo && !params.checkpoint;
+    if (o->demo)
+        params.checkpoint = demo.checkpoint;
+    else if (synthetic)
+        params.checkpoint = o->model;
     params.decoder = o->demo ? demo.decoder : o->decoder ? o->decoder : "none";
-    if (!o->decoder && !o->demo && imfd_synthetic_draws_latents(o->model))
+    if (!o->decoder && synthetic && imfd_synthetic_draws_latents(o->model))
         params.decoder = "sd-vae";
     for (int i = 0; i < b->n_batches; i++)
         params.max_batch = b->batches[i] > params.max_batch ? b->batches[i] : params.max_batch;
     result = imfd_engine_open(&b->engine, usage, &o->engine);
-    if (result == 0)
+    if (result == 0 && synthetic)
         result = resolve(usage, &params.checkpoint, &mit);
     if (result == 0)
         result = resolve(usage, &params.decoder, &decoder);
@@ -346,6 +350,10 @@ static int load(struct bench *b, const struct imfd_usage *usage, struct bench_op
         result = imfd_model_open(&b->model, b->engine, usage, &params);
     imfd_synthetic_remove(&mit);
     imfd_synthetic_remove(&decoder);
+    if (result == 0 && o->model &&
+        !imf__meanflow_same_name(o->model, imf_model_get_info(b->model)->name))
+        result = imfd_fail(usage, "%s holds %s, not --model %s", params.checkpoint,
+                           imf_model_get_info(b->model)->name, o->model);
     return result;
 }
 
@@ -372,10 +380,15 @@ static int run(const struct imfd_usage *usage, struct bench_options *o)
     struct bench b = {.rounds = o->rounds};
     struct imf_error err = {0};
     static const int default_batches[] = {1, 4, 8};
-    if (!o->model && !o->demo)
-        return imfd_usage_error(usage, "--model is needed: a name such as MiT_B_2 or a file");
-    if (o->demo && (o->model || o->decoder))
+    if (!o->params.checkpoint && !o->model && !o->demo)
+        return imfd_usage_error(usage, "give --ckpt-path FILE, --model NAME or --demo");
+    if (o->demo && (o->model || o->params.checkpoint || o->decoder))
         return imfd_usage_error(usage, "--demo brings its own model and decoder");
+    if (o->model && !o->params.checkpoint && !imfd_synthetic_known(o->model))
+        return imfd_usage_error(usage,
+                                "--model '%s' is no name such as MiT_B_2; a checkpoint is "
+                                "given with --ckpt-path",
+                                o->model);
     if (o->batches.count > BATCHES_MAX)
         return imfd_usage_error(usage, "--batch takes at most %d sizes", BATCHES_MAX);
     b.n_batches = o->batches.count ? (int)o->batches.count : 3;
@@ -405,24 +418,26 @@ static int run(const struct imfd_usage *usage, struct bench_options *o)
 
 int imfd_cmd_bench(int argc, char **argv)
 {
-    struct bench_options o = {.rounds = 5, .engine = IMFD_ENGINE_OPTIONS_INIT};
+    struct bench_options o = {.rounds = 5, .engine = DEVICE_OPTIONS_INIT};
     imf_model_params_init(&o.params);
     const struct imfd_option options[] = {
-        {"model", "ckpt-path", IMFD_OPTION_STRING, &o.model, NULL, "NAME|FILE", 0, 0,
-         "MiT_B_2 ... MiT_XL_2, pmfDiT_B_16 ... pmfDiT_H_32 with synthetic weights, or a file"},
-        IMFD_MODEL_OPTIONS(o.params),
+        OPTION_CHECKPOINT(&o.params.checkpoint),
+        OPTIONS_CHECKPOINT_MORE(&o.params.checkpoint_key, &o.params.noise_scale),
+        OPTION_MODEL(&o.model, "with a checkpoint: fail unless it holds this model; without: this "
+                               "model, MiT_B_2 ... MiT_XL_2, pmfDiT_B_16 ... pmfDiT_H_32, with "
+                               "synthetic weights"),
         {"decoder", NULL, IMFD_OPTION_STRING, &o.decoder, NULL, "NAME|FILE", 0, 0,
          "sd-vae, taesd (synthetic), a file, or none (default: sd-vae for MiT's names)"},
         {"demo", NULL, IMFD_OPTION_FLAG, &o.demo, NULL, NULL, 0, 0,
          "measure the demo model that comes with imfd"},
-        {"batch", "batches gen-bsz", IMFD_OPTION_LIST, &o.batches, NULL, "LIST", 1, 1024,
-         "batch sizes (default: 1,4,8)"},
+        {"batch", "max-batch batches gen-bsz", IMFD_OPTION_LIST, &o.batches, NULL, "LIST", 1,
+         IMF_MAX_BATCH, "batch sizes (default: 1,4,8)"},
         {"rounds", NULL, IMFD_OPTION_INT, &o.rounds, NULL, "N", 1, ROUNDS_MAX,
          "measurements of each, of which the median is shown (default: 5)"},
         {"roofline", NULL, IMFD_OPTION_STRING, &o.roofline, NULL, "GPU", 0, 0,
          "predict the times on an H100 or RTX4090 from bytes and FLOPs instead of measuring"},
         {"json", NULL, IMFD_OPTION_FLAG, &o.json, NULL, NULL, 0, 0, "print JSON"},
-        IMFD_ENGINE_OPTIONS(o.engine),
+        OPTIONS_DEVICE(o.engine),
         {.name = NULL},
     };
     const struct imfd_usage usage = {

@@ -20,7 +20,7 @@ int imfd_fail(const struct imfd_usage *usage, const char *format, ...)
 }
 
 int imfd_engine_open(struct imf_engine **out, const struct imfd_usage *usage,
-                     const struct imfd_engine_options *options)
+                     const struct device_options *options)
 {
     struct imf_engine_params p;
     struct imf_error err = {0};

@@ -295,7 +295,8 @@ static int evaluate_table(const struct eval_options *options, struct imfd_ranks 
             continue;
         if (ranks->mpi.rank == 0 && !options->quiet)
             fprintf(stderr, "imfd evaluate: %s, %d step%s\n", table.rows[i].options.checkpoint,
-                    table.rows[i].options.steps, table.rows[i].options.steps == 1 ? "" : "s");
+                    table.rows[i].options.sampling.steps,
+                    table.rows[i].options.sampling.steps == 1 ? "" : "s");
         int code = evaluate(&table.rows[i].options, ranks);
         if (code != IMFD_EXIT_OK)
             return code;

@@ -21,7 +21,7 @@ struct sample_options {
     int batch;
     struct imfd_plan_options plan;
     struct imfd_output_options output;
-    struct imfd_engine_options engine;
+    struct device_options engine;
     char workdir_path[PATH_MAX];
 };
 
@@ -237,22 +237,19 @@ static int complete(const struct imfd_usage *usage, struct sample_options *o,
 
 int imfd_cmd_sample(int argc, char **argv)
 {
-    struct sample_options o = {.batch = 8, .engine = IMFD_ENGINE_OPTIONS_INIT};
+    struct sample_options o = {.batch = 8, .engine = DEVICE_OPTIONS_INIT};
     struct imfd_plan plan = {.n = 0};
     struct imfd_demo demo;
     struct imf_error err = {0};
     imfd_plan_options_init(&o.plan);
     imf_model_params_init(&o.params);
     const struct imfd_option options[] = {
-        {"ckpt-path", "checkpoint", IMFD_OPTION_STRING, &o.checkpoint, NULL, "FILE", 0, 0,
-         "weights: .pth, .pt, .bin, .safetensors or a sharded index"},
-        IMFD_MODEL_OPTIONS(o.params),
-        {"decoder", NULL, IMFD_OPTION_STRING, &o.decoder, NULL, "FILE", 0, 0,
-         "sd-vae or taesd file or folder; none (the default) for a model that draws pixels"},
+        OPTION_CHECKPOINT(&o.checkpoint),
+        OPTIONS_CHECKPOINT_MORE(&o.params.checkpoint_key, &o.params.noise_scale),
+        OPTION_DECODER(&o.decoder),
         {"demo", NULL, IMFD_OPTION_FLAG, &o.demo, NULL, NULL, 0, 0,
          "use the demo model that comes with imfd"},
-        {"model", NULL, IMFD_OPTION_STRING, &o.model, NULL, "NAME", 0, 0,
-         "fail unless the file holds this model, such as MiT_B_2 or pMF-B/16"},
+        OPTION_MODEL(&o.model, OPTION_MODEL_HELP),
         {"classes", "class labels", IMFD_OPTION_LIST, &o.plan.classes, NULL, "LIST", 0, INT_MAX,
          "class indices such as 207,360 or 0-7"},
         {"seeds", "seed", IMFD_OPTION_LIST, &o.plan.seeds, NULL, "LIST", 0, 0,
@@ -263,17 +260,9 @@ int imfd_cmd_sample(int argc, char **argv)
          "for --num-images (default: 42)"},
         {"per-sample", NULL, IMFD_OPTION_STRING, &o.plan.per_sample, NULL, "FILE", 0, 0,
          "JSON list of {\"class\", \"seed\", \"steps\", \"omega\", \"t_min\", \"t_max\"}"},
-        {"steps", "num-sampling-steps", IMFD_OPTION_INT, &o.plan.sampling.steps, NULL, "N", 1,
-         IMF_MAX_STEPS, "network evaluations (default: the model's)"},
-        {"omega", "cfg-omega", IMFD_OPTION_FLOAT, &o.plan.sampling.omega, NULL, "X", 1, 1e6,
-         "guidance scale (default: the model's)"},
-        {"t-min", "interval-min", IMFD_OPTION_FLOAT, &o.plan.sampling.t_min, NULL, "X", 0, 1,
-         "start of the guidance interval (default: the model's)"},
-        {"t-max", "interval-max", IMFD_OPTION_FLOAT, &o.plan.sampling.t_max, NULL, "X", 0, 1,
-         "end of the guidance interval (default: the model's)"},
-        {"max-batch", "gen-bsz", IMFD_OPTION_INT, &o.batch, NULL, "N", 1, 4096,
-         "samples computed together (default: 8)"},
-        IMFD_ENGINE_OPTIONS(o.engine),
+        OPTIONS_SAMPLING(o.plan.sampling),
+        OPTION_MAX_BATCH(&o.batch, "samples computed together (default: 8)"),
+        OPTIONS_DEVICE(o.engine),
         {"output", "o", IMFD_OPTION_STRING, &o.output.path, NULL, "FILE", 0, 0,
          "grid as .png, or pictures as uint8 .npy, or - (default: grid.png)"},
         {"columns", NULL, IMFD_OPTION_INT, &o.output.columns, NULL, "N", 1, 4096,

@@ -21,7 +21,7 @@ enum { LABEL_MISSING = -1, LABEL_EVENLY = -2, LABEL_OF_RELEASE = -3 };
 void imfd_plan_options_init(struct imfd_plan_options *o)
 {
     *o = (struct imfd_plan_options){.sample_seed = 42};
-    o->sampling = (struct imf_sampling){.steps = 0, .omega = NAN, .t_min = NAN, .t_max = NAN};
+    o->sampling = (struct imf_sampling)SAMPLING_UNSET;
 }
 
 void imfd_plan_options_free(struct imfd_plan_options *o)
@@ -223,10 +223,7 @@ imf_status imfd_plan_complete(struct imfd_plan *plan, const struct imf_model_inf
             s->label = release_labels[i];
         else if (s->label < 0)
             s->label = (int32_t)(i * (size_t)info->classes / plan->n);
-        g->steps = g->steps ? g->steps : info->defaults.steps;
-        g->omega = isnan(g->omega) ? info->defaults.omega : g->omega;
-        g->t_min = isnan(g->t_min) ? info->defaults.t_min : g->t_min;
-        g->t_max = isnan(g->t_max) ? info->defaults.t_max : g->t_max;
+        sampling_complete(g, &info->defaults);
         if (s->label > info->classes)
             return imf__fail(err, IMF_EINVAL,
                              "class %" PRId32 " of sample %zu: %s has classes 0 to %d (%d is the "

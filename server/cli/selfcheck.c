@@ -159,7 +159,7 @@ static int check_golden(struct imf_engine *e, const struct golden_case *c, const
 
 /* Number of misses, or -1 after having said why nothing could be checked; *result is the exit
  * status then. */
-static int check_precision(const struct imfd_usage *usage, const struct imfd_engine_options *o,
+static int check_precision(const struct imfd_usage *usage, const struct device_options *o,
                            const struct imfd_synthetic *weights, bool verbose, int sustain,
                            int *result)
 {
@@ -181,7 +181,7 @@ static int check_precision(const struct imfd_usage *usage, const struct imfd_eng
 }
 
 /* Whether the device has no bfloat16, as CPUs without AVX-512: no miss, but said. */
-static bool lacks_bf16(const struct imfd_engine_options *o)
+static bool lacks_bf16(const struct device_options *o)
 {
     struct imf_engine_params p;
     struct imf_engine *e = NULL;
@@ -197,8 +197,7 @@ static bool lacks_bf16(const struct imfd_engine_options *o)
     return lacks;
 }
 
-static int run(const struct imfd_usage *usage, struct imfd_engine_options *o, bool verbose,
-               int sustain)
+static int run(const struct imfd_usage *usage, struct device_options *o, bool verbose, int sustain)
 {
     static const char *const both[] = {"fp32", "bf16"};
     struct imfd_synthetic weights[GOLDEN_CASES] = {{.folder = ""}};
@@ -229,11 +228,11 @@ static int run(const struct imfd_usage *usage, struct imfd_engine_options *o, bo
 
 int imfd_cmd_selfcheck(int argc, char **argv)
 {
-    struct imfd_engine_options engine = IMFD_ENGINE_OPTIONS_INIT;
+    struct device_options engine = DEVICE_OPTIONS_INIT;
     bool verbose = false;
     int sustain = 1;
     const struct imfd_option options[] = {
-        IMFD_ENGINE_OPTIONS(engine),
+        OPTIONS_DEVICE(engine),
         {"verbose", "v", IMFD_OPTION_FLAG, &verbose, NULL, NULL, 0, 0, "print every case"},
         {"sustain", NULL, IMFD_OPTION_INT, &sustain, NULL, "SECONDS", 0, 86400,
          "how long to draw the same samples over and over (default: 1)"},

@@ -13,7 +13,10 @@
 #include "base/log.h"
 #include "cli/notify.h"
 #include "scheduler/scheduler.h"
+#include "settings/model_options.h"
 #include "settings/settings.h"
+
+_Static_assert((int)MAX_DEVICES <= SCHED_MAX_DEVICES, "the scheduler takes them all");
 
 #include <assert.h>
 #include <signal.h>
@@ -26,7 +29,6 @@
 enum {
     DRAIN_POLL_MS = 20,
     DRAIN_QUIET_POLLS = 5,
-    MAX_DEVICES = SCHED_MAX_DEVICES,
     MAX_SIGNALS = 8,
     LAST_LINES_MS = 500,
     STOP_GRACE_MS = 500,
@@ -88,40 +90,23 @@ static int use_device(struct server *s, const char *name, const char *precision,
     return index;
 }
 
-/* "cuda:0,1" stands for cuda:0 and cuda:1; everything else is one device. */
-static int use_devices(struct server *s, const char *text, const char *precision,
-                       int out[MAX_DEVICES], struct imf_error *err)
-{
-    const char *comma = strncmp(text, "cuda:", 5) == 0 ? strchr(text, ',') : NULL;
-    if (comma == NULL) {
-        out[0] = use_device(s, text, precision, err);
-        return out[0] < 0 ? -1 : 1;
-    }
-    int n = 0;
-    for (const char *at = text + 5; *at != '\0' && n < MAX_DEVICES; n++) {
-        size_t length = strcspn(at, ",");
-        char name[64];
-        if (length == 0 || length > 8 || strspn(at, "0123456789") != length) {
-            (void)imf__fail(err, IMF_EINVAL, "device \"%s\": expected numbers as in cuda:0,1",
-                            text);
-            return -1;
-        }
-        snprintf(name, sizeof(name), "cuda:%.*s", (int)length, at);
-        if ((out[n] = use_device(s, name, precision, err)) < 0)
-            return -1;
-        at += length + (at[length] == ',');
-    }
-    return n;
-}
-
 static imf_status add_model(struct server *s, const struct model_setting *m, struct imf_error *err)
 {
     int devices[MAX_DEVICES];
     const char *device = m->device[0] != '\0' ? m->device : s->settings.device;
     const char *precision = m->precision[0] != '\0' ? m->precision : s->settings.precision;
-    int n = use_devices(s, device, precision, devices, err);
-    if (n < 0)
-        return IMF_EINVAL;
+    struct device_list list;
+    IMF_TRY(devices_parse(&list, device, err));
+    int n = 0;
+    for (int i = 0; i < list.n; i++) {
+        int index = use_device(s, list.names[i], precision, err), k = 0;
+        if (index < 0)
+            return IMF_EINVAL;
+        while (k < n && devices[k] != index)
+            k++;
+        devices[k] = index;
+        n += k == n;
+    }
     struct imf_model_params p;
     imf_model_params_init(&p);
     p.checkpoint = m->checkpoint;
@@ -186,7 +171,7 @@ static void log_devices(struct server *s)
         sched_device_get(s->scheduler, i, &status);
         if (status.info == NULL || status.failed)
             continue;
-        if (strcmp(status.name, "auto") == 0)
+        if (strcmp(s->settings.device, "auto") == 0 && strcmp(status.info->device, "cpu") == 0)
             (void)imf_cuda_device_count(reason, sizeof(reason));
         log_write(s->log, LOG_INFO, "device %s in %s: %s%s%s", status.info->device,
                   imf_precision_name(status.info->precision), status.info->description,

@@ -14,59 +14,31 @@ bool eval_is_cuda(const char *name)
     return strncmp(name, "cuda", 4) == 0;
 }
 
-/* Names of all devices of this machine that --device means: a list, in which a number alone is a
- * GPU's, so that cuda:0,1 means here what it means to `imfd serve`. */
-static imf_status list_devices(const char *wanted, char names[EVAL_MAX_DEVICES][32], int *n,
-                               struct imf_error *err)
-{
-    *n = 0;
-    if (strcmp(wanted, "auto") == 0 || strcmp(wanted, "cuda") == 0) {
-        char reason[256] = "";
-        int gpus = imf_cuda_device_count(reason, sizeof(reason));
-        if (gpus == 0 && strcmp(wanted, "cuda") == 0)
-            return imf__fail(err, IMF_EINVAL, "--device cuda: %s", reason);
-        for (int i = 0; i < gpus && i < EVAL_MAX_DEVICES; i++)
-            snprintf(names[(*n)++], 32, "cuda:%d", i);
-        if (*n == 0)
-            snprintf(names[(*n)++], 32, "cpu");
-        return IMF_OK;
-    }
-    for (const char *p = wanted; *p;) {
-        size_t length = strcspn(p, ",");
-        if (length == 0 || length >= 24 || *n == EVAL_MAX_DEVICES)
-            return imf__fail(err, IMF_EINVAL, "--device '%s' is no list like cuda:0,1", wanted);
-        bool number = *n > 0 && eval_is_cuda(names[0]) && strspn(p, "0123456789") == length;
-        snprintf(names[(*n)++], 32, "%s%.*s", number ? "cuda:" : "", (int)length, p);
-        p += length + (p[length] == ',');
-    }
-    return *n ? IMF_OK : imf__fail(err, IMF_EINVAL, "--device is empty");
-}
-
 /* The ranks of a machine share its GPUs; a CPU serves all of them. */
-static void keep_own_devices(char names[EVAL_MAX_DEVICES][32], int *n, const struct imfd_mpi *mpi)
+static void keep_own_devices(struct device_list *l, const struct imfd_mpi *mpi)
 {
     int kept = 0, gpus = 0;
-    for (int i = 0; i < *n; i++)
-        gpus += eval_is_cuda(names[i]);
-    for (int i = 0, gpu = 0; i < *n; i++) {
+    for (int i = 0; i < l->n; i++)
+        gpus += eval_is_cuda(l->names[i]);
+    for (int i = 0, gpu = 0; i < l->n; i++) {
         bool mine = true;
-        if (eval_is_cuda(names[i])) {
+        if (eval_is_cuda(l->names[i])) {
             mine = gpus >= mpi->local_size ? gpu % mpi->local_size == mpi->local_rank
                                            : gpu == mpi->local_rank % gpus;
             gpu++;
         }
         if (mine)
-            memmove(names[kept++], names[i], 32);
+            memmove(l->names[kept++], l->names[i], sizeof(l->names[0]));
     }
-    *n = kept;
+    l->n = kept;
 }
 
 /* Threads of each CPU device: the processors this process may use. Where mpirun has not bound the
  * ranks to processors of their own, the ranks of the machine share them. */
 static int cpu_threads(const struct eval_options *o, int devices, const struct imfd_mpi *mpi)
 {
-    if (o->threads)
-        return o->threads;
+    if (o->device.threads)
+        return o->device.threads;
     cpu_set_t set;
     int usable = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
     int sharing = usable >= sysconf(_SC_NPROCESSORS_ONLN) ? mpi->local_size : 1;
@@ -119,9 +91,9 @@ static imf_status load_device(struct eval_device *d, const struct eval_job *job,
     imf_status status = IMF_OK;
     if (!o->images) {
         enum imf_precision precision;
-        if (!imf_precision_parse(&precision, o->precision))
+        if (!imf_precision_parse(&precision, o->device.precision))
             return imf__fail(err, IMF_EINVAL, "--precision must be auto, fp32 or bf16, not '%s'",
-                             o->precision);
+                             o->device.precision);
         status = open_engine(&d->engine, d->name, precision, threads, err);
         if (status == IMF_OK)
             status = load_model(d, o, show, err);
@@ -168,18 +140,18 @@ static void describe_device(struct eval_setup *s)
 imf_status eval_devices_load(struct eval_setup *s, const struct eval_job *job,
                              const struct imfd_ranks *ranks, struct imf_error *err)
 {
-    char names[EVAL_MAX_DEVICES][32];
-    int n, cpus = 0;
-    imf_status status = list_devices(job->options.device, names, &n, err);
+    struct device_list list;
+    int cpus = 0;
+    imf_status status = devices_parse(&list, job->options.device.device, err);
     if (status != IMF_OK)
         return status;
-    keep_own_devices(names, &n, &ranks->mpi);
-    for (int i = 0; i < n; i++)
-        cpus += !eval_is_cuda(names[i]);
+    keep_own_devices(&list, &ranks->mpi);
+    for (int i = 0; i < list.n; i++)
+        cpus += !eval_is_cuda(list.names[i]);
     bool show = ranks->mpi.rank == 0 && !job->options.quiet;
-    for (int i = 0; i < n && status == IMF_OK; i++) {
+    for (int i = 0; i < list.n && status == IMF_OK; i++) {
         struct eval_device *d = &s->devices[i];
-        memcpy(d->name, names[i], sizeof(d->name));
+        snprintf(d->name, sizeof(d->name), "%s", list.names[i]);
         s->n_devices = i + 1;
         status = load_device(d, job, cpu_threads(&job->options, cpus ? cpus : 1, &ranks->mpi), show,
                              err);

@@ -28,15 +28,15 @@
 #include "imf_metrics.h"
 #include "base/progress.h"
 #include "evaluate/ranks.h"
+#include "settings/model_options.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
 enum {
     EVAL_BLOCK = 64,
-    EVAL_GRID = 8,         /* the sample grid is at most 8 x 8 */
-    EVAL_MAX_DEVICES = 64, /* of one process */
-    EVAL_MAX_LANES = 16,   /* copies of InceptionV3 (100 MB each) on one CPU device */
+    EVAL_GRID = 8,       /* the sample grid is at most 8 x 8 */
+    EVAL_MAX_LANES = 16, /* copies of InceptionV3 (100 MB each) on one CPU device */
     EVAL_IS_SPLITS = 10,
     EVAL_SEED = 2020, /* of permutations: torch-fidelity's */
     EVAL_PR_K = 3,
@@ -47,18 +47,19 @@ struct eval_options {
     int argc;
     const char *checkpoint, *checkpoint_key, *model, *decoder, *inception, *fid_ref, *workdir,
         *images, *make_ref;
-    const char *device, *precision;
-    int num_images, batch, steps, threads, checkpoint_s, kid_subsets, kid_subset_size;
-    float omega, t_min, t_max, noise_scale;
+    struct device_options device;
+    struct imf_sampling sampling; /* what was given; SAMPLING_UNSET */
+    int num_images, batch, checkpoint_s, kid_subsets, kid_subset_size;
+    float noise_scale;
     uint64_t sample_seed;
-    bool num_images_given, steps_given, omega_given, t_min_given, t_max_given;
+    bool num_images_given;
     bool save_samples, recursive, kid, precision_recall, keep_features, restart, quiet,
         release_table;
 };
 
 /* One device of this process, with everything loaded on it. */
 struct eval_device {
-    char name[32];
+    char name[256];
     struct imf_engine *engine; /* generates; NULL with --images */
     struct imf_model *model;
     struct eval_lane {

@@ -1,5 +1,6 @@
 /* Flags of `imfd evaluate`. */
 #include "evaluate/setup.h"
+#include "settings/model_options.h"
 
 #include <string.h>
 
@@ -34,8 +35,8 @@ static bool check(const struct imfd_usage *u, const struct eval_options *o)
     else if (o->save_samples && o->images)
         wrong = "--save-samples and --images exclude each other: the pictures are there already";
     else if (o->release_table &&
-             (!o->checkpoint || !o->fid_ref || o->make_ref || o->model || o->steps_given ||
-              o->omega_given || o->t_min_given || o->t_max_given))
+             (!o->checkpoint || !o->fid_ref || o->make_ref || o->model || o->sampling.steps ||
+              !isnan(o->sampling.omega) || !isnan(o->sampling.t_min) || !isnan(o->sampling.t_max)))
         wrong = "--release-table goes with --ckpt-path and --fid-ref; it sets models, guidance and "
                 "steps itself, and makes no reference";
     if (wrong)
@@ -53,19 +54,13 @@ enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **arg
     o->checkpoint_s = 120;
     o->kid_subsets = 100;
     o->kid_subset_size = 1000;
-    o->device = "auto";
-    o->precision = "auto";
+    o->sampling = (struct imf_sampling)SAMPLING_UNSET;
+    o->device = (struct device_options)DEVICE_OPTIONS_INIT;
     const struct imfd_option options[] = {
-        {"ckpt-path", "checkpoint", IMFD_OPTION_STRING, &o->checkpoint, NULL, "FILE", 0, 0,
-         "checkpoint of the model"},
-        {"checkpoint-key", NULL, IMFD_OPTION_STRING, &o->checkpoint_key, NULL, "KEY", 0, 0,
-         "which state dict of a file with several, such as model_ema"},
-        {"noise-scale", NULL, IMFD_OPTION_FLOAT, &o->noise_scale, NULL, "X", 1e-3, 1e3,
-         "what the noise is multiplied by; default the model's"},
-        {"model", NULL, IMFD_OPTION_STRING, &o->model, NULL, "NAME", 0, 0,
-         "what the checkpoint must be, e.g. MiT_B_2; without it, whatever it is"},
-        {"decoder", NULL, IMFD_OPTION_STRING, &o->decoder, NULL, "FILE", 0, 0,
-         "sd-vae or taesd, file or folder, or none (the default) for a model that draws pixels"},
+        OPTION_CHECKPOINT(&o->checkpoint),
+        OPTIONS_CHECKPOINT_MORE(&o->checkpoint_key, &o->noise_scale),
+        OPTION_MODEL(&o->model, OPTION_MODEL_HELP),
+        OPTION_DECODER(&o->decoder),
         {"inception", NULL, IMFD_OPTION_STRING, &o->inception, NULL, "FILE", 0, 0,
          "InceptionV3 weights, weights-inception-2015-12-05-6726825d.pth"},
         {"fid-ref", NULL, IMFD_OPTION_STRING, &o->fid_ref, NULL, "FILE", 0, 0,
@@ -84,16 +79,9 @@ enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **arg
          "folder for progress, reports and pictures"},
         {"num-images", "n", IMFD_OPTION_INT, &o->num_images, &o->num_images_given, "N", 2, 1e8,
          "pictures, a multiple of the model's classes; default 50000, with --images all"},
-        {"gen-bsz", "batch", IMFD_OPTION_INT, &o->batch, NULL, "N", 1, 1024,
-         "pictures per batch; default 64 on a GPU, 8 on the CPU; does not change the result"},
-        {"num-sampling-steps", "steps", IMFD_OPTION_INT, &o->steps, &o->steps_given, "N", 1,
-         IMF_MAX_STEPS, "network evaluations per picture; default the model's"},
-        {"cfg-omega", "omega", IMFD_OPTION_FLOAT, &o->omega, &o->omega_given, "X", 1, 1000,
-         "guidance scale; default the model's"},
-        {"interval-min", "t-min", IMFD_OPTION_FLOAT, &o->t_min, &o->t_min_given, "X", 0, 1,
-         "start of the guidance interval; default the model's"},
-        {"interval-max", "t-max", IMFD_OPTION_FLOAT, &o->t_max, &o->t_max_given, "X", 0, 1,
-         "end of the guidance interval; default the model's"},
+        OPTION_MAX_BATCH(&o->batch, "pictures computed together (default: 64 on a GPU, 8 on the "
+                                    "CPU); does not change the result"),
+        OPTIONS_SAMPLING(o->sampling),
         {"sample-seed", NULL, IMFD_OPTION_UINT64, &o->sample_seed, NULL, "N", 0, 0,
          "image k has the seed k XOR this; default 42"},
         {"save-samples", NULL, IMFD_OPTION_FLAG, &o->save_samples, NULL, NULL, 0, 0,
@@ -106,12 +94,7 @@ enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **arg
          "pictures per subset of KID; default 1000"},
         {"precision-recall", NULL, IMFD_OPTION_FLAG, &o->precision_recall, NULL, NULL, 0, 0,
          "compute precision and recall too, k = 3 (the reference must hold features)"},
-        {"device", NULL, IMFD_OPTION_STRING, &o->device, NULL, "LIST", 0, 0,
-         "auto (all GPUs, or the CPU), cpu, cuda:0,1 ...; default auto"},
-        {"precision", NULL, IMFD_OPTION_STRING, &o->precision, NULL, "NAME", 0, 0,
-         "of the generator: auto, fp32 or bf16; InceptionV3 always runs in fp32"},
-        {"threads", NULL, IMFD_OPTION_INT, &o->threads, NULL, "N", 1, 4096,
-         "of each CPU device; default all processors, shared by the ranks of a machine"},
+        OPTIONS_DEVICE(o->device),
         {"checkpoint-seconds", NULL, IMFD_OPTION_INT, &o->checkpoint_s, NULL, "N", 1, 86400,
          "save progress this often; default 120"},
         {"release-table", NULL, IMFD_OPTION_FLAG, &o->release_table, NULL, NULL, 0, 0,

@@ -20,20 +20,12 @@ enum { PATH_SIZE = 4096 };
 static imf_status choose_sampling(struct eval_job *job, const struct imf_model_info *info,
                                   struct imf_error *err)
 {
-    const struct eval_options *o = &job->options;
     struct imf_sampling *p = &job->sampling;
-    *p = info->defaults;
-    if (o->steps_given)
-        p->steps = o->steps;
-    if (o->omega_given)
-        p->omega = o->omega;
-    if (o->t_min_given)
-        p->t_min = o->t_min;
-    if (o->t_max_given)
-        p->t_max = o->t_max;
+    *p = job->options.sampling;
+    sampling_complete(p, &info->defaults);
     if (p->t_min > p->t_max)
-        return imf__fail(err, IMF_EINVAL, "--interval-min %g is above --interval-max %g",
-                         (double)p->t_min, (double)p->t_max);
+        return imf__fail(err, IMF_EINVAL, "--t-min %g is above --t-max %g", (double)p->t_min,
+                         (double)p->t_max);
     return IMF_OK;
 }
 

@@ -8,7 +8,7 @@
 #include <cjson/cJSON.h>
 
 struct eval_setup {
-    struct eval_device devices[EVAL_MAX_DEVICES];
+    struct eval_device devices[MAX_DEVICES];
     int n_devices;
     char description[256];           /* of the first device */
     struct imf_reference *reference; /* --fid-ref; NULL without */

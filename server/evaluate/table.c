@@ -179,12 +179,7 @@ imf_status eval_table_plan(struct eval_table *t, const struct eval_options *o,
         row->options.fid_ref = row->fid_ref;
         row->options.decoder = decodes ? o->decoder : "none";
         row->options.workdir = row->workdir;
-        row->options.steps = p->steps;
-        row->options.omega = p->omega;
-        row->options.t_min = p->t_min;
-        row->options.t_max = p->t_max;
-        row->options.steps_given = row->options.omega_given = true;
-        row->options.t_min_given = row->options.t_max_given = true;
+        row->options.sampling = (struct imf_sampling){p->steps, p->omega, p->t_min, p->t_max};
         found++;
     }
     if (found == 0)

@@ -210,8 +210,8 @@ static bool open_device(struct engine_thread *t)
 /* A batch on its way through the device. */
 struct flight {
     struct sched_work work; /* kind WORK_NONE: none */
-    struct imf_lane *lanes[CORE_MAX_BATCH];
-    uint8_t *rgb[CORE_MAX_BATCH];
+    struct imf_lane *lanes[IMF_MAX_BATCH];
+    uint8_t *rgb[IMF_MAX_BATCH];
     int n; /* of these: pictures of the work that are not bad */
     imf_status status;
     struct imf_error err;

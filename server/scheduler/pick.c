@@ -157,7 +157,7 @@ static void start_lane(struct sched_core *c, int device, struct picture *p, uint
 static void pick_steps(struct sched_core *c, int device, int model, bool contended,
                        struct sched_work *work, uint64_t now)
 {
-    struct sched_request *served[CORE_MAX_BATCH];
+    struct sched_request *served[IMF_MAX_BATCH];
     size_t n = 0;
     LIST_EACH(it, &c->model[model].requests)
     {

@@ -61,7 +61,7 @@ bool core_model_ready(struct sched_core *c, int model, int device,
 {
     struct core_model *m = &c->model[model];
     struct core_device *d = &c->device[device];
-    m->max_batch = clamp(info->max_batch, 1, CORE_MAX_BATCH);
+    m->max_batch = clamp(info->max_batch, 1, IMF_MAX_BATCH);
     m->decode_batch = clamp(info->decode_batch, 1, m->max_batch);
     double ratio = info->step_flops > 0 ? info->decode_flops / info->step_flops : 1;
     m->decode_cost = (uint64_t)(CORE_EVALUATION * (ratio < 64 ? ratio : 64));

@@ -21,7 +21,6 @@
 #include "base/list.h"
 #include "scheduler/scheduler.h"
 
-#define CORE_MAX_BATCH 256
 /* Service is charged in these units, so that ties are exact. */
 #define CORE_EVALUATION 1024
 
@@ -101,8 +100,8 @@ struct core_speed {
 };
 
 struct core_stage_speed {
-    struct core_speed batch[CORE_MAX_BATCH + 1]; /* of a batch of that size */
-    struct core_speed lane;                      /* a lane's share of a batch, as batches are */
+    struct core_speed batch[IMF_MAX_BATCH + 1]; /* of a batch of that size */
+    struct core_speed lane;                     /* a lane's share of a batch, as batches are */
 };
 
 struct core_model {
@@ -143,9 +142,9 @@ struct sched_work {
     uint64_t started_at;
     /* Yours until complete. For a step: lane is NULL where the driver must make one, and step 0
      * asks for it to be started. For a decode: put the pixels in rgb, one reference each. */
-    struct picture *picture[CORE_MAX_BATCH];
-    bool bad[CORE_MAX_BATCH]; /* set by the driver: this one could not be started */
-    bool short_of_memory;     /* and that was why */
+    struct picture *picture[IMF_MAX_BATCH];
+    bool bad[IMF_MAX_BATCH]; /* set by the driver: this one could not be started */
+    bool short_of_memory;    /* and that was why */
 };
 
 /* A request in the order of who is served next; see pick.c. */

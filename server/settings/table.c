@@ -1,5 +1,6 @@
 /* The table of settings: name, type, default, bounds and help of every key. */
 #include "settings/internal.h"
+#include "settings/model_options.h"
 
 #include <assert.h>
 #include <string.h>
@@ -36,16 +37,16 @@ const struct setting_row settings__table[] = {
      "\"demo\"}, or "
      "as a flag\nor in the environment gpt-image-1=demo,dall-e-3=demo."},
     {"device", TYPE_TEXT, AT(device), "auto", 0, 0, NULL, NULL,
-     "auto (a GPU if there is one), cpu, cuda, or cuda:0,1 for several. \"fake\" computes nothing "
-     "and\n"
-     "is for tests of the server."},
+     "auto (every GPU, or the CPU where there is none), cpu, cuda (every GPU), or cuda:0,1 for "
+     "these.\n"
+     "\"fake\" computes nothing and is for tests of the server."},
     {"precision", TYPE_CHOICE, AT(precision), "auto", 0, 0, "auto|fp32|bf16", NULL,
      "auto is bf16 where the device has fast bfloat16, else fp32."},
-    {"threads", TYPE_INTEGER, AT(threads), "0", 0, 1024, NULL, NULL,
+    {"threads", TYPE_INTEGER, AT(threads), "0", 0, MAX_THREADS, NULL, NULL,
      "Threads of the CPU device. 0: all processors this process may use."},
-    {"max_batch", TYPE_INTEGER, AT(max_batch), "8", 1, 256, NULL, NULL,
+    {"max_batch", TYPE_INTEGER, AT(max_batch), "8", 1, IMF_MAX_BATCH, NULL, NULL,
      "Samples in one network evaluation. Memory for activations is planned for it at start."},
-    {"decode_batch", TYPE_INTEGER, AT(decode_batch), "0", 0, 256, NULL, NULL,
+    {"decode_batch", TYPE_INTEGER, AT(decode_batch), "0", 0, IMF_MAX_BATCH, NULL, NULL,
      "Pictures in one decoder pass. 0: what suits the device."},
     {"max_delay_us", TYPE_INTEGER, AT(max_delay_us), "0", 0, 1000000, NULL, NULL,
      "Microseconds to wait for a fuller batch. 0 never waits while there is work, which is best\n"

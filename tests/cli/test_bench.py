@@ -10,7 +10,7 @@ TINY = os.path.join(GOLDEN, "mit_tiny", "mit_tiny.pth")
 
 class Bench(CliCase):
     def test_json(self):
-        out = json.loads(self.ok("bench", "--model", TINY, "--decoder", "taesd", "--batch", "1,3", "--precision", "fp32",
+        out = json.loads(self.ok("bench", "--ckpt-path", TINY, "--decoder", "taesd", "--batch", "1,3", "--precision", "fp32",
                                  "--device", "cpu", "--threads", 1, "--rounds", 1, "--json"))
         for key in ("device", "precision", "threads", "peak_gflops", "matmul_gflops", "rows", "peak_rss_bytes", "weights_bytes",
                     "arena_bytes", "load_seconds"):
@@ -34,16 +34,16 @@ class Bench(CliCase):
         self.assertGreater(out["peak_rss_bytes"], out["weights_bytes"])
 
     def test_table(self):
-        out = self.ok("bench", "--model", TINY, "--batch", 2, "--rounds", 1, "--device", "cpu").decode()
+        out = self.ok("bench", "--ckpt-path", TINY, "--batch", 2, "--rounds", 1, "--device", "cpu").decode()
         self.assertIn("the hardware's peak: ", out)
         self.assertRegex(out, r"\n +2  step +[0-9.]+ +[0-9]+ +[0-9.]+% +[0-9.]+x\n")
 
     def test_refused(self):
-        self.refused(2, "--model is needed", "bench")
-        self.refused(2, "--batch", "bench", "--model", TINY, "--batch", "0")
-        self.refused(2, "--batch", "bench", "--model", TINY, "--batch", "1-17")
-        self.refused(1, "No such file", "bench", "--model", self.path("MiT_Q_2"))
-        self.refused(1, "No such file", "bench", "--model", TINY, "--decoder", self.path("nothing"))
+        self.refused(2, "--ckpt-path", "bench")
+        self.refused(2, "--batch", "bench", "--ckpt-path", TINY, "--batch", "0")
+        self.refused(2, "--batch", "bench", "--ckpt-path", TINY, "--batch", "1-17")
+        self.refused(1, "No such file", "bench", "--ckpt-path", self.path("MiT_Q_2"))
+        self.refused(1, "No such file", "bench", "--ckpt-path", TINY, "--decoder", self.path("nothing"))
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ void sim_check(struct sim *s)
             ENSURE(!p->in_hand && p->lane == NULL && p->step == 0);
     }
     ENSURE_EQ(encoding, c->encoding);
-    ENSURE_LE(c->encoding, c->options.max_encoding + CORE_MAX_BATCH);
+    ENSURE_LE(c->encoding, c->options.max_encoding + IMF_MAX_BATCH);
     for (int m = 0; m < c->model_count; m++) {
         LIST_EACH(it, &c->model[m].requests)
         {
