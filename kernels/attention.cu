@@ -363,9 +363,8 @@ static __global__ void __launch_bounds__(F32_THREADS)
 static const int SOFTMAX_THREADS = 256;
 
 /* One block per row: largest, sum, quotient; the row comes from L2 the second and third time. */
-template <typename T>
 static __global__ void __launch_bounds__(SOFTMAX_THREADS)
-    softmax(T *dst, const float *src, int cols)
+    softmax(float *dst, const float *src, int cols)
 {
     IMF_SHARED(float, partial, [2][SOFTMAX_THREADS / 32]);
     const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
@@ -391,7 +390,7 @@ static __global__ void __launch_bounds__(SOFTMAX_THREADS)
         sum += partial[1][i];
     const float r = 1.0f / sum;
     for (int c = tid; c < cols; c += SOFTMAX_THREADS)
-        dst[c] = from_float<T>(expf(src[c] - top) * r);
+        dst[c] = expf(src[c] - top) * r;
 }
 
 template <int HS>
@@ -449,16 +448,11 @@ extern "C" cudaError_t k_attention(void *dst, const void *qkv, enum k_type type,
     return cudaErrorInvalidValue;
 }
 
-extern "C" cudaError_t k_softmax(void *dst, enum k_type type, const float *src, int rows, int cols,
+extern "C" cudaError_t k_softmax(float *dst, const float *src, int rows, int cols,
                                  cudaStream_t stream)
 {
     if (rows < 1 || cols < 1)
         return cudaErrorInvalidValue;
-    if (type == K_BF16)
-        IMF_LAUNCH((softmax<bf16>), static_cast<unsigned>(rows), SOFTMAX_THREADS, 0, stream,
-                   static_cast<bf16 *>(dst), src, cols);
-    else
-        IMF_LAUNCH((softmax<float>), static_cast<unsigned>(rows), SOFTMAX_THREADS, 0, stream,
-                   static_cast<float *>(dst), src, cols);
+    IMF_LAUNCH(softmax, static_cast<unsigned>(rows), SOFTMAX_THREADS, 0, stream, dst, src, cols);
     return cudaGetLastError();
 }

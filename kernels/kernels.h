@@ -41,9 +41,8 @@ cudaError_t k_attention(void *dst /* (B, T, NH, HS) */, const void *qkv /* (B, T
                         enum k_type type, const float *q_norm, const float *k_norm,
                         const float *rope /* (2, T, HS / 2) */, int B, int T, int NH, int HS,
                         cudaStream_t stream);
-/* dst (rows, cols) = softmax of src's rows; src f32, dst of `type`, may be src when f32. */
-cudaError_t k_softmax(void *dst, enum k_type type, const float *src, int rows, int cols,
-                      cudaStream_t stream);
+/* dst (rows, cols) = softmax of src's rows; dst may be src. */
+cudaError_t k_softmax(float *dst, const float *src, int rows, int cols, cudaStream_t stream);
 
 /* ---- swiglu.cu ---- */
 /* dst (rows, M) = silu(a) * b, where src (rows, 2 Mp) holds a in its first M columns and b from Mp.
@@ -57,10 +56,10 @@ cudaError_t k_convert(void *dst, enum k_type dst_type, int ld_dst, const void *s
                       enum k_type src_type, int ld_src, int rows, int cols, cudaStream_t stream);
 
 /* ---- linear.cu: any size and alignment, for what cuBLASLt refuses ---- */
-/* dst (M, N) [+]= x (M, ldx) w (N, ldw)^T + bias; silu afterwards when asked. */
+/* dst (M, N) [+]= x (M, ldx) w (N, ldw)^T + bias. */
 cudaError_t k_linear(void *dst, enum k_type dst_type, const void *x, const void *w,
                      enum k_type type, const float *bias, int M, int N, int K, int ldx, int ldw,
-                     int add, int silu, cudaStream_t stream);
+                     int add, cudaStream_t stream);
 
 /* ---- conv.cu, conv3x3.cu ---- */
 struct k_conv {

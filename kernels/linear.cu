@@ -10,7 +10,7 @@ static const int THREADS = 256;
 template <typename T, typename D>
 static __global__ void __launch_bounds__(THREADS)
     linear(D *dst, const T *x, const T *w, const float *bias, int M, int N, int K, int ldx, int ldw,
-           int add, int silu)
+           int add)
 {
     IMF_SHARED(float, X, [TILE][TILE + 1]);
     IMF_SHARED(float, W, [TILE][TILE + 1]);
@@ -48,8 +48,6 @@ static __global__ void __launch_bounds__(THREADS)
             float y = sum[i][j] + (bias ? bias[n] : 0.0f);
             if (add)
                 y += to_float(dst[at]);
-            if (silu)
-                y = silu_as<float>(y);
             dst[at] = from_float<D>(y);
         }
     }
@@ -57,7 +55,7 @@ static __global__ void __launch_bounds__(THREADS)
 
 extern "C" cudaError_t k_linear(void *dst, enum k_type dst_type, const void *x, const void *w,
                                 enum k_type type, const float *bias, int M, int N, int K, int ldx,
-                                int ldw, int add, int silu, cudaStream_t stream)
+                                int ldw, int add, cudaStream_t stream)
 {
     if (M < 1 || N < 1 || K < 1 || M > 65535 * TILE)
         return cudaErrorInvalidValue;
@@ -69,15 +67,15 @@ extern "C" cudaError_t k_linear(void *dst, enum k_type dst_type, const void *x, 
     float *df = static_cast<float *>(dst);
     if (type == K_BF16 && dst_type == K_BF16)
         IMF_LAUNCH((linear<bf16, bf16>), grid, THREADS, 0, stream, db, xb, wb, bias, M, N, K, ldx,
-                   ldw, add, silu);
+                   ldw, add);
     else if (type == K_BF16)
         IMF_LAUNCH((linear<bf16, float>), grid, THREADS, 0, stream, df, xb, wb, bias, M, N, K, ldx,
-                   ldw, add, silu);
+                   ldw, add);
     else if (dst_type == K_BF16)
         IMF_LAUNCH((linear<float, bf16>), grid, THREADS, 0, stream, db, xf, wf, bias, M, N, K, ldx,
-                   ldw, add, silu);
+                   ldw, add);
     else
         IMF_LAUNCH((linear<float, float>), grid, THREADS, 0, stream, df, xf, wf, bias, M, N, K, ldx,
-                   ldw, add, silu);
+                   ldw, add);
     return cudaGetLastError();
 }

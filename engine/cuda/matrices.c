@@ -138,7 +138,7 @@ static imf_status multiply(struct cuda_device *c, void *dst, enum k_type dst_typ
     CUDA_DRY_STOPS_HERE(c);
     if (!g) {
         CUDA_TRY(c, k_linear(dst, dst_type, x, w->weight, w->type, w->bias, rows, w->N, w->K, w->K,
-                             w->Kp, add, 0, c->stream));
+                             w->Kp, add, c->stream));
         return IMF_OK;
     }
     if (w->Kp != w->K) {

@@ -166,6 +166,6 @@ imf_status cuda_attention_single(struct imf__device *d, float *dst, const float 
     CUDA_DRY_STOPS_HERE(c);
     /* Row-major scores (query, key): A is k, B is q. */
     IMF_TRY(cuda_gemm_run(c, p->scores, scores, k, q, T, n, 1.0f / sqrtf((float)C)));
-    CUDA_TRY(c, k_softmax(scores, K_F32, scores, n * T, T, c->stream));
+    CUDA_TRY(c, k_softmax(scores, scores, n * T, T, c->stream));
     return cuda_gemm_run(c, p->weighted, dst, v, scores, T, n, 1.0f);
 }

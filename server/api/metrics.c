@@ -52,11 +52,6 @@ static const char *const route_names[ROUTE_COUNT] = {
     [ROUTE_UNKNOWN] = "other",
 };
 
-const char *route_name(enum route route)
-{
-    return route_names[route];
-}
-
 /* Seconds since the epoch at which this process started. */
 static double process_start_time(void)
 {

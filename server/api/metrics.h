@@ -33,7 +33,6 @@ enum route {
     ROUTE_COUNT
 };
 
-const char *route_name(enum route route); /* "/v1/generate" */
 
 /* Reasons of imfd_rejected_total that are not the scheduler's. */
 enum rejection { REJECTED_RATE, REJECTED_ADDRESS, REJECTED_COUNT };

@@ -17,8 +17,8 @@
 enum filter { NONE, SUB, UP, AVERAGE, PAETH, ADAPTIVE };
 
 struct png_encoder {
-    struct libdeflate_compressor *deflate;
-    bool runs; /* deflate_runs instead of libdeflate */
+    struct libdeflate_compressor *deflate; /* NULL with runs */
+    bool runs;                             /* deflate_runs instead of libdeflate */
     enum filter filter;
     uint8_t *rows; /* filtered picture: height x (1 + 3 width) */
     size_t rows_size;
@@ -30,17 +30,18 @@ struct png_encoder {
 
 imf_status png_encoder_create(struct png_encoder **out, int level)
 {
-    if (level < 0 || level > 9)
+    if (level != 0 && level != 1 && level != 9)
         return IMF_EINVAL;
     struct png_encoder *e = calloc(1, sizeof(*e));
     if (e == NULL)
         return IMF_ENOMEM;
-    e->deflate = libdeflate_alloc_compressor(level == 0 ? 0 : 12);
-    if (e->deflate == NULL) {
+    e->runs = level == 1;
+    if (!e->runs)
+        e->deflate = libdeflate_alloc_compressor(level == 0 ? 0 : 12);
+    if (!e->runs && e->deflate == NULL) {
         free(e);
         return IMF_ENOMEM;
     }
-    e->runs = level >= 1 && level <= 8;
     e->filter = level == 0 ? NONE : level == 1 ? PAETH : ADAPTIVE;
     *out = e;
     return IMF_OK;

@@ -9,9 +9,9 @@
 
 struct png_encoder; /* opaque; a deflate state and scratch rows, used by one thread at a time */
 
-/* level 0: stored, no filter. 1: Paeth filter, Huffman codes and runs; the server's default.
- * 2..8: the same with the filter chosen row by row. 9: libdeflate's search for the smallest file.
- */
+/* level 0: stored, no filter. 1: Paeth filter, Huffman codes and runs; the server's default, and what
+ * commands write. 9: filters chosen row by row, libdeflate's search for the smallest file. There is
+ * no other. */
 IMF_MUST_CHECK imf_status png_encoder_create(struct png_encoder **out, int level);
 void png_encoder_destroy(struct png_encoder *e); /* NULL is fine */
 /* rgb is (height, width, 3). text may be NULL; each part of it is a chunk: tEXt when it is ASCII,

@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PNG_LEVEL 6
+#define PNG_LEVEL 1
 #define GRID_SIDE_MAX 16384 /* what png_encode takes */
 
 struct imfd_output {

@@ -178,8 +178,6 @@ IMF_MUST_CHECK imf_status eval_read_webp(const char *path, uint8_t **rgb, int *w
 
 /* ---- images.c ---- */
 
-IMF_MUST_CHECK imf_status eval_write_png(const char *path, const uint8_t *rgb, int width,
-                                         int height, struct imf_error *err);
 /* Picture number `image` as a file of the workdir, where it belongs there: samples/NNNNN.png with
  * --save-samples, and a copy for the grid when it is one of those. */
 IMF_MUST_CHECK imf_status eval_keep_picture(const struct eval_job *job, int64_t image,

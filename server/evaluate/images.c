@@ -1,10 +1,11 @@
 /* Pictures as files: samples that are kept, and the sample grid. */
 #include "evaluate/evaluate.h"
 
+#include "base/png.h"
 #include "common/error.h"
+#include "files/output_file.h"
 
 #include <errno.h>
-#include <png.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,26 +15,21 @@ enum { PATH_SIZE = 4096 };
 
 /* ---- PNG ----------------------------------------------------------------------------------- */
 
-imf_status eval_write_png(const char *path, const uint8_t *rgb, int width, int height,
-                          struct imf_error *err)
+static imf_status write_png(const char *path, const uint8_t *rgb, int width, int height,
+                            struct imf_error *err)
 {
-    png_image image = {.version = PNG_IMAGE_VERSION,
-                       .width = (png_uint_32)width,
-                       .height = (png_uint_32)height,
-                       .format = PNG_FORMAT_RGB,
-                       .flags = PNG_IMAGE_FLAG_FAST};
-    char temporary[PATH_SIZE];
-    if (snprintf(temporary, sizeof(temporary), "%s.tmp", path) >= (int)sizeof(temporary))
-        return imf__fail(err, IMF_EINVAL, "%.100s...: path too long", path);
-    errno = 0;
-    if (png_image_write_to_file(&image, temporary, 0, rgb, 0, NULL) && rename(temporary, path) == 0)
-        return IMF_OK;
-    int cause = errno;
-    unlink(temporary);
-    return imf__fail(
-        err, IMF_EIO, "%s: cannot be written: %s%s", path, cause ? strerror(cause) : image.message,
-        cause == ENOSPC ? "; free some space and run the same command again, it goes on from here"
-                        : "");
+    struct png_encoder *encoder = NULL;
+    struct blob *png = NULL;
+    imf_status status = png_encoder_create(&encoder, 1);
+    if (status == IMF_OK)
+        status = png_encode(encoder, rgb, width, height, NULL, &png);
+    if (status == IMF_OK)
+        status = imf__output_save(path, &(struct iovec){png->data, png->size}, 1, err);
+    else
+        status = imf__fail(err, status, "%s: %s", path, imf_status_sentence(status));
+    blob_drop(png);
+    png_encoder_destroy(encoder);
+    return status;
 }
 
 /* ---- Samples and grid ---------------------------------------------------------------------- */
@@ -75,11 +71,11 @@ imf_status eval_keep_picture(const struct eval_job *job, int64_t image, const ui
     imf_status status = IMF_OK;
     if (job->options.save_samples) {
         kept_path(path, job, "samples", image);
-        status = eval_write_png(path, rgb, width, height, err);
+        status = write_png(path, rgb, width, height, err);
     }
     if (status == IMF_OK && in_grid(job, image)) {
         kept_path(path, job, "grid", image);
-        status = eval_write_png(path, rgb, width, height, err);
+        status = write_png(path, rgb, width, height, err);
     }
     return status;
 }
@@ -143,7 +139,7 @@ imf_status eval_write_grid(const struct eval_job *job, struct imf_error *err)
     imf_status status = IMF_OK;
     if (grid) {
         snprintf(path, sizeof(path), "%s/grid.png", job->options.workdir);
-        status = eval_write_png(path, grid, side * cell_w, side * cell_h, err);
+        status = write_png(path, grid, side * cell_w, side * cell_h, err);
     }
     if (status == IMF_OK)
         remove_kept(job);

@@ -88,16 +88,6 @@ void http_reply_static(struct http_request *r, int status, const void *data, siz
     set_reply(r, status, data, size);
 }
 
-void http_reply_copy(struct http_request *r, int status, const void *data, size_t size)
-{
-    r->owned = malloc(size > 0 ? size : 1);
-    if (r->owned == NULL)
-        r->broken = true;
-    else
-        memcpy(r->owned, data, size);
-    set_reply(r, status, r->owned, size);
-}
-
 void http_reply_buffer(struct http_request *r, int status, struct buffer *b)
 {
     r->broken |= b->failed;

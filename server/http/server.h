@@ -171,7 +171,6 @@ static inline bool http_has_reply(const struct http_request *r)
 }
 
 /* Each gives the request its one reply. */
-void http_reply_copy(struct http_request *r, int status, const void *data, size_t size);
 void http_reply_static(struct http_request *r, int status, const void *data, size_t size);
 void http_reply_buffer(struct http_request *r, int status, struct buffer *b); /* takes b's bytes */
 void http_reply_blob(struct http_request *r, int status, struct blob *b); /* takes a reference */

@@ -56,7 +56,7 @@ struct sched_options {
      * 10; 0: never. */
     int return_gap_percent;
     size_t cache_bytes;    /* finished files kept; 0: none; 64 MiB */
-    int png_level;         /* 0..9; see base/png.h; 1 */
+    int png_level;         /* 0, 1 or 9; see base/png.h; 1 */
     uint32_t max_encoding; /* decoded pictures not yet encoded before engines pause; 64 */
     /* Fills the metadata of a picture; NULL: none. Called on a pool thread, so it may read only
      * what never changes. Must depend on the key alone: bytes are deterministic. */

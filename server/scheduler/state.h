@@ -268,7 +268,6 @@ double core_backlog_us(const struct sched_core *c, int model);
 /* ---- Statistics; stats.c ---- */
 void core_get_stats(const struct sched_core *c, struct sched_stats *out);
 void histogram_add(struct sched_histogram *h, const double *bounds, int count, double value);
-uint32_t core_queue_images(const struct sched_core *c);
 
 /* ---- Between the core's files: requests.c ---- */
 

@@ -51,11 +51,6 @@ void core_get_stats(const struct sched_core *c, struct sched_stats *out)
     out->cache_entries = image_cache_entries(c->cache);
 }
 
-uint32_t core_queue_images(const struct sched_core *c)
-{
-    return c->stats.queue_images;
-}
-
 const char *sched_phase_name(enum sched_phase phase)
 {
     static const char *const names[SCHED_PHASE_COUNT] = {"queued", "running", "decoding",

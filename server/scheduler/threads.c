@@ -73,8 +73,8 @@ static void free_scheduler(struct scheduler *s)
 imf_status sched_create(struct scheduler **out, uv_loop_t *loop, const struct sched_options *o,
                         struct imf_error *err)
 {
-    if (o->max_queue < 1 || o->max_encoding < 1 || o->png_level < 0 || o->png_level > 9 ||
-        o->return_gap_percent < 0 || o->return_gap_percent > 100)
+    if (o->max_queue < 1 || o->max_encoding < 1 || o->return_gap_percent < 0 ||
+        o->return_gap_percent > 100)
         return imf__fail(err, IMF_EINVAL, "scheduler: an option is out of range");
     struct scheduler *s = calloc(1, sizeof(*s));
     if (s == NULL)

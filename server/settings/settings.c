@@ -134,6 +134,9 @@ static imf_status check_together(struct settings *s, struct imf_error *err)
         return imf__fail(err, IMF_EINVAL,
                          "max_n: %lld pictures in a request are more than max_queue, %lld, holds",
                          (long long)s->max_n, (long long)s->max_queue);
+    if (s->png_level != 0 && s->png_level != 1 && s->png_level != 9)
+        return imf__fail(err, IMF_EINVAL, "png_level: %lld is none of 0, 1 and 9",
+                         (long long)s->png_level);
     if (s->decode_batch > s->max_batch)
         return imf__fail(err, IMF_EINVAL, "decode_batch: %lld is more than max_batch, %lld",
                          (long long)s->decode_batch, (long long)s->max_batch);

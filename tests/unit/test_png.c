@@ -190,13 +190,16 @@ static void round_trip(int level, int width, int height, enum pattern pattern,
     free(back);
 }
 
+static const int levels[] = {0, 1, 9};
+enum { LEVELS = sizeof(levels) / sizeof(levels[0]) };
+
 START_TEST(test_levels)
 {
     struct picture_text text = {"golden retriever\nSteps: 1, Sampler: iMF", "{\"class\":207}",
                                 "imfd 1.2"};
     for (int pattern = 0; pattern < PATTERNS; pattern++)
-        round_trip(_i, 64, 48, (enum pattern)pattern, &text);
-    round_trip(_i, 256, 256, MIXED, NULL);
+        round_trip(levels[_i], 64, 48, (enum pattern)pattern, &text);
+    round_trip(levels[_i], 256, 256, MIXED, NULL);
 }
 END_TEST
 
@@ -205,7 +208,7 @@ START_TEST(test_shapes)
     static const int sides[] = {1, 2, 3, 5, 17, 300};
     for (size_t i = 0; i < 6; i++) {
         for (size_t k = 0; k < 6; k++)
-            round_trip(_i, sides[i], sides[k], NOISE, NULL);
+            round_trip(levels[_i], sides[i], sides[k], NOISE, NULL);
     }
 }
 END_TEST
@@ -228,7 +231,10 @@ START_TEST(test_refused)
     struct blob *b = NULL;
     uint8_t pixel[3] = {0};
     ck_assert_int_eq(png_encoder_create(&e, -1), IMF_EINVAL);
-    ck_assert_int_eq(png_encoder_create(&e, 10), IMF_EINVAL);
+    for (int level = 2; level <= 10; level++) {
+        if (level != 9)
+            ck_assert_int_eq(png_encoder_create(&e, level), IMF_EINVAL);
+    }
     ck_assert_ptr_null(e);
     ck_assert_int_eq(png_encoder_create(&e, 1), IMF_OK);
     ck_assert_int_eq(png_encode(e, pixel, 0, 1, NULL, &b), IMF_EINVAL);
@@ -246,8 +252,8 @@ int main(void)
     TCase *tc = tcase_create("png");
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, test_deflate_runs);
-    tcase_add_loop_test(tc, test_levels, 0, 10);
-    tcase_add_loop_test(tc, test_shapes, 0, 3);
+    tcase_add_loop_test(tc, test_levels, 0, LEVELS);
+    tcase_add_loop_test(tc, test_shapes, 0, LEVELS);
     tcase_add_test(tc, test_text);
     tcase_add_test(tc, test_refused);
     suite_add_tcase(s, tc);
