@@ -286,10 +286,10 @@ imf_status cpu_peak_rate(struct imf__device *d, double *flops_per_second)
     double best = 0;
     int times = 1000;
     for (int i = 0; i < RUNS; i++) {
-        double flops = 0, start = seconds();
+        double flops = 0, start = imf__seconds();
 #pragma omp parallel num_threads(cpu->threads) reduction(+ : flops)
         flops += peak(times);
-        double t = seconds() - start;
+        double t = imf__seconds() - start;
         if (t < 1e-3) { /* too short to tell from the start of the threads */
             times *= 2;
             i = -1;

@@ -21,7 +21,7 @@ struct bytes {
 
 struct invariance {
     const struct imfd_usage *usage;
-    struct imfd_engine_options options;
+    struct device_options options;
     struct imfd_synthetic mit, decoder;
     struct bytes first; /* batch 1, the first thread count */
     int failed;
@@ -139,7 +139,7 @@ static int check_engine(struct invariance *v, int threads)
     return 0;
 }
 
-int imfd_selfcheck_invariance(const struct imfd_usage *usage, const struct imfd_engine_options *o)
+int imfd_selfcheck_invariance(const struct imfd_usage *usage, const struct device_options *o)
 {
     static const struct imf__meanflow_shape wide = {.family = IMF__MIT,
                                                     .depth = 2,

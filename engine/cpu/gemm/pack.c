@@ -1,14 +1,8 @@
 /* Operands in tiles (gemm.h). */
 #include "cpu/gemm/gemm.h"
+#include "common/bfloat16.h"
 
 #include <string.h>
-
-static uint16_t to_bf16(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, sizeof(u));
-    return (uint16_t)((u + 0x7FFF + ((u >> 16) & 1)) >> 16);
-}
 
 void imf__gemm_pack_b(uint16_t *panel, const float *const from[GEMM_PANEL], int K)
 {
@@ -19,7 +13,7 @@ void imf__gemm_pack_b(uint16_t *panel, const float *const from[GEMM_PANEL], int 
             continue;
         for (size_t k = 0; k < (size_t)K; k++)
             panel[k / 32 * GEMM_STEP + c / 16 * GEMM_TILE + k % 32 / 2 * 32 + c % 16 * 2 + k % 2] =
-                to_bf16(from[c][k]);
+                imf__to_bf16(from[c][k]);
     }
 }
 
