@@ -33,7 +33,6 @@ enum route {
     ROUTE_COUNT
 };
 
-
 /* Reasons of imfd_rejected_total that are not the scheduler's. */
 enum rejection { REJECTED_RATE, REJECTED_ADDRESS, REJECTED_COUNT };
 
