@@ -10,7 +10,7 @@
 #include "base/png.h"
 #include "cli/synthetic.h"
 
-#include <cJSON.h>
+#include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

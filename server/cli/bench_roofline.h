@@ -4,7 +4,7 @@
 
 #include "imf.h"
 
-#include <cJSON.h>
+#include <cjson/cJSON.h>
 
 /* The engine is one of device "roofline:GPU", with its model and max_batch lanes. Returns what was
  * counted for every batch size, to be printed as JSON or by imfd_roofline_print; NULL with `err`.

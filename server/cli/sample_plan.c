@@ -4,7 +4,7 @@
 #include "common/error.h"
 #include "base/json_read.h"
 
-#include <cJSON.h>
+#include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
