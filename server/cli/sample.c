@@ -175,7 +175,7 @@ static int run(const struct imfd_usage *usage, const struct sample_options *o,
             imfd_usage_error(usage, "--model %s, but %s holds %s", o->model, o->checkpoint, name);
         goto out;
     }
-    imf_status status = imfd_plan_complete(plan, imf_model_get_info(s.model), &err);
+    imf_status status = imfd_plan_complete(plan, s.model, &err);
     if (status == IMF_OK)
         status = imfd_output_create(&s.output, &o->output, s.model, plan->n, &err);
     if (status == IMF_EINVAL) {
@@ -250,8 +250,8 @@ int imfd_cmd_sample(int argc, char **argv)
         {"demo", NULL, IMFD_OPTION_FLAG, &o.demo, NULL, NULL, 0, 0,
          "use the demo model that comes with imfd"},
         OPTION_MODEL(&o.model, OPTION_MODEL_HELP),
-        {"classes", "class labels", IMFD_OPTION_LIST, &o.plan.classes, NULL, "LIST", 0, INT_MAX,
-         "class indices such as 207,360 or 0-7"},
+        {"classes", "class labels", IMFD_OPTION_STRING, &o.plan.classes, NULL, "LIST", 0, 0,
+         "indices, WordNet ids or names, such as 207,0-7,cat,\"golden retriever\""},
         {"seeds", "seed", IMFD_OPTION_LIST, &o.plan.seeds, NULL, "LIST", 0, 0,
          "one for each class, or one for all (default: 0,1,2,...)"},
         {"num-images", NULL, IMFD_OPTION_INT, &o.plan.num_images, NULL, "N", 1, 1000000,
@@ -281,7 +281,8 @@ int imfd_cmd_sample(int argc, char **argv)
         .command = "sample",
         .summary = "Draws pictures. Without classes and seeds: the release's grid of eight.",
         .notes = "The flags --fid-ref and --save-samples of the release are accepted and have no "
-                 "effect here.\nA class equal to the number of classes is the unconditional one.",
+                 "effect here.\nA class equal to the number of classes, or \"none\", is the "
+                 "unconditional one.",
         .options = options,
     };
     enum imfd_parsed parsed = imfd_options_parse(&usage, argc, argv, NULL, NULL);

@@ -2,11 +2,13 @@
 #include "cli/sample_plan.h"
 #include "cli/common.h"
 #include "common/error.h"
+#include "api/classes.h"
 #include "base/json_read.h"
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,7 +28,6 @@ void imfd_plan_options_init(struct imfd_plan_options *o)
 
 void imfd_plan_options_free(struct imfd_plan_options *o)
 {
-    imfd_list_free(&o->classes);
     imfd_list_free(&o->seeds);
 }
 
@@ -158,28 +159,98 @@ out:
 
 /* ---- Flags ---- */
 
-/* One value for all, or one each. */
-static uint64_t pick(const struct imfd_list *list, size_t i, uint64_t otherwise)
+/* One class, or a range of them, between the commas of --classes. */
+struct item {
+    const char *name; /* NULL: the classes first..last */
+    int length;
+    int32_t first, last;
+};
+
+/* Digits at *at, which moves behind them. False when there are none, or they exceed a label. */
+static bool read_index(const char **at, const char *end, int32_t *out)
 {
-    return list->count == 0 ? otherwise : list->values[list->count == 1 ? 0 : i];
+    int64_t v = 0;
+    const char *start = *at;
+    for (; *at < end && **at >= '0' && **at <= '9'; ++*at) {
+        v = v * 10 + (**at - '0');
+        if (v > INT32_MAX)
+            return false;
+    }
+    *out = (int32_t)v;
+    return *at > start;
+}
+
+/* The item at *at, which moves to the next one, or to NULL after the last. What has nothing but
+ * digits and a dash between them is one of numbers; all else is a name. */
+static bool next_item(const char **at, struct item *item)
+{
+    const char *start = *at, *end = start + strcspn(start, ",");
+    *at = *end == ',' ? end + 1 : NULL;
+    *item = (struct item){.name = start, .length = (int)(end - start)};
+    size_t digits = strspn(start, "0123456789");
+    size_t more = start[digits] == '-' ? 1 + strspn(start + digits + 1, "0123456789") : 0;
+    if (end == start || end - start > CLASSES_MAX_QUERY)
+        return false;
+    if (digits == 0 || more == 1 || start + digits + more != end)
+        return true;
+    item->name = NULL;
+    if (!read_index(&start, end, &item->first))
+        return false;
+    item->last = item->first;
+    return start == end ||
+           (start++, read_index(&start, end, &item->last) && item->first <= item->last);
+}
+
+/* Counts the classes of --classes and, unless `samples` is NULL, writes one into each. */
+static imf_status read_classes(const char *text, struct imfd_sample *samples, size_t *n,
+                               struct imf_error *err)
+{
+    struct item item;
+    *n = 0;
+    for (const char *at = text; at;) {
+        const char *start = at;
+        size_t many = 1;
+        bool ok = next_item(&at, &item);
+        if (ok && !item.name)
+            many = (size_t)(item.last - item.first) + 1;
+        if (!ok || many > IMFD_LIST_MAX - *n)
+            return imf__fail(err, IMF_EINVAL,
+                             "--classes must be up to %d indices, ranges, WordNet ids or names "
+                             "with commas between, not '%.80s'",
+                             IMFD_LIST_MAX, *start ? start : text);
+        for (size_t i = 0; samples && i < many; i++) {
+            samples[*n + i].label = item.first + (int32_t)i;
+            samples[*n + i].class_name = item.name;
+            samples[*n + i].class_name_length = item.length;
+        }
+        *n += many;
+    }
+    return IMF_OK;
 }
 
 static imf_status from_lists(struct imfd_plan *plan, const struct imfd_plan_options *o,
                              struct imf_error *err)
 {
-    size_t classes = o->classes.count, seeds = o->seeds.count;
+    size_t classes = 0, seeds = o->seeds.count;
+    imf_status status = o->classes ? read_classes(o->classes, NULL, &classes, err) : IMF_OK;
+    if (status != IMF_OK)
+        return status;
     if (classes > 1 && seeds > 1 && classes != seeds)
         return imf__fail(err, IMF_EINVAL,
                          "--classes has %zu values and --seeds %zu: give as many, or one of either",
                          classes, seeds);
     size_t n = classes > seeds ? classes : seeds;
-    imf_status status = allocate(plan, n ? n : RELEASE_COUNT, err);
+    status = allocate(plan, n ? n : RELEASE_COUNT, err);
+    if (status == IMF_OK && classes)
+        status = read_classes(o->classes, plan->samples, &classes, err);
     for (size_t i = 0; status == IMF_OK && i < plan->n; i++) {
-        plan->samples[i].label = classes ? (int32_t)pick(&o->classes, i, 0)
-                                 : seeds ? LABEL_EVENLY
-                                         : LABEL_OF_RELEASE;
-        plan->samples[i].seed = pick(&o->seeds, i, i);
-        plan->samples[i].sampling = o->sampling;
+        struct imfd_sample *s = &plan->samples[i];
+        if (classes == 1) /* one for all */
+            *s = plan->samples[0];
+        else if (classes == 0)
+            s->label = seeds ? LABEL_EVENLY : LABEL_OF_RELEASE;
+        s->seed = seeds == 0 ? i : o->seeds.values[seeds == 1 ? 0 : i];
+        s->sampling = o->sampling;
     }
     return status;
 }
@@ -199,7 +270,7 @@ static imf_status from_count(struct imfd_plan *plan, const struct imfd_plan_opti
 imf_status imfd_plan_make(struct imfd_plan *plan, const struct imfd_plan_options *o,
                           struct imf_error *err)
 {
-    bool lists = o->classes.count || o->seeds.count;
+    bool lists = o->classes || o->seeds.count;
     *plan = (struct imfd_plan){.n = 0};
     if ((o->per_sample != NULL) + lists + (o->num_images > 0) > 1)
         return imf__fail(err, IMF_EINVAL,
@@ -212,14 +283,73 @@ imf_status imfd_plan_make(struct imfd_plan *plan, const struct imfd_plan_options
     return status;
 }
 
-imf_status imfd_plan_complete(struct imfd_plan *plan, const struct imf_model_info *info,
+/* ---- Completing ---- */
+
+static const char *name_of(void *user, int label)
+{
+    return imf_model_class_name(user, label);
+}
+
+/* The label of a class by its name, as the HTTP interface understands it. */
+static imf_status find_class(struct imfd_sample *s, const struct classes *classes,
+                             struct imf_error *err)
+{
+    struct class_lookup found;
+    const char *name = s->class_name;
+    size_t length = (size_t)s->class_name_length, used = 0;
+    if (length == 4 && memcmp(name, "none", 4) == 0) {
+        s->label = classes_count(classes);
+        return IMF_OK;
+    }
+    enum class_match match = classes_find(classes, name, length, &found);
+    if (match == CLASS_FOUND) {
+        s->label = found.index;
+        return IMF_OK;
+    }
+    char near[360] = "";
+    for (int i = 0; i < found.n_candidates && used < sizeof(near) - 1; i++) {
+        int n = snprintf(near + used, sizeof(near) - used, "%s%d (%s)", i ? ", " : "",
+                         found.candidates[i], classes_get(classes, found.candidates[i])->name);
+        used += n > 0 ? (size_t)n : 0;
+    }
+    int shown = s->class_name_length < 80 ? s->class_name_length : 80;
+    return imf__fail(err, IMF_EINVAL, "--classes: %s \"%.*s\"%s%s",
+                     match == CLASS_AMBIGUOUS ? "several classes are called" : "no class is called",
+                     shown, name, found.n_candidates ? ": " : "", near);
+}
+
+static imf_status find_classes(struct imfd_plan *plan, const struct imf_model *model,
+                               struct imf_error *err)
+{
+    struct classes *classes = NULL;
+    int count = imf_model_get_info(model)->classes;
+    imf_status status = IMF_OK;
+    for (size_t i = 0; i < plan->n && status == IMF_OK; i++) {
+        if (!plan->samples[i].class_name)
+            continue;
+        if (!classes)
+            classes = count == CLASSES_IMAGENET
+                          ? classes_create_imagenet()
+                          : classes_create_named(count, name_of, (void *)(uintptr_t)model);
+        status = classes ? find_class(&plan->samples[i], classes, err)
+                         : imf__fail(err, IMF_ENOMEM, "out of memory");
+    }
+    classes_destroy(classes);
+    return status;
+}
+
+imf_status imfd_plan_complete(struct imfd_plan *plan, const struct imf_model *model,
                               struct imf_error *err)
 {
+    const struct imf_model_info *info = imf_model_get_info(model);
+    imf_status status = find_classes(plan, model, err);
+    if (status != IMF_OK)
+        return status;
     for (size_t i = 0; i < plan->n; i++) {
         struct imfd_sample *s = &plan->samples[i];
         struct imf_sampling *g = &s->sampling;
         /* The release's grid where the model has its classes, else all classes in turn. */
-        if (s->label == LABEL_OF_RELEASE && info->classes == 1000)
+        if (s->label == LABEL_OF_RELEASE && info->classes == CLASSES_IMAGENET)
             s->label = release_labels[i];
         else if (s->label < 0)
             s->label = (int32_t)(i * (size_t)info->classes / plan->n);

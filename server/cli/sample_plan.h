@@ -8,7 +8,9 @@
 #include "base/options.h"
 
 struct imfd_sample {
-    int32_t label; /* negative: chosen by imfd_plan_complete */
+    int32_t label;          /* negative: chosen by imfd_plan_complete */
+    const char *class_name; /* looked up by imfd_plan_complete; NULL: the label counts. Of argv, */
+    int class_name_length;  /* and without a NUL at its end */
     uint64_t seed;
     struct imf_sampling sampling; /* steps 0, the floats NaN: the model's */
 };
@@ -19,24 +21,24 @@ struct imfd_plan {
 };
 
 struct imfd_plan_options {
-    struct imfd_list classes, seeds; /* owned */
-    struct imf_sampling sampling;    /* as above */
-    const char *per_sample;          /* JSON file or NULL */
-    int num_images;                  /* 0: not given */
+    const char *classes;          /* "cat,1,4-7,golden retriever" or NULL */
+    struct imfd_list seeds;       /* owned */
+    struct imf_sampling sampling; /* as above */
+    const char *per_sample;       /* JSON file or NULL */
+    int num_images;               /* 0: not given */
     uint64_t sample_seed;
 };
 
 /* NaN and 0 everywhere; sample_seed 42. */
 void imfd_plan_options_init(struct imfd_plan_options *o);
-/* Frees the lists. */
+/* Frees the list. */
 void imfd_plan_options_free(struct imfd_plan_options *o);
 
 /* IMF_EINVAL where the options or the file contradict themselves; err says what. */
 IMF_MUST_CHECK imf_status imfd_plan_make(struct imfd_plan *plan, const struct imfd_plan_options *o,
                                          struct imf_error *err);
-/* Fills in labels and settings, and checks them against the model. */
-IMF_MUST_CHECK imf_status imfd_plan_complete(struct imfd_plan *plan,
-                                             const struct imf_model_info *info,
+/* Fills in labels and settings, and checks them against the model. IMF_EINVAL as above. */
+IMF_MUST_CHECK imf_status imfd_plan_complete(struct imfd_plan *plan, const struct imf_model *model,
                                              struct imf_error *err);
 void imfd_plan_free(struct imfd_plan *plan);
 

@@ -6,6 +6,7 @@ import unittest
 
 from cli_case import GOLDEN, CliCase, imfd, read_npy, read_png, relative_error
 
+DEMO = os.path.join(os.path.dirname(os.path.dirname(GOLDEN)), "models", "demo", "mit_demo.safetensors")
 TINY = os.path.join(GOLDEN, "mit_tiny", "mit_tiny.pth")
 CPU = ["--device", "cpu", "--precision", "fp32"]
 
@@ -89,6 +90,54 @@ class Latents(CliCase):
         self.assertEqual(read_npy(z)[0], (8, 4, 32, 32))
 
 
+class ClassNames(CliCase):
+    """The demo model has names of its own; a copy gives two of its classes the same one."""
+
+    def draw(self, *args):
+        z = self.path("z.npy")
+        self.ok("sample", "--demo", *CPU, "--save-latents", z, *args)
+        return read_npy(z)
+
+    def test_names_are_indices(self):
+        with open(DEMO, "rb") as f:
+            names = json.loads(self.header(f)["__metadata__"]["class_names"])
+        seeds = ["--seeds", "5,6,7,8,9"]
+        expected = self.draw("--classes", "1,1,2,3,%d" % len(names), *seeds)
+        named = ",".join([names[1].split(", ")[0].upper(), "1", "2-3", "none"])
+        self.assertEqual(self.draw("--classes", named, *seeds), expected)
+        blanks = " %s ,1,2,%s,none" % (names[1].split(", ")[-1], names[3].split(", ")[0].replace(" ", "_"))
+        self.assertEqual(self.draw("--classes", blanks, *seeds), expected)
+
+    def test_one_name_for_all_seeds(self):
+        self.assertEqual(self.draw("--classes", "cat", "--seeds", "3,4"), self.draw("--classes", "1", "--seeds", "3,4"))
+
+    def test_refused_with_candidates(self):
+        z = self.path("z.npy")
+        demo = ["sample", "--demo", *CPU, "--save-latents", z]
+        self.refused(2, ['no class is called "ca"', "1 (cat)"], *demo, "--classes", "ca")
+        self.refused(2, 'no class is called "zebrafish"', *demo, "--classes", "1,zebrafish")
+        self.refused(2, 'no class is called "-1"', *demo, "--classes", "-1")
+        self.refused(2, 'no class is called "1-"', *demo, "--classes", "1-")
+        with open(DEMO, "rb") as f:
+            header, values = self.header(f), f.read()
+        names = json.loads(header["__metadata__"]["class_names"])
+        names[2] = names[5] = "crane"
+        header["__metadata__"]["class_names"] = json.dumps(names)
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        twice = self.path("twice.safetensors")
+        with open(twice, "wb") as f:
+            f.write(struct.pack("<Q", len(text)) + text + values)
+        self.refused(2, ['several classes are called "crane"', "2 (crane)", "5 (crane)"], "sample", "--ckpt-path", twice,
+                     *CPU, "--save-latents", z, "--classes", "crane")
+        self.assertFalse(os.path.exists(z))
+
+    @staticmethod
+    def header(f):
+        size, = struct.unpack("<Q", f.read(8))
+        return json.loads(f.read(size))
+
+
 class Pictures(CliCase):
     @classmethod
     def setUpClass(cls):
@@ -143,7 +192,9 @@ class Refusals(CliCase):
             ("--ckpt-path is needed", "--decoder", "none"),
             ("--steps", "--steps", "0"), ("--steps", "--steps", "65"), ("--steps", "--steps", "two"),
             ("--omega", "--omega", "0.5"), ("--omega", "--omega", "nan"), ("--t-min", "--t-min", "-1"),
-            ("--t-max", "--t-max", "1.5"), ("--classes", "--classes", "1,,2"), ("--classes", "--classes", "dog"),
+            ("--t-max", "--t-max", "1.5"), ("--classes", "--classes", "1,,2"), ("--classes", "--classes", "dog,"),
+            ("--classes", "--classes", ""), ("--classes", "--classes", "7-3"), ("--classes", "--classes", "2147483648"),
+            ("--classes", "--classes", "0-65536"), ("--classes", "--classes", "cat," + "x" * 201),
             ("--seeds", "--seeds", "-1"), ("--max-batch", "--gen-bsz", "0"),
             (["--classes has 2", "--seeds 3"], "--classes", "1,2", "--seeds", "1,2,3"),
             ("either", "--classes", "1", "--num-images", "4"), ("unexpected argument", "picture.png"),
