@@ -3,8 +3,10 @@ socket) with the fake engine. Usage: test_proxy.py nginx|haproxy."""
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,13 +25,14 @@ def read_conf(*path):
         return f.read()
 
 
-def start_nginx(folder, site_ports, servers, rate, certificate):
+def start_nginx(folder, site_ports, servers, rate, certificate, timeout):
     port, tls_port = site_ports
     key, crt, _ = certificate
     text = edit(read_conf("nginx", "imfd.conf"),
                 (r"    server unix:.*\n    server .*\n    server .*\n",
                  "".join("    server %s max_fails=0;\n" % s for s in servers)),
-                (r"/var/cache/nginx/imfd", folder + "/cache"),
+                (r"/var/cache/nginx", folder + "/var/cache/nginx"),
+                (r"proxy_read_timeout 130s", "proxy_read_timeout " + timeout),
                 (r"/var/log/nginx", folder),
                 (r"/etc/nginx/imfd\.crt", crt), (r"/etc/nginx/imfd\.key", key),
                 (r"listen 80;", "listen 127.0.0.1:%d;" % port),
@@ -38,6 +41,9 @@ def start_nginx(folder, site_ports, servers, rate, certificate):
     if rate is not None:
         text = edit(text, (r"rate=20r/s", "rate=%dr/s" % rate), (r"burst=40", "burst=10000"),
                     (r"imfd_connections 64", "imfd_connections 1000"))
+    # The folder of the cache, by the command that the file gives.
+    [command] = re.findall(r"(?m)^#\s+(mkdir .*)$", text)
+    subprocess.run(shlex.split(command), check=True)
     with open(folder + "/imfd.conf", "w") as f:
         f.write(text)
     with open(folder + "/nginx.conf", "w") as f:
@@ -50,7 +56,7 @@ def start_nginx(folder, site_ports, servers, rate, certificate):
     return ["nginx", "-p", folder, "-e", "stderr", "-c", folder + "/nginx.conf"]
 
 
-def start_haproxy(folder, site_ports, servers, rate, certificate):
+def start_haproxy(folder, site_ports, servers, rate, certificate, timeout):
     port, tls_port = site_ports
     lines = "".join("    server imfd%d %s\n" % (i, s.replace("unix:", "unix@"))
                     for i, s in enumerate(servers))
@@ -58,6 +64,7 @@ def start_haproxy(folder, site_ports, servers, rate, certificate):
                 (r"(?:    server imfd\d .*\n)+", lines),
                 (r"bind :80$", "bind 127.0.0.1:%d" % port),
                 (r"bind :443", "bind 127.0.0.1:%d" % tls_port),
+                (r"timeout server 130s", "timeout server " + timeout),
                 (r"/etc/haproxy/imfd\.pem", certificate[2]))
     if rate is not None:
         text = edit(text, (r"sc0_http_req_rate gt 40", "sc0_http_req_rate gt %d" % rate),
@@ -73,6 +80,7 @@ KIND = "nginx"
 
 class ProxyTest(unittest.TestCase):
     rate = 100000
+    timeout = "130s"  # the files' own
 
     @classmethod
     def setUpClass(cls):
@@ -83,7 +91,7 @@ class ProxyTest(unittest.TestCase):
                         for i, listen in enumerate(listens)]
         ports = free_port(), free_port()
         cls.site = Site(*ports, certificate[1])
-        command = START[KIND](cls.folder, ports, listens, cls.rate, certificate)
+        command = START[KIND](cls.folder, ports, listens, cls.rate, certificate, cls.timeout)
         cls.proxy = Proxy(command, cls.folder + "/proxy.log")
         try:
             wait_for("the proxy", cls.answers)
@@ -92,11 +100,15 @@ class ProxyTest(unittest.TestCase):
             raise
 
     @classmethod
-    def answers(cls):
+    def status_of(cls, path):
         try:
-            return cls.site.request("GET", "/readyz").status == 200
+            return cls.site.request("GET", path).status
         except OSError:
-            return False
+            return None
+
+    @classmethod
+    def answers(cls):
+        return cls.status_of("/readyz") == 200
 
     @classmethod
     def tearDownClass(cls):
@@ -279,6 +291,42 @@ class Restart(ProxyTest):
         results = load.stop()
         print("%s: six drains under load: %s" % (KIND, dict(results)))
         self.assertEqual(set(results), {200}, load.errors[:5])
+
+
+class Errors(ProxyTest):
+    """Errors of imfd keep their status and their text; the proxy's own have a status and a text that agree."""
+    timeout = "200ms"
+
+    def test_of_imfd(self):
+        for status, code, method, path, body in [
+                (404, "class_not_found", "GET", "/v1/images/fake/5000/1.png", None),
+                (404, "not_found", "GET", "/v1/nothing", None),
+                (400, "unknown_class", "POST", "/v1/generate", {"class": 5000}),
+                (405, "method_not_allowed", "GET", "/v1/generate", None)]:
+            with self.subTest(path):
+                answer = self.site.request(method, path, body)
+                self.assertEqual((answer.status, answer.json()["error"]["code"]), (status, code))
+
+    def test_replica_too_slow(self):
+        # 64 evaluations of 8 ms, and no byte before the last one.
+        answer = self.site.request("POST", "/v1/generate", {"class": 1, "n": 64, "steps": 64})
+        self.assertEqual((answer.status, answer.json()["error"]["code"]), (504, "deadline_exceeded"))
+
+    def test_no_replica(self):
+        for replica in self.replicas:
+            replica.kill()
+        try:
+            # Until then a request may meet a kept connection whose replica has just died.
+            wait_for("the proxy to know", lambda: self.status_of("/readyz") == 503)
+            for path in ("/v1/models", PICTURE % 1):
+                answer = self.site.request("GET", path)
+                self.assertEqual((answer.status, answer.json()["error"]["code"]), (503, "no_replica"))
+                self.assertEqual(answer.headers["Retry-After"], "1")
+                self.assertEqual(answer.headers["Content-Type"], "application/json")
+        finally:
+            for replica in self.replicas:
+                replica.start()
+            wait_for("the proxy", self.answers)
 
 
 class Rate(ProxyTest):
