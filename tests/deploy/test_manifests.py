@@ -2,10 +2,14 @@
 to fit imfd's drain. conf/compose.yaml against the published schema (compose-spec.json, Apache-2.0, as
 docker-compose 1.29.2 ships it), and every file it mounts is there. No cluster and no engine is
 started: that is this test's limit."""
+import hashlib
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 import unittest
 
 from deploy import ROOT, SKIP
@@ -33,8 +37,8 @@ class Kubernetes(unittest.TestCase):
             for document in documents(name):
                 kubernetes_validate.validate(document, "1.29", strict=True)
                 kinds.append(document["kind"])
-        self.assertEqual(sorted(kinds), ["Deployment", "Deployment", "HorizontalPodAutoscaler",
-                                         "PodDisruptionBudget", "Service"])
+        self.assertEqual(sorted(kinds), ["ConfigMap", "Deployment", "Deployment", "HorizontalPodAutoscaler", "Job",
+                                         "PersistentVolumeClaim", "PodDisruptionBudget", "Service"])
 
     def test_the_validator_refuses(self):
         broken = documents("imfd.yaml")[0]
@@ -56,6 +60,63 @@ class Kubernetes(unittest.TestCase):
         self.assertEqual(container["readinessProbe"]["httpGet"]["path"], "/readyz")
         self.assertEqual(container["livenessProbe"]["httpGet"]["path"], "/livez")
         self.assertEqual(scaler["spec"]["metrics"][0]["pods"]["metric"]["name"], "imfd_queue_images")
+
+
+class Weights(unittest.TestCase):
+    """The claim that the pods mount is the one that the Job fills, and the Job's script does so."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.claim, cls.config, cls.job = documents("weights.yaml")
+        cls.pod = documents("imfd.yaml")[0]["spec"]["template"]["spec"]
+
+    def test_consistent(self):
+        filler = self.job["spec"]["template"]["spec"]
+        for pod, read_only in ((self.pod, True), (filler, False)):
+            [mount] = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "models"]
+            [volume] = [v for v in pod["volumes"] if v["name"] == "models"]
+            self.assertEqual(mount["mountPath"], "/models")
+            self.assertEqual(mount.get("readOnly", False), read_only)
+            self.assertEqual(volume["persistentVolumeClaim"]["claimName"], self.claim["metadata"]["name"])
+        # The same owner, for the pods have to read what the Job writes.
+        self.assertEqual(filler["securityContext"], self.pod["securityContext"])
+        self.assertNotIn("app", self.job["spec"]["template"]["metadata"]["labels"])  # the Service selects by it
+        [models] = [e["value"] for e in self.pod["containers"][0]["env"] if e["name"] == "IMFD_MODELS"]
+        names = {line.split()[1] for line in self.config["data"]["files"].splitlines()}
+        self.assertEqual(set(re.findall(r"=/models/([^,]+)", models)), names)
+        patch = documents("gpu.yaml")[0]["spec"]["template"]["spec"]  # leaves the mount as it is
+        self.assertEqual(patch["containers"][0]["name"], self.pod["containers"][0]["name"])
+        self.assertNotIn("volumeMounts", patch["containers"][0])
+        self.assertNotIn("volumes", patch)
+
+    def fetch(self, folder, files):
+        with open(folder + "/files", "w") as f:
+            f.write(files)
+        script = self.config["data"]["fetch"].replace("/models", folder + "/models").replace("/weights", folder)
+        return subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=50)
+
+    def test_script(self):
+        if shutil.which("curl") is None:
+            self.skipTest("curl is not installed")
+        with tempfile.TemporaryDirectory(prefix="imfd-weights-") as folder:
+            os.mkdir(folder + "/models")
+            with open(folder + "/source", "wb") as f:
+                f.write(b"weights")
+            digest = hashlib.sha256(b"weights").hexdigest()
+            done = self.fetch(folder, self.config["data"]["files"])
+            self.assertIn("no SHA-256 is given", done.stderr)
+            self.assertNotEqual(done.returncode, 0)
+            done = self.fetch(folder, "%s a.pth file://%s/source\n" % (digest[::-1], folder))
+            self.assertNotEqual(done.returncode, 0)
+            self.assertFalse(os.path.exists(folder + "/models/a.pth"))
+            line = "%s %%s file://%s/source\n" % (digest, folder)
+            done = self.fetch(folder, line % "a.pth" + line % "b.pth")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(sorted(os.listdir(folder + "/models")), ["a.pth", "b.pth"])
+            os.remove(folder + "/source")  # a second run has nothing to fetch
+            self.assertEqual(self.fetch(folder, line % "a.pth" + line % "b.pth").returncode, 0)
+            os.remove(folder + "/models/b.pth")
+            self.assertNotEqual(self.fetch(folder, line % "b.pth").returncode, 0)
 
 
 def load(*path):
