@@ -49,6 +49,8 @@ struct imf__image {
     bool f32; /* float32 whatever the running precision: the last convolution's result, so that the
                * picture is not quantised to bfloat16; only conv2d and image_from_latent write
                * and to_rgb8 reads these */
+    int norm_groups, norm_strips; /* the device's: what conv2d has left beside the pixels for the
+                                   * group_norm that reads them next; zeros: nothing */
 };
 
 struct imf__conv_desc {
@@ -62,6 +64,8 @@ struct imf__conv_desc {
     bool relu;        /* after bias and residual */
     bool residual;    /* conv2d will be given an image to add (before relu) */
     bool f32_out;     /* the result is kept in float32: dst->f32 is set */
+    int norm_groups;  /* of the group_norm that reads the result next, or 0: a device may gather its
+                         statistics while it writes */
 };
 
 enum imf__pool { IMF__POOL_MAX, IMF__POOL_AVG /* padding not counted */ };

@@ -145,8 +145,8 @@ IMF_DEVICE void load_queries(uint32_t (&q)[HS / 16][1][4], const bf16 *qkv, cons
     }
 }
 
-/* One softmax step: 16 queries against keys `row`.. + 31 of the resident tile, `valid` of them
- * real. */
+/* One softmax step: 16 queries against keys `row`.. + 31 of the resident tile; of those
+ * at the end only `valid` are real. */
 template <int HS>
 IMF_DEVICE void attend(float (&out)[1][HS / 8][4], float (&highest)[2], float (&total)[2],
                        const uint32_t (&q)[HS / 16][1][4], bf16 *K, bf16 *V, int row, int valid)
@@ -166,6 +166,14 @@ IMF_DEVICE void attend(float (&out)[1][HS / 8][4], float (&highest)[2], float (&
         }
         mma_bf16_tile(s, q[step], k);
     }
+    if (valid < STEP) { /* the last step only */
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                if (8 * j + 2 * t + e % 2 >= valid)
+                    s[0][j][e] = -INFINITY;
+    }
     float scale[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -174,8 +182,6 @@ IMF_DEVICE void attend(float (&out)[1][HS / 8][4], float (&highest)[2], float (&
         for (int j = 0; j < 4; j++) {
 #pragma unroll
             for (int e = 0; e < 2; e++) {
-                if (8 * j + 2 * t + e >= valid)
-                    s[0][j][2 * half + e] = -INFINITY;
                 top = fmaxf(top, s[0][j][2 * half + e]);
             }
         }

@@ -261,7 +261,7 @@ extern "C" enum k_conv_path k_conv_path(enum k_type type, const struct k_conv *c
         return K_CONV_F32;
     if (c->kh == 3 && c->kw == 3 && c->stride == 1 && c->pad_h == 1 && c->pad_w == 1 &&
         k_conv3x3_fits(c))
-        return K_CONV_3X3;
+        return c->upsample2x ? K_CONV_UP : K_CONV_3X3;
     return K_CONV_GEMM;
 }
 
@@ -272,13 +272,14 @@ extern "C" size_t k_conv_weight_count(enum k_conv_path path, const struct k_conv
         return static_cast<size_t>(taps) * Cp * pad_to(c->out, F32_TILE);
     if (path == K_CONV_GEMM)
         return static_cast<size_t>(pad_to(c->out, BN)) * pad_to(taps * Cp, BK);
-    return static_cast<size_t>(pad_to(Cp, 16)) * taps * pad_to(c->out, k_conv3x3_columns(c->out));
+    return static_cast<size_t>(pad_to(Cp, 16)) * (path == K_CONV_UP ? 16 : taps) *
+           pad_to(c->out, k_conv3x3_columns(c->out));
 }
 
 extern "C" size_t k_conv_weight_index(enum k_conv_path path, const struct k_conv *c, int o, int i,
                                       int t)
 {
-    const int Cp = K_PAD(c->in), taps = c->kh * c->kw;
+    const int Cp = K_PAD(c->in), taps = path == K_CONV_UP ? 16 : c->kh * c->kw;
     if (path == K_CONV_F32)
         return (static_cast<size_t>(t) * Cp + i) * pad_to(c->out, F32_TILE) + o;
     if (path == K_CONV_GEMM)
@@ -286,6 +287,21 @@ extern "C" size_t k_conv_weight_index(enum k_conv_path path, const struct k_conv
     const int columns = k_conv3x3_columns(c->out);
     const size_t rows = (static_cast<size_t>(i / 16) * taps + t) * pad_to(c->out, columns);
     return (rows + permuted(o, columns == 16 ? 16 : 32)) * 16 + i % 16;
+}
+
+extern "C" void k_conv_up_taps(float out[16], const float taps[9])
+{
+    for (int parity = 0; parity < 4; parity++) {
+        float *sums = out + parity * 4;
+        for (int i = 0; i < 4; i++)
+            sums[i] = 0.0f;
+        /* An even row sees the input row above through tap 0 and its own through 1 and 2; an odd
+         * one its own through 0 and 1 and the one below through 2. */
+        for (int ky = 0; ky < 3; ky++)
+            for (int kx = 0; kx < 3; kx++)
+                sums[(ky + 1 - parity / 2) / 2 * 2 + (kx + 1 - parity % 2) / 2] +=
+                    taps[ky * 3 + kx];
+    }
 }
 
 /* ---- launchers ---- */

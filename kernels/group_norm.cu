@@ -1,15 +1,17 @@
-/* GroupNorm with optional SiLU over NHWC pictures, in two passes over the picture.
+/* GroupNorm with optional SiLU over NHWC pictures, in two passes over the picture, or in one where
+ * the convolution that wrote it has left the statistics (conv3x3.cu).
  *
  *   statistics  a block sums x and x^2 of its strip of pixels per channel in registers (a thread
- * keeps the same eight channels), folds rows and channels in shared memory and writes mean and M2
- * (sum of squared deviations) of its strip for every group combine     one warp per group and
- * picture merges the strips (Chan's formula, fixed order) into scale and shift per channel apply y
- * = x scale + shift, SiLU
+ *               keeps the same eight channels), folds rows and channels in shared memory and writes
+ *               mean and M2 of its strip for every group
+ *   combine     one warp per group and picture merges the strips (Chan's formula, fixed order) into
+ *               scale and shift per channel
+ *   apply       y = x scale + shift, SiLU
  *
  * No atomics; strips depend on the picture's size only, so a picture's bits do not depend on the
  * batch. Strips of 64 KiB (bfloat16): the scale and shift that each apply block reads are a
  * hundredth of it. */
-#include "common.cuh"
+#include "group_norm.cuh"
 
 static const int THREADS = 256;
 
@@ -51,7 +53,7 @@ IMF_DEVICE float lanes_sum(float x, int width)
  * Shared: planes (rows, sum and squares, 2, stride), then totals (sum and squares, Cp). */
 template <typename T>
 static __global__ void __launch_bounds__(THREADS)
-    statistics(float2 *partial, const T *src, int pixels, int strip, int C, int Cp, int groups)
+    statistics(float4 *partial, const T *src, int pixels, int strip, int C, int Cp, int groups)
 {
     IMF_DYNAMIC_SHARED(float, planes);
     const int vectors = Cp / 8, rows = THREADS / vectors, stride = plane_stride(vectors);
@@ -86,13 +88,13 @@ static __global__ void __launch_bounds__(THREADS)
     __syncthreads();
     partial += (static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x) * groups;
     const int width = C / groups;
-    const float n = static_cast<float>((last - first) * width);
+    const int n = (last - first) * width;
     if (width <= 32 && 32 % width == 0) {
         for (int c = tid; c < (C + 31) / 32 * 32; c += THREADS) {
             const float sum = lanes_sum(c < C ? totals[c] : 0.0f, width);
             const float squares = lanes_sum(c < C ? totals[Cp + c] : 0.0f, width);
             if (c < C && c % width == 0)
-                partial[c / width] = make_float2(sum / n, squares - sum * (sum / n));
+                partial[c / width] = strip_statistics(sum, squares, n);
         }
         return;
     }
@@ -102,32 +104,31 @@ static __global__ void __launch_bounds__(THREADS)
             sum += totals[c];
             squares += totals[Cp + c];
         }
-        partial[g] = make_float2(sum / n, squares - sum * (sum / n));
+        partial[g] = strip_statistics(sum, squares, n);
     }
 }
 
 /* grid (groups, n), one warp: scale_shift (n, 2, Cp). */
 static __global__ void __launch_bounds__(32)
-    combine(float *scale_shift, const float2 *partial, const float *gamma, const float *beta,
-            int strips, int strip, int pixels, int C, int Cp, int groups, float eps)
+    combine(float *scale_shift, const float4 *partial, const float *gamma, const float *beta,
+            int strips, int pixels, int C, int Cp, int groups, float eps)
 {
     const int lane = static_cast<int>(threadIdx.x), g = static_cast<int>(blockIdx.x);
-    const float2 *mine = partial + static_cast<size_t>(blockIdx.y) * strips * groups + g;
-    const int tail = pixels - (strips - 1) * strip;
-    float weighted = 0.0f;
-    for (int i = lane; i < strips; i += 32)
-        weighted += mine[static_cast<size_t>(i) * groups].x *
-                    static_cast<float>(i == strips - 1 ? tail : strip);
-    const float mean = warp_sum(weighted) / static_cast<float>(pixels);
+    const float4 *mine = partial + static_cast<size_t>(blockIdx.y) * strips * groups + g;
     const int width = C / groups;
+    const float all = static_cast<float>(pixels) * static_cast<float>(width);
+    float weighted = 0.0f;
+    for (int i = lane; i < strips; i += 32) {
+        const float4 m = mine[static_cast<size_t>(i) * groups];
+        weighted += m.x * m.z;
+    }
+    const float mean = warp_sum(weighted) / all;
     float deviations = 0.0f;
     for (int i = lane; i < strips; i += 32) {
-        const float2 m = mine[static_cast<size_t>(i) * groups];
-        const float count = static_cast<float>((i == strips - 1 ? tail : strip) * width);
-        deviations += m.y + count * (m.x - mean) * (m.x - mean);
+        const float4 m = mine[static_cast<size_t>(i) * groups];
+        deviations += m.y + m.z * (m.x - mean) * (m.x - mean);
     }
-    const float variance =
-        warp_sum(deviations) / (static_cast<float>(pixels) * static_cast<float>(width));
+    const float variance = warp_sum(deviations) / all;
     const float r = rsqrtf(fmaxf(variance, 0.0f) + eps);
     float *out = scale_shift + static_cast<size_t>(blockIdx.y) * 2 * Cp;
     for (int c = g * width + lane; c < (g + 1) * width; c += 32) {
@@ -170,35 +171,35 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-extern "C" size_t k_group_norm_work(int n, int h, int w, int C, int groups)
+extern "C" int k_group_norm_strips(int pixels, int C)
 {
-    const size_t strips = static_cast<size_t>(strips_of(h * w, C));
-    return static_cast<size_t>(n) * (strips * groups * 2 + 2 * K_PAD(C));
+    return strips_of(pixels, C);
+}
+
+extern "C" size_t k_group_norm_statistics(int n, int strips, int groups)
+{
+    return static_cast<size_t>(n) * strips * groups * 4;
 }
 
 template <typename T>
-static cudaError_t launch(T *dst, const T *src, const float *gamma, const float *beta, float *work,
-                          int n, int pixels, int C, int groups, float eps, int silu,
+static cudaError_t gather(float4 *partial, const T *src, int n, int pixels, int C, int groups,
                           cudaStream_t stream)
 {
-    const int Cp = K_PAD(C), strip = strip_pixels(C), strips = strips_of(pixels, C);
-    const int rows = THREADS / (Cp / 8);
+    const int Cp = K_PAD(C), strip = strip_pixels(C), rows = THREADS / (Cp / 8);
     const size_t smem =
         sizeof(float) * (static_cast<size_t>(rows) * 4 * plane_stride(Cp / 8) + 2 * Cp);
-    const dim3 grid(static_cast<unsigned>(strips), static_cast<unsigned>(n));
-    float2 *partial = reinterpret_cast<float2 *>(work);
-    float *scale_shift = work + static_cast<size_t>(n) * strips * groups * 2;
+    const dim3 grid(static_cast<unsigned>(strips_of(pixels, C)), static_cast<unsigned>(n));
     IMF_LAUNCH((statistics<T>), grid, THREADS, smem, stream, partial, src, pixels, strip, C, Cp,
                groups);
-    cudaError_t status = cudaGetLastError();
-    if (status != cudaSuccess)
-        return status;
-    const dim3 group_grid(static_cast<unsigned>(groups), static_cast<unsigned>(n));
-    IMF_LAUNCH(combine, group_grid, 32, 0, stream, scale_shift, partial, gamma, beta, strips, strip,
-               pixels, C, Cp, groups, eps);
-    status = cudaGetLastError();
-    if (status != cudaSuccess)
-        return status;
+    return cudaGetLastError();
+}
+
+template <typename T>
+static cudaError_t finish(T *dst, const T *src, const float *scale_shift, int n, int pixels, int C,
+                          int silu, cudaStream_t stream)
+{
+    const int Cp = K_PAD(C), strip = strip_pixels(C);
+    const dim3 grid(static_cast<unsigned>(strips_of(pixels, C)), static_cast<unsigned>(n));
     if (silu)
         IMF_LAUNCH((apply<T, true>), grid, THREADS, 0, stream, dst, src, scale_shift, pixels, strip,
                    Cp);
@@ -208,17 +209,41 @@ static cudaError_t launch(T *dst, const T *src, const float *gamma, const float 
     return cudaGetLastError();
 }
 
-extern "C" cudaError_t k_group_norm(void *dst, const void *src, enum k_type type,
-                                    const float *gamma, const float *beta, float *work, int n,
-                                    int h, int w, int C, int groups, float eps, int silu,
-                                    cudaStream_t stream)
+static bool sane(int n, int h, int w, int C, int groups)
 {
-    if (n < 1 || n > 65535 || h < 1 || w < 1 || C < 1 || groups < 1 || C % groups != 0 ||
-        groups > 65535 || C > 8 * THREADS || static_cast<size_t>(h) * w > 1u << 30)
+    return n > 0 && n <= 65535 && h > 0 && w > 0 && C > 0 && groups > 0 && C % groups == 0 &&
+           groups <= 65535 && C <= 8 * THREADS && static_cast<size_t>(h) * w <= 1u << 30;
+}
+
+extern "C" cudaError_t k_group_norm_gather(float *statistics, const void *src, enum k_type type,
+                                           int n, int h, int w, int C, int groups,
+                                           cudaStream_t stream)
+{
+    if (!sane(n, h, w, C, groups))
         return cudaErrorInvalidValue;
+    float4 *partial = reinterpret_cast<float4 *>(statistics);
     if (type == K_BF16)
-        return launch(static_cast<bf16 *>(dst), static_cast<const bf16 *>(src), gamma, beta, work,
-                      n, h * w, C, groups, eps, silu, stream);
-    return launch(static_cast<float *>(dst), static_cast<const float *>(src), gamma, beta, work, n,
-                  h * w, C, groups, eps, silu, stream);
+        return gather(partial, static_cast<const bf16 *>(src), n, h * w, C, groups, stream);
+    return gather(partial, static_cast<const float *>(src), n, h * w, C, groups, stream);
+}
+
+extern "C" cudaError_t k_group_norm(void *dst, const void *src, enum k_type type,
+                                    const float *gamma, const float *beta, const float *statistics,
+                                    int strips, float *scale_shift, int n, int h, int w, int C,
+                                    int groups, float eps, int silu, cudaStream_t stream)
+{
+    if (!sane(n, h, w, C, groups) || strips < 1)
+        return cudaErrorInvalidValue;
+    const dim3 grid(static_cast<unsigned>(groups), static_cast<unsigned>(n));
+    IMF_LAUNCH(combine, grid, 32, 0, stream, scale_shift,
+               reinterpret_cast<const float4 *>(statistics), gamma, beta, strips, h * w, C,
+               K_PAD(C), groups, eps);
+    const cudaError_t status = cudaGetLastError();
+    if (status != cudaSuccess)
+        return status;
+    if (type == K_BF16)
+        return finish(static_cast<bf16 *>(dst), static_cast<const bf16 *>(src), scale_shift, n,
+                      h * w, C, silu, stream);
+    return finish(static_cast<float *>(dst), static_cast<const float *>(src), scale_shift, n, h * w,
+                  C, silu, stream);
 }

@@ -71,6 +71,7 @@ struct k_conv {
     int upsample2x; /* nearest x2 folded into the loads */
     int relu;
     int out_f32; /* tensor-core paths: dst is float instead of bfloat16 */
+    int groups;  /* of a GroupNorm that may follow; 0: none does */
 };
 /* Which kernel of the current GPU does a convolution and how its weights lie; fixed at load,
  * independent of n. */
@@ -79,26 +80,41 @@ enum k_conv_path {
     K_CONV_GEMM, /* tensor cores, any k x k: [out padded to 64, permuted][tap Cp_in, padded to 32]
                   */
     K_CONV_3X3,  /* tensor cores, 3x3 stride 1 pad 1: [Cp_in / 16][tap][out padded, permuted][16] */
+    K_CONV_UP, /* the same after x2: taps are k_conv_up_taps', four of each of the four parities */
 };
 enum k_conv_path k_conv_path(enum k_type type, const struct k_conv *c);
 /* Elements of the packed matrix, and the index in it of weight (out o, in i, tap t). */
 size_t k_conv_weight_count(enum k_conv_path path, const struct k_conv *c);
 size_t k_conv_weight_index(enum k_conv_path path, const struct k_conv *c, int o, int i, int t);
+/* The nine taps as they meet after nearest upsampling: out[4 (2 a + b) + 2 y + x] belongs to pixels
+ * of row parity a and column parity b. */
+void k_conv_up_taps(float out[16], const float taps[9]);
 /* bias (K_PAD(out)) f32, zeros in the padding. residual may be NULL, and may be dst. */
 cudaError_t k_conv_f32(float *dst, const float *src, const float *weight, const float *bias,
                        const float *residual, const struct k_conv *c, cudaStream_t stream);
 cudaError_t k_conv_gemm(void *dst, const uint16_t *src, const uint16_t *weight, const float *bias,
                         const uint16_t *residual, const struct k_conv *c, cudaStream_t stream);
+/* Strips of a picture whose statistics k_conv3x3 can leave for the GroupNorm that follows; 0: none.
+ */
+int k_conv3x3_strips(const struct k_conv *c);
+/* K_CONV_3X3 and K_CONV_UP. statistics: k_group_norm_statistics floats, or NULL. */
 cudaError_t k_conv3x3(void *dst, const uint16_t *src, const uint16_t *weight, const float *bias,
-                      const uint16_t *residual, const struct k_conv *c, cudaStream_t stream);
+                      const uint16_t *residual, float *statistics, const struct k_conv *c,
+                      cudaStream_t stream);
 
 /* ---- group_norm.cu ---- */
-/* Floats of work memory for k_group_norm. */
-size_t k_group_norm_work(int n, int h, int w, int C, int groups);
-/* dst = (x - mean) / sqrt(var + eps) * gamma + beta per group and picture, silu when asked. */
+/* Floats that hold the statistics of n pictures' strips. */
+size_t k_group_norm_statistics(int n, int strips, int groups);
+/* Gathers the statistics, of so many strips a picture. */
+int k_group_norm_strips(int pixels, int C);
+cudaError_t k_group_norm_gather(float *statistics, const void *src, enum k_type type, int n, int h,
+                                int w, int C, int groups, cudaStream_t stream);
+/* dst = (x - mean) / sqrt(var + eps) * gamma + beta per group and picture, silu when asked; from
+ * the strips' statistics. scale_shift: work memory, n 2 K_PAD(C) floats. */
 cudaError_t k_group_norm(void *dst, const void *src, enum k_type type, const float *gamma,
-                         const float *beta, float *work, int n, int h, int w, int C, int groups,
-                         float eps, int silu, cudaStream_t stream);
+                         const float *beta, const float *statistics, int strips, float *scale_shift,
+                         int n, int h, int w, int C, int groups, float eps, int silu,
+                         cudaStream_t stream);
 
 /* ---- picture.cu ---- */
 cudaError_t k_image_from_latent(void *dst, enum k_type type, const float *z, const float *scale,

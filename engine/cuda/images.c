@@ -8,6 +8,7 @@ struct imf__conv {
     struct imf__conv_desc desc;
     enum k_conv_path path;
     struct k_conv shape; /* n is set per call */
+    int norm_strips;     /* of the statistics that it leaves for group_norm; 0: none */
     void *weight;
     float *bias; /* (K_PAD(out)), zeros where there is none */
 };
@@ -22,10 +23,33 @@ static size_t pixels_of(const struct imf__image *img)
     return (size_t)img->n * (size_t)img->h * (size_t)img->w;
 }
 
+/* An image's pixels, and behind them room for the statistics that a convolution may leave: one
+ * strip a tile of 16 x 16 pixels, also of each parity of an upsampled picture. */
+static size_t pixel_bytes(const struct cuda_device *c, const struct imf__image *img)
+{
+    size_t bytes = pixels_of(img) * (size_t)K_PAD(img->c) * cuda_type_size(image_type(c, img));
+    return (bytes + 255) / 256 * 256;
+}
+
+static float *statistics_of(const struct cuda_device *c, const struct imf__image *img)
+{
+    return (float *)((char *)img->data + pixel_bytes(c, img));
+}
+
 size_t cuda_image_bytes(const struct imf__device *d, const struct imf__image *img)
 {
     const struct cuda_device *c = (const struct cuda_device *)d;
-    return pixels_of(img) * (size_t)K_PAD(img->c) * cuda_type_size(image_type(c, img));
+    size_t bytes = pixel_bytes(c, img);
+    int strips = 4 * ((img->h + 31) / 32) * ((img->w + 31) / 32);
+    if (c->act == K_BF16 && !img->f32 && img->c >= 4)
+        bytes += k_group_norm_statistics(img->n, strips, img->c / 4) * sizeof(float);
+    return (bytes + 255) / 256 * 256;
+}
+
+/* What every operation says that writes pixels and no statistics. */
+static void forget_statistics(struct imf__image *img)
+{
+    img->norm_groups = img->norm_strips = 0;
 }
 
 static imf_status pack_weight(struct cuda_device *c, struct imf__conv *w, const float *weight)
@@ -37,11 +61,17 @@ static imf_status pack_weight(struct cuda_device *c, struct imf__conv *w, const 
     char *host = calloc(count, element);
     if (!host)
         return IMF_ENOMEM;
-    for (int o = 0; o < s->out; o++)
-        for (int i = 0; i < s->in; i++)
-            for (int t = 0; t < taps; t++)
-                cuda_pack(host + k_conv_weight_index(w->path, s, o, i, t) * element, type, weight++,
-                          1);
+    for (int o = 0; o < s->out; o++) {
+        for (int i = 0; i < s->in; i++, weight += taps) {
+            float sums[16];
+            if (w->path == K_CONV_UP)
+                k_conv_up_taps(sums, weight);
+            const float *values = w->path == K_CONV_UP ? sums : weight;
+            for (int t = 0; t < (w->path == K_CONV_UP ? 16 : taps); t++)
+                cuda_pack(host + k_conv_weight_index(w->path, s, o, i, t) * element, type,
+                          values + t, 1);
+        }
+    }
     imf_status status = cuda_weight_upload(c, &w->weight, host, count * element);
     free(host);
     return status;
@@ -93,6 +123,7 @@ imf_status cuda_conv_load(struct imf__device *d, struct imf__conv **out,
         .upsample2x = desc->upsample2x,
         .relu = desc->relu,
         .out_f32 = desc->f32_out,
+        .groups = desc->norm_groups,
     };
     struct imf__conv *w = calloc(1, sizeof(*w));
     if (!w)
@@ -100,6 +131,8 @@ imf_status cuda_conv_load(struct imf__device *d, struct imf__conv **out,
     w->desc = *desc;
     w->shape = shape;
     w->path = k_conv_path(c->act, &shape);
+    if (w->path == K_CONV_3X3 || w->path == K_CONV_UP)
+        w->norm_strips = k_conv3x3_strips(&shape);
     imf_status status = pack_weight(c, w, weight);
     if (status == IMF_OK)
         status = pack_bias(c, w, bias);
@@ -131,12 +164,15 @@ imf_status cuda_conv2d(struct imf__device *d, struct imf__image *dst, const stru
         (residual != NULL) != w->desc.residual)
         return cuda_refuse(c, "a convolution of %d x %d x %d was given %d x %d x %d", s.in, s.h,
                            s.w, src->c, src->h, src->w);
+    dst->norm_groups = w->norm_strips ? s.groups : 0;
+    dst->norm_strips = w->norm_strips;
     CUDA_DRY_STOPS_HERE(c);
     const void *add = residual ? residual->data : NULL;
     if (w->path == K_CONV_F32)
         CUDA_TRY(c, k_conv_f32(dst->data, src->data, w->weight, w->bias, add, &s, c->stream));
-    else if (w->path == K_CONV_3X3)
-        CUDA_TRY(c, k_conv3x3(dst->data, src->data, w->weight, w->bias, add, &s, c->stream));
+    else if (w->path == K_CONV_3X3 || w->path == K_CONV_UP)
+        CUDA_TRY(c, k_conv3x3(dst->data, src->data, w->weight, w->bias, add,
+                              w->norm_strips ? statistics_of(c, dst) : NULL, &s, c->stream));
     else
         CUDA_TRY(c, k_conv_gemm(dst->data, src->data, w->weight, w->bias, add, &s, c->stream));
     return IMF_OK;
@@ -146,6 +182,7 @@ imf_status cuda_image_from_latent(struct imf__device *d, struct imf__image *dst,
                                   const float *scale, const float *shift, bool clamp3)
 {
     CUDA_ENTER(d);
+    forget_statistics(dst);
     CUDA_DRY_STOPS_HERE(c);
     CUDA_TRY(c, k_image_from_latent(dst->data, image_type(c, dst), z, scale, shift, clamp3, dst->n,
                                     dst->c, dst->h, dst->w, c->stream));
@@ -159,12 +196,20 @@ imf_status cuda_group_norm(struct imf__device *d, struct imf__image *dst,
     CUDA_ENTER(d);
     if (groups < 1 || src->c % groups != 0)
         return cuda_refuse(c, "%d channels do not make %d groups", src->c, groups);
+    bool gathered = src->norm_groups == groups;
+    int strips = gathered ? src->norm_strips : k_group_norm_strips(src->h * src->w, src->c);
+    size_t scales = (size_t)src->n * 2 * (size_t)K_PAD(src->c);
+    size_t partial = gathered ? 0 : k_group_norm_statistics(src->n, strips, groups);
     void *work = NULL;
-    size_t floats = k_group_norm_work(src->n, src->h, src->w, src->c, groups);
-    IMF_TRY(cuda_scratch(c, &work, floats * sizeof(float)));
+    IMF_TRY(cuda_scratch(c, &work, (scales + partial) * sizeof(float)));
+    forget_statistics(dst);
     CUDA_DRY_STOPS_HERE(c);
-    CUDA_TRY(c, k_group_norm(dst->data, src->data, c->act, gamma, beta, work, src->n, src->h,
-                             src->w, src->c, groups, eps, silu, c->stream));
+    const float *statistics = gathered ? statistics_of(c, src) : (float *)work + scales;
+    if (!gathered)
+        CUDA_TRY(c, k_group_norm_gather((float *)work + scales, src->data, c->act, src->n, src->h,
+                                        src->w, src->c, groups, c->stream));
+    CUDA_TRY(c, k_group_norm(dst->data, src->data, c->act, gamma, beta, statistics, strips, work,
+                             src->n, src->h, src->w, src->c, groups, eps, silu, c->stream));
     return IMF_OK;
 }
 
@@ -177,6 +222,7 @@ imf_status cuda_pool2d(struct imf__device *d, struct imf__image *dst, const stru
         dst->w != (src->w + 2 * pad - k) / stride + 1)
         return cuda_refuse(c, "a %d/%d pool of %d x %d cannot give %d x %d", k, stride, src->h,
                            src->w, dst->h, dst->w);
+    forget_statistics(dst);
     CUDA_DRY_STOPS_HERE(c);
     CUDA_TRY(c, k_pool2d(dst->data, src->data, c->act, kind == IMF__POOL_MAX, k, stride, pad,
                          src->n, src->h, src->w, src->c, dst->h, dst->w, c->stream));
@@ -189,6 +235,7 @@ imf_status cuda_concat(struct imf__device *d, struct imf__image *dst, const stru
     CUDA_ENTER(d);
     if (pixels_of(dst) != pixels_of(src) || c0 < 0 || c0 + src->c > dst->c)
         return cuda_refuse(c, "%d channels at %d do not fit %d", src->c, c0, dst->c);
+    forget_statistics(dst);
     CUDA_DRY_STOPS_HERE(c);
     CUDA_TRY(c,
              k_concat(dst->data, src->data, c->act, pixels_of(src), src->c, dst->c, c0, c->stream));
@@ -208,6 +255,7 @@ imf_status cuda_tokens_to_image(struct imf__device *d, struct imf__image *dst, c
                                 bool add)
 {
     CUDA_ENTER(d);
+    forget_statistics(dst);
     CUDA_DRY_STOPS_HERE(c);
     CUDA_TRY(c, k_tokens_to_image(dst->data, src, image_type(c, dst), pixels_of(dst), dst->c, add,
                                   c->stream));
@@ -229,6 +277,7 @@ imf_status cuda_resize_rgb8(struct imf__device *d, struct imf__image *dst, const
     CUDA_ENTER(d);
     if (dst->c != 3 || dst->n != n)
         return cuda_refuse(c, "a picture has 3 channels, not %d", dst->c);
+    forget_statistics(dst);
     CUDA_DRY_STOPS_HERE(c);
     CUDA_TRY(c,
              k_resize_rgb8(dst->data, image_type(c, dst), rgb, n, H, W, dst->h, dst->w, c->stream));

@@ -32,12 +32,11 @@ imf_status imf__decoder_conv(struct imf__decoder *dec, struct imf__loader *ld,
     free(w);
     free(b);
     int up = desc->upsample2x ? 2 : 1;
-    struct imf__image img = {NULL,
-                             1,
-                             desc->in_h * up,
-                             desc->in_w * up,
-                             desc->out > desc->in ? desc->out : desc->in,
-                             desc->f32_out};
+    struct imf__image img = {.n = 1,
+                             .h = desc->in_h * up,
+                             .w = desc->in_w * up,
+                             .c = desc->out > desc->in ? desc->out : desc->in,
+                             .f32 = desc->f32_out};
     size_t bytes = dec->dev->ops->image_bytes(dec->dev, &img);
     dec->slot_bytes = bytes > dec->slot_bytes ? bytes : dec->slot_bytes;
     dec->flops += 2.0 * desc->in * desc->out * desc->kh * desc->kw * (double)img.h * (double)img.w;
@@ -62,7 +61,7 @@ static imf_status load_none(struct imf__decoder *dec, struct imf_error *err)
     struct imf__loader ld = {.dev = dec->dev, .err = err};
     if (dec->channels != 3)
         return IMF_OK; /* latents only: there is no picture to make */
-    struct imf__image img = {NULL, 1, dec->size, dec->size, 3, true};
+    struct imf__image img = {.n = 1, .h = dec->size, .w = dec->size, .c = 3, .f32 = true};
     dec->height = dec->width = dec->size;
     dec->slot_bytes = dec->dev->ops->image_bytes(dec->dev, &img);
     return load_statistics(dec, &ld);
@@ -133,12 +132,12 @@ static imf_status forward_none(struct imf__decoder *dec, struct imf__activations
     if (!dec->width)
         return IMF_EUNSUPPORTED;
     size_t mark = imf__activations_mark(arena);
-    struct imf__image img = {imf__activations_alloc(arena, dec->slot_bytes * (size_t)n),
-                             n,
-                             dec->size,
-                             dec->size,
-                             3,
-                             true};
+    struct imf__image img = {.data = imf__activations_alloc(arena, dec->slot_bytes * (size_t)n),
+                             .n = n,
+                             .h = dec->size,
+                             .w = dec->size,
+                             .c = 3,
+                             .f32 = true};
     if (!img.data)
         return IMF_ENOMEM;
     IMF_TRY(dec->dev->ops->image_from_latent(dec->dev, &img, z, dec->scale, dec->shift, false));

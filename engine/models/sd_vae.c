@@ -148,6 +148,7 @@ static imf_status load_resnet(struct imf__decoder *dec, struct imf__loader *ld, 
     struct imf__conv_desc conv1 = conv_desc(in, r->out, 3, size);
     struct imf__conv_desc conv2 = conv_desc(r->out, r->out, 3, size);
     conv2.residual = true;
+    conv1.norm_groups = conv2.norm_groups = dec->sd_vae->groups;
     IMF_TRY(imf__decoder_conv(dec, ld, &r->conv1, &conv1, true, name));
     snprintf(name, sizeof(name), "%s.conv2", at);
     IMF_TRY(imf__decoder_conv(dec, ld, &r->conv2, &conv2, true, name));
@@ -219,6 +220,7 @@ static imf_status load_stage(struct imf__decoder *dec, struct imf__loader *ld, i
         return IMF_OK;
     struct imf__conv_desc d = conv_desc(*channels, *channels, 3, *size);
     d.upsample2x = true;
+    d.norm_groups = dec->sd_vae->groups;
     *size *= 2;
     return imf__decoder_conv(dec, ld, &s->upsample, &d, true, name);
 }
@@ -232,6 +234,7 @@ static imf_status load_ends(struct imf__decoder *dec, struct imf__loader *ld)
                          imf__checkpoint_path(ld->ckpt));
     struct imf__conv_desc quant = conv_desc(4, 4, 1, dec->size);
     struct imf__conv_desc in = conv_desc(4, v->channels, 3, dec->size);
+    in.norm_groups = v->groups;
     IMF_TRY(imf__decoder_conv(dec, ld, &v->post_quant, &quant, true, "post_quant_conv"));
     return imf__decoder_conv(dec, ld, &v->conv_in, &in, true, "decoder.conv_in");
 }
@@ -388,7 +391,7 @@ imf_status imf__sd_vae_forward(struct imf__decoder *dec, struct imf__activations
     const struct imf__device_ops *ops = dec->dev->ops;
     struct imf__sd_vae *v = dec->sd_vae;
     size_t mark = imf__activations_mark(arena), bytes = dec->slot_bytes * (size_t)n;
-    struct imf__image blank = {NULL, n, dec->size, dec->size, dec->channels, false};
+    struct imf__image blank = {.n = n, .h = dec->size, .w = dec->size, .c = dec->channels};
     struct images im = {blank, blank, blank};
     im.x.data = imf__activations_alloc(arena, bytes);
     im.a.data = imf__activations_alloc(arena, bytes);

@@ -106,7 +106,7 @@ imf_status imf__taesd_forward(struct imf__decoder *dec, struct imf__activations 
     const struct imf__device_ops *ops = dec->dev->ops;
     struct imf__taesd *t = dec->taesd;
     size_t mark = imf__activations_mark(arena), bytes = dec->slot_bytes * (size_t)n;
-    struct imf__image blank = {NULL, n, dec->size, dec->size, WIDTH, false};
+    struct imf__image blank = {.n = n, .h = dec->size, .w = dec->size, .c = WIDTH};
     struct imf__image x = blank, a = blank, b = blank;
     x.data = imf__activations_alloc(arena, bytes);
     a.data = imf__activations_alloc(arena, bytes);

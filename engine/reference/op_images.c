@@ -32,6 +32,16 @@ static imf_status load_conv(struct imf__op_run *r, const struct imf__conv_desc *
     return r->d->ops->conv_load(r->d, &r->conv, k, w, bias);
 }
 
+/* gamma and beta of a GroupNorm. */
+static imf_status norm_weights(struct imf__op_run *r, void **gamma, void **beta, int c)
+{
+    float *g, *b;
+    IMF_TRY(imf__op_values(r, &g, WEIGHT_SEED, 3, N(c), 1, false));
+    IMF_TRY(imf__op_values(r, &b, WEIGHT_SEED, 4, N(c), 1, false));
+    IMF_TRY(imf__op_upload(r, gamma, g, N(c), IMF__F32));
+    return imf__op_upload(r, beta, b, N(c), IMF__F32);
+}
+
 static imf_status run_conv2d(struct imf__op_run *r, const int *p)
 {
     struct imf__conv_desc k = {.in = p[0],
@@ -63,6 +73,38 @@ static imf_status run_conv2d(struct imf__op_run *r, const int *p)
         IMF_TRY(imf__op_image(r, &dst));
     OP_CALL(r, d->ops->conv2d(d, &dst, &src, r->conv, k.residual ? &other : NULL));
     return imf__op_image_take(r, &dst);
+}
+
+/* A convolution and the GroupNorm that reads its result, which may have been told in advance. */
+static imf_status run_conv_norm(struct imf__op_run *r, const int *p)
+{
+    struct imf__conv_desc k = {.in = p[0],
+                               .out = p[1],
+                               .kh = 3,
+                               .kw = 3,
+                               .stride = 1,
+                               .pad_h = 1,
+                               .pad_w = 1,
+                               .in_h = p[2],
+                               .in_w = p[3],
+                               .upsample2x = p[5],
+                               .residual = p[6] != 0,
+                               .norm_groups = p[4]};
+    struct imf__device *d = r->d;
+    int up = k.upsample2x ? 2 : 1;
+    struct imf__image src, other, dst = {.n = r->B, .h = p[2] * up, .w = p[3] * up, .c = k.out};
+    void *gamma, *beta;
+    IMF_TRY(load_conv(r, &k, true));
+    IMF_TRY(seeded_image(r, &src, 3, k.in_h, k.in_w, k.in));
+    if (k.residual)
+        IMF_TRY(seeded_image(r, &other, 4, dst.h, dst.w, dst.c));
+    IMF_TRY(norm_weights(r, &gamma, &beta, k.out));
+    IMF_TRY(imf__op_image(r, &dst));
+    struct imf__image normed = dst;
+    IMF_TRY(imf__op_image(r, &normed));
+    OP_CALL(r, d->ops->conv2d(d, &dst, &src, r->conv, k.residual ? &other : NULL));
+    OP_CALL(r, d->ops->group_norm(d, &normed, &dst, gamma, beta, p[4], 1e-6f, true));
+    return imf__op_image_take(r, &normed);
 }
 
 /* The last convolution writes float32 in every precision, which only to_rgb8 reads. */
@@ -98,13 +140,9 @@ static imf_status run_group_norm(struct imf__op_run *r, const int *p)
     int h = p[0], w = p[1], c = p[2];
     struct imf__device *d = r->d;
     struct imf__image src, dst = {.n = r->B, .h = h, .w = w, .c = c};
-    float *g, *b;
     void *gamma, *beta;
     IMF_TRY(seeded_image(r, &src, 0, h, w, c));
-    IMF_TRY(imf__op_values(r, &g, WEIGHT_SEED, 1, N(c), 1, false));
-    IMF_TRY(imf__op_values(r, &b, WEIGHT_SEED, 2, N(c), 1, false));
-    IMF_TRY(imf__op_upload(r, &gamma, g, N(c), IMF__F32));
-    IMF_TRY(imf__op_upload(r, &beta, b, N(c), IMF__F32));
+    IMF_TRY(norm_weights(r, &gamma, &beta, c));
     IMF_TRY(imf__op_image(r, &dst));
     OP_CALL(r, d->ops->group_norm(d, &dst, &src, gamma, beta, p[3], 1e-6f, p[4]));
     return imf__op_image_take(r, &dst);
@@ -229,6 +267,8 @@ static imf_status run_to_rgb8(struct imf__op_run *r, const int *p)
 
 static const struct imf__op conv2d = {
     "conv2d", "in out kh kw stride pad_h pad_w h w up relu residual bias", run_conv2d, false};
+static const struct imf__op conv_norm = {"conv2d+group_norm", "in out h w groups up residual",
+                                         run_conv_norm, false};
 static const struct imf__op conv_to_rgb = {"conv2d+to_rgb8", "in h w", run_conv_to_rgb, true};
 static const struct imf__op group_norm = {"group_norm", "h w c groups silu", run_group_norm, false};
 static const struct imf__op pool2d = {"pool2d", "h w c avg k stride pad", run_pool2d, false};
@@ -279,6 +319,11 @@ const struct imf__op_case imf__op_image_cases[] = {
     CASE(group_norm, 8, 8, 64, 32, 0),
     RARE(group_norm, 9, 5, 24, 8, 1),
     CASE(group_norm, 16, 16, 512, 32, 1),
+    CASE(conv_norm, 64, 128, 16, 16, 32, 0, 1),
+    CASE(conv_norm, 32, 64, 24, 17, 8, 0, 0),
+    CASE(conv_norm, 64, 64, 9, 11, 16, 1, 0),
+    CASE(conv_norm, 16, 256, 16, 20, 32, 1, 0),
+    RARE(conv_norm, 8, 40, 7, 9, 5, 0, 1),
     CASE(pool2d, 15, 15, 64, IMF__POOL_MAX, 3, 2, 0),
     CASE(pool2d, 9, 9, 40, IMF__POOL_MAX, 3, 1, 1),
     CASE(pool2d, 9, 9, 40, IMF__POOL_AVG, 3, 1, 1),

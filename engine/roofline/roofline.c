@@ -33,10 +33,38 @@ struct imf__conv {
     struct imf__conv_desc desc;
 };
 
+/* Shares that are reached, and where each is from:
+ *   memory     copies and norms of tens of megabytes reach 85 to 92 % of the bandwidth on both
+ *   library    H100: 600 to 680 of 990 TFLOP/s are published for bfloat16 products of these sizes
+ *              (power holds the clock below boost); RTX 4090: 150 of 165
+ *   conv       H100: mma.sync reaches at most 62 % of the peak, which is wgmma's; of that our
+ * kernel two thirds to three quarters, one block of eight warps an SM and copies between. RTX 4090:
+ * mma.sync is the native instruction; the same three quarters attention  as conv, with as many
+ * exponentials as the multipliers leave time for plain      float32 products without tensor cores:
+ * 75 to 80 % None was measured by us; a card's own figures belong here when there are some. */
 static const struct imf__gpu gpus[] = {
-    {"H100", "H100 SXM: 990 TFLOP/s bf16 dense, 3.35 TB/s", 990e12, 67e12, 3.35e12, 1.5e-6},
-    {"RTX4090", "RTX 4090: 165 TFLOP/s bf16 dense (float32 accumulation), 1.01 TB/s", 165.2e12,
-     82.6e12, 1.008e12, 1.5e-6},
+    {"H100",
+     "H100 SXM: 990 TFLOP/s bf16 dense, 3.35 TB/s",
+     990e12,
+     67e12,
+     3.35e12,
+     1.5e-6,
+     {[IMF__MEMORY] = 0.87,
+      [IMF__LIBRARY] = 0.65,
+      [IMF__CONV] = 0.44,
+      [IMF__ATTENTION] = 0.30,
+      [IMF__PLAIN] = 0.75}},
+    {"RTX4090",
+     "RTX 4090: 165 TFLOP/s bf16 dense (float32 accumulation), 1.01 TB/s",
+     165.2e12,
+     82.6e12,
+     1.008e12,
+     1.5e-6,
+     {[IMF__MEMORY] = 0.90,
+      [IMF__LIBRARY] = 0.90,
+      [IMF__CONV] = 0.75,
+      [IMF__ATTENTION] = 0.50,
+      [IMF__PLAIN] = 0.75}},
 };
 
 const struct imf__gpu *imf__gpu_find(const char *name, const char **names)
@@ -60,8 +88,13 @@ struct launch {
     double flops;  /* as executed */
     double useful; /* without padding; 0: the same */
     double bytes;
-    bool tensor; /* bfloat16 tensor cores, else plain float32 */
+    enum imf__work work; /* IMF__MEMORY and IMF__PLAIN compute in float32 */
 };
+
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
 
 static struct imf__roofline_row *row_named(struct roofline *r, const char *stage)
 {
@@ -87,13 +120,18 @@ count(struct imf__device *d, struct launch launch, const char *stage, ...)
     vsnprintf(name, sizeof(name), stage, args);
     va_end(args);
     struct imf__roofline_row *row = row_named(r, name);
-    double rate = launch.tensor ? r->gpu->bf16_flops : r->gpu->f32_flops;
-    double compute = launch.flops / rate, memory = launch.bytes / r->gpu->bandwidth;
+    const struct imf__gpu *gpu = r->gpu;
+    bool f32 = launch.work == IMF__MEMORY || launch.work == IMF__PLAIN;
+    double compute = launch.flops / (f32 ? gpu->f32_flops : gpu->bf16_flops);
+    double memory = launch.bytes / gpu->bandwidth;
+    double reached = gpu->reached[launch.work == IMF__MEMORY ? IMF__PLAIN : launch.work];
     row->launches++;
     row->flops += launch.flops;
     row->useful_flops += launch.useful > 0.0 ? launch.useful : launch.flops;
     row->bytes += launch.bytes;
-    row->seconds += (compute > memory ? compute : memory) + r->gpu->launch_seconds;
+    row->seconds += larger(compute, memory) + gpu->launch_seconds;
+    row->estimate +=
+        larger(compute / reached, memory / gpu->reached[IMF__MEMORY]) + gpu->launch_seconds;
     return IMF_OK;
 }
 
@@ -125,6 +163,7 @@ struct imf__roofline_row imf__roofline_total(const struct imf__device *d)
         total.useful_flops += r->rows[i].useful_flops;
         total.bytes += r->rows[i].bytes;
         total.seconds += r->rows[i].seconds;
+        total.estimate += r->rows[i].estimate;
     }
     return total;
 }
@@ -284,7 +323,7 @@ static imf_status product(struct imf__device *d, const struct imf__linear *w, do
         .useful = 2 * rows * useful_N * w->K,
         .bytes = (rows * K + N * K) * e + rows * N * dst_bytes * (add ? 2 : 1) +
                  (w->bias ? N * dst_bytes : 0),
-        .tensor = e == 2.0,
+        .work = e == 2.0 ? IMF__LIBRARY : IMF__PLAIN,
     };
     return count(d, launch, "%s", stage);
 }
@@ -338,7 +377,7 @@ static imf_status attention(struct imf__device *d, void *dst, const void *qkv, c
         .flops = narrow(d) ? 4 * heads * round_up(T, 16) * round_up(T, 32) * HS : useful,
         .useful = useful,
         .bytes = (n * (1 + 2 * rereads) + n) * act(d) + 4.0 * T * HS,
-        .tensor = narrow(d),
+        .work = narrow(d) ? IMF__ATTENTION : IMF__PLAIN,
     };
     return count(d, launch, "attention");
 }
@@ -380,9 +419,11 @@ static imf_status attention_single(struct imf__device *d, float *dst, const floa
 {
     (void)dst, (void)q, (void)k, (void)v;
     double flat = (double)n * T * C, square = (double)n * T * T;
-    struct launch scores = {.flops = 2 * square * C, .bytes = 8 * flat + 4 * square};
+    struct launch scores = {
+        .flops = 2 * square * C, .bytes = 8 * flat + 4 * square, .work = IMF__PLAIN};
     struct launch softmax = {.bytes = 8 * square, .flops = 4 * square};
-    struct launch weighted = {.flops = 2 * square * C, .bytes = 4 * square + 8 * flat};
+    struct launch weighted = {
+        .flops = 2 * square * C, .bytes = 4 * square + 8 * flat, .work = IMF__PLAIN};
     IMF_TRY(count(d, scores, "VAE attention"));
     IMF_TRY(count(d, softmax, "VAE attention"));
     return count(d, weighted, "VAE attention");
@@ -405,10 +446,17 @@ static size_t image_bytes(const struct imf__device *d, const struct imf__image *
     return (size_t)bytes_of(d, img);
 }
 
+/* What every operation says that writes pixels and no statistics. */
+static void forget_statistics(struct imf__image *img)
+{
+    img->norm_groups = img->norm_strips = 0;
+}
+
 static imf_status image_from_latent(struct imf__device *d, struct imf__image *dst, const float *z,
                                     const float *scale, const float *shift, bool clamp3)
 {
     (void)z, (void)scale, (void)shift, (void)clamp3;
+    forget_statistics(dst);
     struct launch launch = {.bytes = pixels_of(dst) * dst->c * 4 + bytes_of(d, dst)};
     return count(d, launch, "image_from_latent");
 }
@@ -423,11 +471,24 @@ static double conv_flops(const struct imf__device *d, const struct imf__conv_des
     bool tiled = s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad_h == 1 && s->pad_w == 1;
     if (tiled) {
         int columns = s->out <= 16 ? 16 : s->out <= 64 ? 64 : 128;
-        return 2.0 * dst->n * round_up(dst->h, 16) * round_up(dst->w, 16) *
-               round_up(s->out, columns) * round_up(in, 16) * taps;
+        double channels = 2.0 * dst->n * round_up(s->out, columns) * round_up(in, 16);
+        if (s->upsample2x) /* four parities, 2 x 2 taps each, over the input's pixels */
+            return channels * round_up(s->in_h, 16) * round_up(s->in_w, 16) * 16;
+        return channels * round_up(dst->h, 16) * round_up(dst->w, 16) * taps;
     }
     double tiles = (pixels_of(dst) + 127) / 128;
     return 2.0 * (double)(long long)tiles * 128 * round_up(s->out, 64) * round_up(taps * in, 32);
+}
+
+/* Strips of the statistics that a convolution leaves for group_norm, as k_conv3x3_strips. */
+static int norm_strips(const struct imf__device *d, const struct imf__conv_desc *s)
+{
+    bool tiled = s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad_h == 1 && s->pad_w == 1;
+    int columns = s->out <= 16 ? 16 : s->out <= 64 ? 64 : 128, groups = s->norm_groups;
+    if (!narrow(d) || !tiled || s->f32_out || groups < 1 || s->out % groups != 0 ||
+        s->out / groups % 4 != 0 || columns % (s->out / groups) != 0)
+        return 0;
+    return (s->in_h + 15) / 16 * ((s->in_w + 15) / 16) * (s->upsample2x ? 4 : 1);
 }
 
 static imf_status conv2d(struct imf__device *d, struct imf__image *dst,
@@ -436,12 +497,16 @@ static imf_status conv2d(struct imf__device *d, struct imf__image *dst,
 {
     const struct imf__conv_desc *s = &w->desc;
     double taps = s->kh * s->kw;
+    dst->norm_strips = norm_strips(d, s);
+    dst->norm_groups = dst->norm_strips ? s->norm_groups : 0;
+    double statistics = 16.0 * dst->n * dst->norm_strips * dst->norm_groups;
+    bool summed = narrow(d) && s->upsample2x && s->kh == 3 && s->kw == 3;
     struct launch launch = {
         .flops = conv_flops(d, s, dst),
-        .useful = 2 * pixels_of(dst) * s->out * s->in * taps,
+        .useful = 2 * pixels_of(dst) * s->out * s->in * (summed ? 4 : taps),
         .bytes = bytes_of(d, src) + bytes_of(d, dst) + (residual ? bytes_of(d, dst) : 0) +
-                 taps * round_up(s->in, 8) * s->out * act(d),
-        .tensor = narrow(d),
+                 (summed ? 16 : taps) * round_up(s->in, 8) * s->out * act(d) + statistics,
+        .work = narrow(d) ? IMF__CONV : IMF__PLAIN,
     };
     return count(d, launch, "conv %dx%d at %d x %d", s->kh, s->kw, dst->h, dst->w);
 }
@@ -452,17 +517,19 @@ static imf_status group_norm(struct imf__device *d, struct imf__image *dst,
 {
     (void)gamma, (void)beta, (void)eps, (void)silu;
     int strip = 32768 / round_up(src->c, 8) ? 32768 / round_up(src->c, 8) : 1;
-    int picture_strips = (src->h * src->w + strip - 1) / strip;
-    double strips = (double)src->n * picture_strips;
-    double partial = strips * groups * 8, scales = 8.0 * src->n * round_up(src->c, 8);
+    bool gathered = src->norm_groups == groups;
+    int strips = gathered ? src->norm_strips : (src->h * src->w + strip - 1) / strip;
+    double partial = 16.0 * src->n * strips * groups, scales = 8.0 * src->n * round_up(src->c, 8);
     double elements = pixels_of(src) * src->c;
     struct launch statistics = {.bytes = bytes_of(d, src) + partial, .flops = 3 * elements};
     struct launch combine = {.bytes = partial + scales + 8.0 * src->c};
     struct launch apply = {.bytes = bytes_of(d, src) + bytes_of(d, dst) + scales,
                            .flops = 6 * elements};
-    IMF_TRY(count(d, statistics, "group_norm at %d x %d", src->h, src->w));
-    IMF_TRY(count(d, combine, "group_norm at %d x %d", src->h, src->w));
-    return count(d, apply, "group_norm at %d x %d", src->h, src->w);
+    forget_statistics(dst);
+    if (!gathered)
+        IMF_TRY(count(d, statistics, "group_norm at %d x %d", dst->h, dst->w));
+    IMF_TRY(count(d, combine, "group_norm at %d x %d", dst->h, dst->w));
+    return count(d, apply, "group_norm at %d x %d", dst->h, dst->w);
 }
 
 static imf_status pool2d(struct imf__device *d, struct imf__image *dst,
@@ -470,6 +537,7 @@ static imf_status pool2d(struct imf__device *d, struct imf__image *dst,
                          int pad)
 {
     (void)kind, (void)stride, (void)pad;
+    forget_statistics(dst);
     struct launch launch = {.bytes = bytes_of(d, src) + bytes_of(d, dst),
                             .flops = pixels_of(dst) * dst->c * k * k};
     return count(d, launch, "pool");
@@ -478,7 +546,8 @@ static imf_status pool2d(struct imf__device *d, struct imf__image *dst,
 static imf_status concat(struct imf__device *d, struct imf__image *dst,
                          const struct imf__image *src, int c0)
 {
-    (void)dst, (void)c0;
+    (void)c0;
+    forget_statistics(dst);
     struct launch launch = {.bytes = 2 * bytes_of(d, src)};
     return count(d, launch, "concat");
 }
@@ -494,6 +563,7 @@ static imf_status tokens_to_image(struct imf__device *d, struct imf__image *dst,
                                   bool add)
 {
     (void)src;
+    forget_statistics(dst);
     struct launch launch = {.bytes =
                                 bytes_of(d, dst) * (add ? 2 : 1) + 4 * pixels_of(dst) * dst->c};
     return count(d, launch, "tokens and images");
@@ -510,6 +580,7 @@ static imf_status resize_rgb8(struct imf__device *d, struct imf__image *dst, con
                               int n, int H, int W)
 {
     (void)rgb;
+    forget_statistics(dst);
     struct launch launch = {.bytes = 3.0 * n * H * W + bytes_of(d, dst)};
     return count(d, launch, "resize_rgb8");
 }

@@ -1,7 +1,10 @@
 /* A device that computes nothing and counts: every operation adds the launches that the CUDA device
  * would make for it, with their bytes and FLOPs, and the time they take on a named GPU,
  *
- *     seconds = sum over launches of max(bytes / bandwidth, FLOPs / rate) + launch cost.
+ *     seconds  = sum over launches of max(bytes / bandwidth, FLOPs / rate) + launch cost,
+ *     estimate = the same with the shares of bandwidth and rate that kernels of a kind reach.
+ *
+ * The first is what no kernel can beat, the second what to expect of a card.
  *
  * Models load and run on it like on any device (their weights are read for their shapes only), so
  * the prediction follows the very sequence of operations that runs. Bytes are those that must cross
@@ -12,6 +15,16 @@
 
 #include "device.h"
 
+/* Kinds of launches, by what bounds them and how well that is used. */
+enum imf__work {
+    IMF__MEMORY,    /* element-wise and norms: the share of the bandwidth */
+    IMF__LIBRARY,   /* cuBLASLt in bfloat16: the share of bf16_flops */
+    IMF__CONV,      /* our convolutions on mma.sync: the share of bf16_flops */
+    IMF__ATTENTION, /* our attention on mma.sync, exponentials between: the share of bf16_flops */
+    IMF__PLAIN,     /* float32 products: the share of f32_flops */
+    IMF__WORK_KINDS
+};
+
 struct imf__gpu {
     const char *name;      /* "H100" */
     const char *describe;  /* "H100 SXM, 990 TFLOP/s bf16 dense, 3.35 TB/s" */
@@ -19,6 +32,7 @@ struct imf__gpu {
     double f32_flops;      /* plain float32, FLOP/s */
     double bandwidth;      /* bytes/s */
     double launch_seconds; /* between two kernels of a graph */
+    double reached[IMF__WORK_KINDS];
 };
 
 /* NULL when the name is not known; `names` (may be NULL) gets "H100, RTX4090". */
@@ -31,7 +45,8 @@ struct imf__roofline_row {
     double flops; /* as executed, padding included */
     double useful_flops;
     double bytes;
-    double seconds;
+    double seconds;  /* at peak rates */
+    double estimate; /* at reached ones */
 };
 
 imf_status imf__roofline_device_create(struct imf__device **out, const char *gpu,

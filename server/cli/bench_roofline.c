@@ -1,6 +1,7 @@
 /* Predicted time per stage on a named GPU: the model runs once on the counting device
  * (engine/roofline), which adds up max(bytes / bandwidth, FLOPs / rate) + launch cost over the
- * launches that the CUDA device would make. The floor is the model's arithmetic at the GPU's peak.
+ * launches that the CUDA device would make: at the GPU's peaks, which no kernel beats, and at what
+ * kernels of a kind reach, which is the estimate. The floor is the model's arithmetic at the peak.
  */
 #include "cli/bench_roofline.h"
 #include "core/engine.h"
@@ -18,6 +19,7 @@ static cJSON *row_object(const struct imf__roofline_row *row, double rate)
     cJSON_AddNumberToObject(o, "gflop", row->flops / 1e9);
     cJSON_AddNumberToObject(o, "megabytes", row->bytes / 1e6);
     cJSON_AddNumberToObject(o, "seconds", row->seconds);
+    cJSON_AddNumberToObject(o, "estimate_seconds", row->estimate);
     cJSON_AddNumberToObject(o, "floor_seconds", row->useful_flops / rate);
     return o;
 }
@@ -91,13 +93,19 @@ static double number(const cJSON *o, const char *key)
 
 static void print_row(const cJSON *row, const char *indent)
 {
-    double seconds = number(row, "seconds"), least = number(row, "floor_seconds");
-    printf("%s%-*s %8.0f %11.1f %11.1f %10.3f %10.3f", indent, 30 - (int)strlen(indent),
+    double estimate = number(row, "estimate_seconds"), least = number(row, "seconds");
+    printf("%s%-*s %8.0f %11.1f %11.1f %10.3f %10.3f %11.3f", indent, 30 - (int)strlen(indent),
            cJSON_GetStringValue(cJSON_GetObjectItem(row, "stage")), number(row, "launches"),
-           number(row, "gflop"), number(row, "megabytes"), 1e3 * seconds, 1e3 * least);
-    if (least > 0.0)
-        printf("  %6.2f", seconds / least);
-    printf("\n");
+           number(row, "gflop"), number(row, "megabytes"), 1e3 * number(row, "floor_seconds"),
+           1e3 * least, 1e3 * estimate);
+    printf("  %5.2f\n", estimate > 0.0 ? least / estimate : 0.0);
+}
+
+static void print_total(int batch, double floor, double least, double estimate)
+{
+    printf("batch %d: estimated %.1f ms, %.1f pictures/s; %.1f ms at peak rates, %.1f ms for the "
+           "model's FLOPs alone\n",
+           batch, 1e3 * estimate, batch / estimate, 1e3 * least, 1e3 * floor);
 }
 
 void imfd_roofline_print(const cJSON *results)
@@ -107,24 +115,26 @@ void imfd_roofline_print(const cJSON *results)
            cJSON_GetStringValue(cJSON_GetObjectItem(results, "decoder")),
            cJSON_GetStringValue(cJSON_GetObjectItem(results, "precision")),
            cJSON_GetStringValue(cJSON_GetObjectItem(results, "gpu")));
-    double seconds = 0.0, least = 0.0;
+    double estimate = 0.0, least = 0.0, floor = 0.0;
     int batch = 0;
     const cJSON *parts = cJSON_GetObjectItem(results, "parts");
     for (const cJSON *part = parts ? parts->child : NULL; part; part = part->next) {
         if ((int)number(part, "batch") != batch) {
             batch = (int)number(part, "batch");
-            seconds = least = 0.0;
-            printf("\nbatch %-24d launches       GFLOP          MB         ms   floor ms   ratio\n",
-                   batch);
+            estimate = least = floor = 0.0;
+            printf(
+                "\nbatch %-24d launches       GFLOP          MB   FLOPs ms    peak ms estimate ms  "
+                "share\n",
+                batch);
         }
         const cJSON *stages = cJSON_GetObjectItem(part, "stages");
         for (const cJSON *row = stages->child; row; row = row->next)
             print_row(row, "  ");
         print_row(part, "");
-        seconds += number(part, "seconds");
-        least += number(part, "floor_seconds");
+        estimate += number(part, "estimate_seconds");
+        least += number(part, "seconds");
+        floor += number(part, "floor_seconds");
         if (!part->next || (int)number(part->next, "batch") != batch)
-            printf("batch %d: %.2f ms, %.1f pictures/s, %.2f x the FLOP floor\n", batch,
-                   1e3 * seconds, batch / seconds, least > 0.0 ? seconds / least : 0.0);
+            print_total(batch, floor, least, estimate);
     }
 }

@@ -9,6 +9,7 @@
  * Bytes: `dram` are distinct 32-byte sectors per launch, what an ideal L2 fetches; `l2` are all
  * sectors that the warps ask of L2. The bounds are on dram: 1.3 x the least for element-wise and
  * norm kernels, 1.5 x for convolutions. */
+#include "common/error.h"
 #include "core/cuda_loader.h"
 #include "roofline/roofline.h"
 #include "imf_emu.h"
@@ -174,6 +175,41 @@ static void run_group_norm(struct run *r, const int *p)
     OPERATION(r, r->d->ops->group_norm(r->d, &dst, &src, gamma, gamma, 32, 1e-6f, true));
 }
 
+static imf_status both(struct imf__device *d, const struct imf__conv *w, struct imf__image *dst,
+                       const struct imf__image *src, const float *gamma)
+{
+    IMF_TRY(d->ops->conv2d(d, dst, src, w, NULL));
+    return d->ops->group_norm(d, dst, dst, gamma, gamma, 32, 1e-6f, true);
+}
+
+/* A convolution that leaves the statistics, and the GroupNorm that takes them; p: side, in, out,
+ * upsample */
+static void run_conv_norm(struct run *r, const int *p)
+{
+    struct imf__conv *w = NULL;
+    struct imf__conv_desc desc = {.in = p[1],
+                                  .out = p[2],
+                                  .kh = 3,
+                                  .kw = 3,
+                                  .stride = 1,
+                                  .pad_h = 1,
+                                  .pad_w = 1,
+                                  .in_h = p[0],
+                                  .in_w = p[0],
+                                  .upsample2x = p[3],
+                                  .norm_groups = 32};
+    float *weight = zeros((size_t)(p[1] * p[2] * 9));
+    int side = p[3] ? 2 * p[0] : p[0];
+    struct imf__image src = image(r, 1, p[0], p[0], p[1], false);
+    struct imf__image dst = image(r, 1, side, side, p[2], false);
+    float *gamma = memory(r, (size_t)p[2] * 4);
+    if (r->status == IMF_OK)
+        r->status = r->d->ops->conv_load(r->d, &w, &desc, weight, NULL);
+    OPERATION(r, both(r->d, w, &dst, &src, gamma));
+    r->d->ops->conv_free(r->d, w);
+    free(weight);
+}
+
 static void run_pool(struct run *r, const int *p)
 {
     struct imf__image src = image(r, 1, p[0], p[0], p[1], false);
@@ -273,6 +309,8 @@ static const struct shape shapes[] = {
     {"conv 3x3, 32 x 32, 128 to 128", run_conv, {32, 128, 128, 3, 3, 1, 1, 1, 0, 0, 0}, 1.5},
     {"conv 3x3 + residual, 32 x 32, 64 to 64", run_conv, {32, 64, 64, 3, 3, 1, 1, 1, 0, 1, 0}, 1.5},
     {"conv 3x3 x2, 16 to 32, 128 to 128", run_conv, {16, 128, 128, 3, 3, 1, 1, 1, 1, 0, 0}, 1.5},
+    {"conv 3x3 and group_norm, 64 x 64 x 128", run_conv_norm, {64, 128, 128, 0}, 1.5},
+    {"conv 3x3 x2 and group_norm, 32 to 64 x 256", run_conv_norm, {32, 128, 256, 1}, 1.5},
     {"conv 3x3 to f32, 64 x 64, 64 to 3", run_conv, {64, 64, 3, 3, 3, 1, 1, 1, 0, 0, 1}, 1.5},
     {"conv 1x1, 32 x 32, 128 to 64", run_conv, {32, 128, 64, 1, 1, 1, 0, 0, 0, 0, 0}, 1.5},
     {"conv 1x7, 17 x 17, 128 to 64", run_conv, {17, 128, 64, 1, 7, 1, 0, 3, 0, 0, 0}, 1.5},

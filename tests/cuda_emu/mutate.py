@@ -28,9 +28,9 @@ TIMEOUT = 250
 OPERATIONS = {
     "attention.cu": ["attention", "attention_single"],
     "conv.cu": ["conv2d"],
-    "conv3x3.cu": ["conv2d"],
+    "conv3x3.cu": ["conv2d", "conv2d+group_norm"],
     "embed.cu": ["scalar_embed", "patchify", "assemble", "euler"],
-    "group_norm.cu": ["group_norm"],
+    "group_norm.cu": ["group_norm", "conv2d+group_norm"],
     "linear.cu": ["linear"],
     "picture.cu": ["pool2d", "concat", "image_tokens", "to_rgb8"],
     "rms_norm.cu": ["rms_norm"],
