@@ -137,8 +137,12 @@ struct imf_model_info {
     float noise_scale;   /* z before the first step = noise times this */
     uint64_t parameters; /* of the network as stored, decoder excluded */
     uint64_t decoder_parameters;
-    size_t weights_bytes;            /* as held on the device, MiT and decoder */
-    size_t arena_bytes;              /* activations, planned for max_batch and decode_batch */
+    size_t weights_bytes;   /* as held on the device, MiT and decoder */
+    size_t arena_bytes;     /* activations, planned for max_batch and decode_batch */
+    size_t graph_bytes;     /* device memory that captured passes and their kernels took */
+    int plain_matrices;     /* multiplied by a plain kernel, a hundred times slower than the
+                             * library, which has no algorithm for them; 0 is as it should be */
+    char plain_reason[128]; /* about the first of them */
     double step_flops, decode_flops; /* one picture, one network evaluation / one decoding */
     double load_seconds;
     char fingerprint[33]; /* names the bytes: weights, decoder, precision, device, engine build */

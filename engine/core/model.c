@@ -47,6 +47,9 @@ static size_t pictures_bytes(const struct imf_model *m)
     return (size_t)info->decode_batch * (size_t)info->image_height * (size_t)info->image_width * 3;
 }
 
+/* Room for a captured pass of a thousand launches; info.graph_bytes says what they took. */
+#define GRAPH_BYTES ((size_t)512 << 10)
+
 /* What a max_batch of B takes on the device beside weights and activations. */
 static size_t buffer_bytes(const struct imf_model *m, int B)
 {
@@ -54,6 +57,8 @@ static size_t buffer_bytes(const struct imf_model *m, int B)
     size_t bytes = latents_bytes(m, lanes) + params_bytes(B) + pictures_bytes(m);
     if (m->engine->dev->ops->transfer_create)
         bytes += latents_bytes(m, B) + IMF_DECODES * pictures_bytes(m);
+    if (m->engine->dev->ops->graph_prepare)
+        bytes += GRAPH_BYTES * (size_t)(B + m->info.decode_batch);
     return bytes;
 }
 
@@ -136,12 +141,16 @@ static imf_status prepare_graphs(struct imf_model *m)
     struct imf__device *dev = m->engine->dev;
     if (!dev->ops->graph_prepare)
         return IMF_OK;
+    size_t before = 0, after = 0;
+    IMF_TRY(dev->ops->memory_free(dev, &before));
     IMF_TRY(dev->ops->graph_prepare(dev, m->step_graphs, imf__model_step_forward, m,
                                     m->info.max_batch));
-    if (!m->info.image_width)
-        return IMF_OK;
-    return dev->ops->graph_prepare(dev, m->decode_graphs, imf__model_decode_forward, m,
-                                   m->info.decode_batch);
+    if (m->info.image_width)
+        IMF_TRY(dev->ops->graph_prepare(dev, m->decode_graphs, imf__model_decode_forward, m,
+                                        m->info.decode_batch));
+    IMF_TRY(dev->ops->memory_free(dev, &after));
+    m->info.graph_bytes = before > after ? before - after : 0;
+    return IMF_OK;
 }
 
 static imf_status load_weights(struct imf_model *m, const struct imf_model_params *p,
@@ -179,7 +188,8 @@ static void describe_decoder(struct imf_model *m, const struct imf_model_params 
     info->decode_batch = p->decode_batch ? p->decode_batch : m->engine->dev->decode_batch;
 }
 
-/* Beside what was asked for: allocations are rounded up to pages of 2 MB, and graphs take some. */
+/* Left free beside what was asked for: allocations are rounded up to pages of 2 MB, and kernels are
+ * loaded when they first run. Graphs are counted in buffer_bytes. */
 #define DEVICE_MEMORY_MARGIN ((size_t)16 << 20)
 
 /* Bytes that may be given to activations and buffers now that the weights are there; 0: unknown. */
@@ -228,7 +238,11 @@ static imf_status prepare(struct imf_model *m, const struct imf_model_params *p,
     lay_out_input(m);
     m->net_input.max_batch = m->info.max_batch;
     size_t room = room_for_batches(dev);
+    int plain = dev->plain_matrices;
     imf_status status = plan(m);
+    m->info.plain_matrices = dev->plain_matrices - plain;
+    if (m->info.plain_matrices)
+        memcpy(m->info.plain_reason, dev->plain_reason, sizeof(m->info.plain_reason));
     if (status == IMF_OK)
         status = allocate(m);
     if (status == IMF_OK)

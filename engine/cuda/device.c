@@ -68,6 +68,7 @@ static void cuda_destroy(struct imf__device *d)
     if (c->copies)
         cudaStreamSynchronize(c->copies);
     cuda_attention_plans_free(c);
+    cuda_gemm_plans_free(c);
     if (c->lt_preference)
         cublasLtMatmulPreferenceDestroy(c->lt_preference);
     if (c->lt)

@@ -1,21 +1,14 @@
-/* Matrix products by cuBLASLt. One algorithm per product, chosen once for a reference size and used
- * for every number of rows, never one that splits k: a row's sum then runs in one order whatever
- * stands beside it, which is what batch invariance and captured graphs need. Work memory is the
- * device's own.
+/* Matrix products by cuBLASLt: descriptions and calls. Which algorithm runs is a matter of the shape
+ * alone (gemm_plan.c), never one that splits k: a row's sum then runs in one order whatever stands
+ * beside it, which is what batch invariance and captured graphs need. Work memory is the device's
+ * own.
  *
  * cuBLASLt is column-major: row-major Y (n, m) = X (n, k) W (m, k)^T is D (m, n) = A^T B with A =
  * W, B = X, D = Y, leading dimensions k, k, m; its bias runs along m, our features. */
-#include "cuda/internal.h"
+#include "internal.h"
+#include "gemm_plan.h"
 
 #include <stdlib.h>
-
-struct cuda_gemm {
-    struct cuda_gemm_shape shape;
-    cublasLtMatmulDesc_t desc;
-    cublasLtMatrixLayout_t a, b, d;
-    cublasLtMatmulAlgo_t algo;
-    int n, batch; /* what the layouts say now */
-};
 
 static cudaDataType_t data_type(enum k_type type)
 {
@@ -35,14 +28,6 @@ void cuda_gemm_destroy(struct cuda_gemm *g)
     if (g->d)
         cublasLtMatrixLayoutDestroy(g->d);
     free(g);
-}
-
-/* Our rows are 256-byte aligned at best and element-aligned at worst: what the leading dimension
- * and the batch stride leave of it. */
-static uint32_t alignment_of(int64_t ld, int64_t stride, enum k_type type)
-{
-    int64_t step = (ld | stride) * (int64_t)cuda_type_size(type) | 256;
-    return (uint32_t)(step & -step);
 }
 
 static imf_status describe(struct cuda_device *c, struct cuda_gemm *g)
@@ -81,7 +66,7 @@ static imf_status set_batch(struct cuda_device *c, cublasLtMatrixLayout_t layout
     return IMF_OK;
 }
 
-static imf_status resize(struct cuda_device *c, struct cuda_gemm *g, int n, int batch)
+imf_status cuda_gemm_resize(struct cuda_device *c, struct cuda_gemm *g, int n, int batch)
 {
     if (n != g->n) {
         uint64_t cols = (uint64_t)n;
@@ -100,54 +85,21 @@ static imf_status resize(struct cuda_device *c, struct cuda_gemm *g, int n, int 
     return IMF_OK;
 }
 
-static bool splits_k(const cublasLtMatmulAlgo_t *algo)
-{
-    int32_t parts = 1;
-    uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
-    size_t written;
-    if (cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts,
-                                             sizeof(parts), &written) != CUBLAS_STATUS_SUCCESS ||
-        cublasLtMatmulAlgoConfigGetAttribute(algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme,
-                                             sizeof(scheme), &written) != CUBLAS_STATUS_SUCCESS)
-        return true; /* what cannot be asked is not trusted */
-    return parts > 1 || scheme != CUBLASLT_REDUCTION_SCHEME_NONE;
-}
-
 bool cuda_gemm_fits(struct cuda_device *c, struct cuda_gemm *g, int n, int batch)
 {
+    if (n > g->plan->wanted)
+        g->plan->wanted = n;
+    return cuda_gemm_takes(c, g, cuda_gemm_algorithm(g->plan, n), n, batch);
+}
+
+bool cuda_gemm_takes(struct cuda_device *c, struct cuda_gemm *g, const cublasLtMatmulAlgo_t *algo,
+                     int n, int batch)
+{
     cublasLtMatmulHeuristicResult_t result;
-    return resize(c, g, n, batch) == IMF_OK &&
-           cublasLtMatmulAlgoCheck(c->lt, g->desc, g->a, g->b, g->d, g->d, &g->algo, &result) ==
+    return cuda_gemm_resize(c, g, n, batch) == IMF_OK &&
+           cublasLtMatmulAlgoCheck(c->lt, g->desc, g->a, g->b, g->d, g->d, algo, &result) ==
                CUBLAS_STATUS_SUCCESS &&
            result.workspaceSize <= c->lt_workspace_bytes;
-}
-
-/* Takes the first of cuBLASLt's suggestions that keeps k whole and also runs a single row. */
-static bool choose(struct cuda_device *c, struct cuda_gemm *g)
-{
-    enum { SUGGESTIONS = 16 };
-    cublasLtMatmulHeuristicResult_t found[SUGGESTIONS];
-    int count = 0;
-    if (cublasLtMatmulAlgoGetHeuristic(c->lt, g->desc, g->a, g->b, g->d, g->d, c->lt_preference,
-                                       SUGGESTIONS, found, &count) != CUBLAS_STATUS_SUCCESS)
-        return false;
-    int n = g->n;
-    for (int i = 0; i < count; i++) {
-        if (found[i].state != CUBLAS_STATUS_SUCCESS || splits_k(&found[i].algo))
-            continue;
-        g->algo = found[i].algo;
-        if (g->shape.stride_d || (cuda_gemm_fits(c, g, 1, 1) && cuda_gemm_fits(c, g, n, 1)))
-            return true;
-    }
-    return false;
-}
-
-static imf_status set_preference(struct cuda_device *c, cublasLtMatmulPreferenceAttributes_t which,
-                                 uint32_t value)
-{
-    CUDA_LT_TRY(
-        c, cublasLtMatmulPreferenceSetAttribute(c->lt_preference, which, &value, sizeof(value)));
-    return IMF_OK;
 }
 
 imf_status cuda_gemm_create(struct cuda_device *c, struct cuda_gemm **out,
@@ -158,18 +110,9 @@ imf_status cuda_gemm_create(struct cuda_device *c, struct cuda_gemm **out,
         return IMF_ENOMEM;
     g->shape = *s;
     imf_status status = describe(c, g);
-    uint32_t a = alignment_of(s->lda, s->stride_a, s->ab);
-    uint32_t b = alignment_of(s->ldb, s->stride_b, s->ab);
-    uint32_t d = alignment_of(s->ldd, s->stride_d, s->d);
     if (status == IMF_OK)
-        status = set_preference(c, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, a);
-    if (status == IMF_OK)
-        status = set_preference(c, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, b);
-    if (status == IMF_OK)
-        status = set_preference(c, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, d);
-    if (status == IMF_OK)
-        status = set_preference(c, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, d);
-    if (status != IMF_OK || !choose(c, g)) {
+        status = cuda_gemm_plan_for(c, g);
+    if (status != IMF_OK || !g->plan->usable) {
         cuda_gemm_destroy(g);
         g = NULL;
     }
@@ -178,37 +121,30 @@ imf_status cuda_gemm_create(struct cuda_device *c, struct cuda_gemm **out,
     return status;
 }
 
-imf_status cuda_gemm_run(struct cuda_device *c, struct cuda_gemm *g, void *D, const void *A,
-                         const void *B, int n, int batch, float alpha)
+imf_status cuda_gemm_run_by(struct cuda_device *c, struct cuda_gemm *g,
+                            const cublasLtMatmulAlgo_t *algo, void *D, const void *A, const void *B,
+                            int n, int batch, float alpha)
 {
     float beta = g->shape.add ? 1.0f : 0.0f;
-    IMF_TRY(resize(c, g, n, batch));
+    IMF_TRY(cuda_gemm_resize(c, g, n, batch));
     CUDA_LT_TRY(c, cublasLtMatmul(c->lt, g->desc, &alpha, A, g->a, B, g->b, &beta, D, g->d, D, g->d,
-                                  &g->algo, c->lt_workspace, c->lt_workspace_bytes, c->stream));
+                                  algo, c->lt_workspace, c->lt_workspace_bytes, c->stream));
     return IMF_OK;
 }
 
-/* Random values in memory: constants would switch fewer transistors, and a GPU's clock rises. */
-static imf_status fill_randomly(struct cuda_device *c, void *memory, enum k_type type, size_t bytes)
+imf_status cuda_gemm_run(struct cuda_device *c, struct cuda_gemm *g, void *D, const void *A,
+                         const void *B, int n, int batch, float alpha)
 {
-    enum { BLOCK = 1 << 18 };
-    float *values = malloc(2 * BLOCK * sizeof(*values)), *packed = values + BLOCK;
-    if (!values)
-        return IMF_ENOMEM;
-    uint32_t state = 1;
-    for (int i = 0; i < BLOCK; i++) {
-        state = state * 1664525u + 1013904223u;
-        values[i] = (float)(int32_t)state * 0x1p-31f;
-    }
-    cuda_pack(packed, type, values, BLOCK);
-    size_t block = BLOCK * cuda_type_size(type), done = block < bytes ? block : bytes;
-    imf_status status = cuda_upload(&c->base, memory, packed, done);
-    free(values);
-    IMF_TRY(status);
-    for (; done < bytes; done *= 2) {
-        size_t piece = bytes - done < done ? bytes - done : done;
-        CUDA_TRY(c, cudaMemcpyAsync((char *)memory + done, memory, piece, cudaMemcpyDeviceToDevice,
-                                    c->stream));
+    const struct cuda_gemm_shape *s = &g->shape;
+    size_t row_b = (size_t)s->ldb * cuda_type_size(s->ab);
+    size_t row_d = (size_t)s->ldd * cuda_type_size(s->d);
+    /* More rows than were found to add in the same order go in pieces that were. */
+    int piece = s->stride_d ? n : g->plan->most;
+    for (int done = 0; done < n; done += piece) {
+        int rows = n - done < piece ? n - done : piece;
+        IMF_TRY(cuda_gemm_run_by(c, g, cuda_gemm_algorithm(g->plan, n),
+                                 (char *)D + (size_t)done * row_d, A,
+                                 (const char *)B + (size_t)done * row_b, rows, batch, alpha));
     }
     return IMF_OK;
 }
@@ -234,8 +170,9 @@ static imf_status timed_product(struct cuda_device *c, int n, int repeats, doubl
         status = cuda_refuse(c, "cuBLASLt has no algorithm for a plain product of size %d", n);
     if (status == IMF_OK)
         status = cuda_alloc(&c->base, &memory, 3 * size, false);
+    /* Random values: constants switch fewer transistors, and a GPU's clock would rise. */
     if (status == IMF_OK)
-        status = fill_randomly(c, memory, c->act, 3 * size);
+        status = cuda_fill_rows(c, memory, c->act, n, 3 * (int64_t)n, 1.0f);
     if (status != IMF_OK)
         goto out;
     char *A = memory, *B = A + size, *D = B + size;

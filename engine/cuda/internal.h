@@ -42,6 +42,7 @@ struct cuda_device {
     bool capturing;
     bool sick; /* a CUDA call failed: every further call is refused with base.error */
     struct cuda_attention_plan *plans; /* of attention_single; owned list */
+    struct cuda_gemm_plan *gemm_plans; /* algorithms by shape; owned list */
 };
 
 static inline struct cuda_device *cuda_of(struct imf__device *d)
@@ -89,6 +90,8 @@ imf_status cuda_may_wait(struct cuda_device *c);
 /* Work memory of at least `bytes`, valid until the operation's last launch; grows outside graphs.
  */
 imf_status cuda_scratch(struct cuda_device *c, void **out, size_t bytes);
+/* Memory, not cleared; out of memory becomes a sentence. */
+imf_status cuda_device_malloc(struct cuda_device *c, void **out, size_t bytes);
 /* Weights: device memory filled from the host; counted in weights_bytes. */
 imf_status cuda_weight_upload(struct cuda_device *c, void **out, const void *host, size_t bytes);
 /* n floats as `type`, host to host. */
@@ -139,14 +142,17 @@ struct cuda_gemm_shape {
     int n;                                /* the size that algorithms are judged by */
     int64_t stride_a, stride_b, stride_d; /* of batches, elements; 0: never batched */
 };
-/* *out is NULL when cuBLASLt has no algorithm without split-K for it. */
+/* *out is NULL when cuBLASLt has no algorithm for it whose rows do not depend on their number. */
 imf_status cuda_gemm_create(struct cuda_device *c, struct cuda_gemm **out,
                             const struct cuda_gemm_shape *shape);
-/* Whether the pinned algorithm takes this n and batch count. */
+/* Whether the chosen algorithm takes this n and batch count; notes the largest n. */
 bool cuda_gemm_fits(struct cuda_device *c, struct cuda_gemm *g, int n, int batch);
 imf_status cuda_gemm_run(struct cuda_device *c, struct cuda_gemm *g, void *D, const void *A,
                          const void *B, int n, int batch, float alpha);
 void cuda_gemm_destroy(struct cuda_gemm *g);
+/* Compares the largest numbers of rows that were planned for. */
+imf_status cuda_gemm_plans_settle(struct cuda_device *c);
+void cuda_gemm_plans_free(struct cuda_device *c);
 imf_status cuda_matmul_rate(struct imf__device *d, double *flops_per_second);
 
 /* ---- matrices.c ---- */

@@ -3,6 +3,7 @@
  * rows first. What cuBLASLt refuses (no algorithm without split-K) runs on k_linear instead. */
 #include "cuda/internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -93,13 +94,24 @@ void cuda_linear_free(struct imf__device *d, struct imf__linear *w)
     free(w);
 }
 
+/* The plain kernel is right but slow: nobody should have to guess. */
+static void note_refusal(struct cuda_device *c, const struct imf__linear *w, enum k_type dst,
+                         int rows)
+{
+    if (c->base.plain_matrices++ > 0)
+        return;
+    snprintf(c->base.plain_reason, sizeof(c->base.plain_reason),
+             "%d x %d in %s to %s at %d rows: cuBLASLt has no algorithm that takes them", w->N,
+             w->K, w->type == K_BF16 ? "bf16" : "fp32", dst == K_BF16 ? "bf16" : "fp32", rows);
+}
+
 /* The prepared product for this kind of destination; NULL when k_linear must do it. */
 static imf_status prepare(struct cuda_device *c, struct cuda_gemm **out, struct imf__linear *w,
                           enum k_type dst, bool add, int rows)
 {
     int by_type = dst == K_BF16, by_add = add;
     struct cuda_gemm **g = &w->gemm[by_type][by_add];
-    bool *refused = &w->refused[by_type][by_add];
+    bool *refused = &w->refused[by_type][by_add], before = *refused;
     if (!*g && !*refused) {
         struct cuda_gemm_shape shape = {
             .ab = w->type,
@@ -123,6 +135,8 @@ static imf_status prepare(struct cuda_device *c, struct cuda_gemm **out, struct 
      * row's bits may not depend on how many rows there are. Dry runs find out before real ones. */
     if (!*refused && c->base.dry && !cuda_gemm_fits(c, *g, rows, 1))
         *refused = true;
+    if (*refused && !before)
+        note_refusal(c, w, dst, rows);
     *out = *refused ? NULL : *g;
     return IMF_OK;
 }

@@ -25,7 +25,7 @@ static imf_status out_of_memory(struct cuda_device *c, size_t bytes)
     return IMF_ENOMEM;
 }
 
-static imf_status device_malloc(struct cuda_device *c, void **out, size_t bytes)
+imf_status cuda_device_malloc(struct cuda_device *c, void **out, size_t bytes)
 {
     void *p = NULL;
     cudaError_t error = cudaMalloc(&p, bytes ? bytes : 1);
@@ -52,7 +52,7 @@ static imf_status grow_scratch(struct cuda_device *c)
     c->scratch_capacity = 0;
     c->scratch_generation++;
     void *p = NULL;
-    imf_status status = device_malloc(c, &p, c->scratch_wanted);
+    imf_status status = cuda_device_malloc(c, &p, c->scratch_wanted);
     if (status != IMF_OK) {
         c->base.scratch_bytes -= c->scratch_wanted;
         c->scratch_wanted = 0;
@@ -80,9 +80,12 @@ imf_status cuda_alloc(struct imf__device *d, void **out, size_t bytes, bool weig
 {
     CUDA_ENTER(d);
     void *p = NULL;
-    if (!d->dry) /* a plan is made: what it asked for must be there before more is given away */
+    if (!d->dry &&
+        !weight) { /* a plan is made: what it asked for comes before more is given away */
+        IMF_TRY(cuda_gemm_plans_settle(c));
         IMF_TRY(grow_scratch(c));
-    IMF_TRY(device_malloc(c, &p, bytes));
+    }
+    IMF_TRY(cuda_device_malloc(c, &p, bytes));
     cudaError_t error = cudaMemsetAsync(p, 0, bytes ? bytes : 1, c->stream);
     if (error != cudaSuccess) {
         cudaFree(p);

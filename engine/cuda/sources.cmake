@@ -2,6 +2,7 @@
 set(IMF_CUDA_HOST_SOURCES
     ${PROJECT_SOURCE_DIR}/engine/cuda/device.c
     ${PROJECT_SOURCE_DIR}/engine/cuda/gemm.c
+    ${PROJECT_SOURCE_DIR}/engine/cuda/gemm_plan.c
     ${PROJECT_SOURCE_DIR}/engine/cuda/graph.c
     ${PROJECT_SOURCE_DIR}/engine/cuda/images.c
     ${PROJECT_SOURCE_DIR}/engine/cuda/matrices.c

@@ -232,6 +232,15 @@ static void write_models(struct buffer *b, struct scheduler *s)
         buffer_printf(b, "imfd_model_info{model=\"%s\",fingerprint=\"%s\"} 1\n", status.id,
                       status.info != NULL ? status.info->fingerprint : "");
     }
+    head(b, "imfd_model_plain_matrices", "gauge",
+         "Matrices that no library algorithm multiplies: a hundred times slower. 0 is as it should "
+         "be.");
+    for (int i = 0; i < sched_model_count(s); i++) {
+        sched_model_get(s, i, &status);
+        if (status.info != NULL)
+            buffer_printf(b, "imfd_model_plain_matrices{model=\"%s\"} %d\n", status.id,
+                          status.info->plain_matrices);
+    }
     head(b, "imfd_device_up", "gauge", "0 when the device has failed, or does not answer.");
     for (int i = 0; i < sched_device_count(s); i++)
         write_device_up(b, s, i, false);

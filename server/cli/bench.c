@@ -209,6 +209,8 @@ static cJSON *results(struct bench *b)
     cJSON_AddNumberToObject(root, "peak_rss_bytes", peak_rss());
     cJSON_AddNumberToObject(root, "weights_bytes", (double)b->info->weights_bytes);
     cJSON_AddNumberToObject(root, "arena_bytes", (double)b->info->arena_bytes);
+    cJSON_AddNumberToObject(root, "graph_bytes", (double)b->info->graph_bytes);
+    cJSON_AddNumberToObject(root, "plain_matrices", b->info->plain_matrices);
     cJSON_AddNumberToObject(root, "load_seconds", b->info->load_seconds);
     return root;
 }
@@ -245,9 +247,12 @@ static void print_table(const cJSON *r)
             printf("  %9.2fx", number(row, "vs_onednn"));
         printf("\n");
     }
-    printf("\nloaded in %.2f s; weights %.1f MB, arena %.1f MB, peak memory %.1f MB\n",
+    printf("\nloaded in %.2f s; weights %.1f MB, arena %.1f MB, peak memory %.1f MB",
            number(r, "load_seconds"), number(r, "weights_bytes") / 1e6,
            number(r, "arena_bytes") / 1e6, number(r, "peak_rss_bytes") / 1e6);
+    if (number(r, "graph_bytes") > 0)
+        printf(", captured passes %.1f MB of the device's", number(r, "graph_bytes") / 1e6);
+    printf("\n");
 }
 
 static int print_results(const struct imfd_usage *usage, struct bench *b, bool json)
@@ -411,6 +416,11 @@ static int run(const struct imfd_usage *usage, struct bench_options *o)
         else
             result = status == IMF_OK ? print_results(usage, &b, o->json)
                                       : imfd_fail(usage, "%s", err.message);
+        /* Such figures are no measure of the model. */
+        if (result == 0 && b.info->plain_matrices > 0)
+            result = imfd_fail(
+                usage, "%d matrix products ran on a plain kernel, a hundred times slower: %s",
+                b.info->plain_matrices, b.info->plain_reason);
     }
     bench_close(&b);
     return result;

@@ -6,6 +6,7 @@
 #include "core/engine.h"
 #include "common/error.h"
 #include "reference/reference.h"
+#include "cli/selfcheck_full.h"
 #include "cli/selfcheck_golden.h"
 #include "cli/selfcheck_invariance.h"
 #include "cli/selfcheck_sustained.h"
@@ -76,6 +77,14 @@ static int check_operations(struct imf__device *d, bool verbose)
     return failed;
 }
 
+/* Odd sizes of the table have no library algorithm on some devices; a model's must have one. */
+static void say_plain(const struct imf__device *d)
+{
+    if (d->plain_matrices > 0)
+        printf("  %d matrices of the table ran on the plain kernel; first: %s\n", d->plain_matrices,
+               d->plain_reason);
+}
+
 /* ---- The golden cases ---- */
 
 static const struct golden_case {
@@ -126,6 +135,10 @@ static imf_status draw_golden(struct imf_engine *e, const struct golden_case *c,
     size_t each = GOLDEN_VALUES / 2;
     for (size_t i = 0; i < GOLDEN_VALUES && status == IMF_OK; i++)
         values[i] = lanes[i / each]->z[i % each * (lanes[0]->z_count / each)];
+    if (status == IMF_OK && imf_model_get_info(model)->plain_matrices > 0)
+        status = imf__fail(err, IMF_EUNSUPPORTED, "%d matrices ran on the plain kernel; first: %s",
+                           imf_model_get_info(model)->plain_matrices,
+                           imf_model_get_info(model)->plain_reason);
     imf_lane_destroy(lanes[0]);
     imf_lane_destroy(lanes[1]);
     imf_model_destroy(model);
@@ -157,10 +170,18 @@ static int check_golden(struct imf_engine *e, const struct golden_case *c, const
 
 /* ---- The command ---- */
 
+struct selfcheck {
+    struct device_options engine;
+    bool verbose;
+    int sustain;
+    const char *full, *full_decoder; /* NULL, a name that becomes synthetic weights, or a file */
+    int full_batch;
+};
+
 /* Number of misses, or -1 after having said why nothing could be checked; *result is the exit
  * status then. */
 static int check_precision(const struct imfd_usage *usage, const struct device_options *o,
-                           const struct imfd_synthetic *weights, bool verbose, int sustain,
+                           const struct imfd_synthetic *weights, const struct selfcheck *s,
                            int *result)
 {
     struct imf_engine *e = NULL;
@@ -169,15 +190,21 @@ static int check_precision(const struct imfd_usage *usage, const struct device_o
         return -1;
     const struct imf_engine_info *info = imf_engine_get_info(e);
     printf("%s in %s (%s)\n", info->device, imf_precision_name(info->precision), info->description);
-    int failed = check_operations(imf__engine_device(e), verbose);
+    int failed = check_operations(imf__engine_device(e), s->verbose);
+    say_plain(imf__engine_device(e));
     for (int i = 0; i < GOLDEN_CASES; i++)
         failed += check_golden(e, &golden_cases[i], weights[i].path);
-    failed += imfd_selfcheck_sustained(e, weights[0].path, sustain);
+    failed += imfd_selfcheck_sustained(e, weights[0].path, s->sustain);
     bool cpu = strcmp(info->device, "cpu") == 0;
+    struct imfd_full_check full = {.device = o->device,
+                                   .precision = info->precision,
+                                   .checkpoint = s->full,
+                                   .decoder = s->full_decoder,
+                                   .batch = s->full_batch};
     imf_engine_destroy(e);
     if (cpu)
         failed += imfd_selfcheck_invariance(usage, o);
-    return failed;
+    return failed + (s->full ? imfd_selfcheck_full(&full) : 0);
 }
 
 /* Whether the device has no bfloat16, as CPUs without AVX-512: no miss, but said. */
@@ -197,8 +224,22 @@ static bool lacks_bf16(const struct device_options *o)
     return lacks;
 }
 
-static int run(const struct imfd_usage *usage, struct device_options *o, bool verbose, int sustain)
+/* A name becomes the path of synthetic weights. */
+static int make_full(const struct imfd_usage *usage, const char **name, struct imfd_synthetic *made)
 {
+    struct imf_error err = {0};
+    if (!*name || !imfd_synthetic_known(*name))
+        return 0;
+    if (imfd_synthetic_make(made, *name, &err) != IMF_OK)
+        return imfd_fail(usage, "%s", err.message);
+    *name = made->path;
+    return 0;
+}
+
+static int run(const struct imfd_usage *usage, struct selfcheck *s)
+{
+    struct device_options *o = &s->engine;
+    struct imfd_synthetic model = {.folder = ""}, decoder = {.folder = ""};
     static const char *const both[] = {"fp32", "bf16"};
     struct imfd_synthetic weights[GOLDEN_CASES] = {{.folder = ""}};
     struct imf_error err = {0};
@@ -209,14 +250,22 @@ static int run(const struct imfd_usage *usage, struct device_options *o, bool ve
         if (imfd_synthetic_make_shape(&weights[i], &c->shape, c->seed, &err) != IMF_OK)
             result = imfd_fail(usage, "%s", err.message);
     }
+    if (s->full && !s->full_decoder)
+        s->full_decoder = imfd_synthetic_draws_latents(s->full) ? "sd-vae" : "none";
+    if (result == 0)
+        result = make_full(usage, &s->full, &model);
+    if (result == 0)
+        result = make_full(usage, &s->full_decoder, &decoder);
     int precisions = all && !lacks_bf16(o) ? 2 : 1;
     for (int i = 0; i < precisions && result == 0; i++) {
         if (all)
             o->precision = both[i];
-        failed += check_precision(usage, o, weights, verbose, sustain, &result);
+        failed += check_precision(usage, o, weights, s, &result);
     }
     for (int i = 0; i < GOLDEN_CASES; i++)
         imfd_synthetic_remove(&weights[i]);
+    imfd_synthetic_remove(&model);
+    imfd_synthetic_remove(&decoder);
     if (result != 0)
         return result;
     if (failed)
@@ -228,14 +277,18 @@ static int run(const struct imfd_usage *usage, struct device_options *o, bool ve
 
 int imfd_cmd_selfcheck(int argc, char **argv)
 {
-    struct device_options engine = DEVICE_OPTIONS_INIT;
-    bool verbose = false;
-    int sustain = 1;
+    struct selfcheck s = {.engine = DEVICE_OPTIONS_INIT, .sustain = 1, .full_batch = 64};
     const struct imfd_option options[] = {
-        OPTIONS_DEVICE(engine),
-        {"verbose", "v", IMFD_OPTION_FLAG, &verbose, NULL, NULL, 0, 0, "print every case"},
-        {"sustain", NULL, IMFD_OPTION_INT, &sustain, NULL, "SECONDS", 0, 86400,
+        OPTIONS_DEVICE(s.engine),
+        {"verbose", "v", IMFD_OPTION_FLAG, &s.verbose, NULL, NULL, 0, 0, "print every case"},
+        {"sustain", NULL, IMFD_OPTION_INT, &s.sustain, NULL, "SECONDS", 0, 86400,
          "how long to draw the same samples over and over (default: 1)"},
+        {"full", NULL, IMFD_OPTION_STRING, &s.full, NULL, "NAME|FILE", 0, 0,
+         "also draw with a model of full size, such as MiT_XL_2, and on the CPU beside it"},
+        {"full-decoder", NULL, IMFD_OPTION_STRING, &s.full_decoder, NULL, "NAME|FILE", 0, 0,
+         "its decoder (default: sd-vae where it draws latents)"},
+        {"full-batch", NULL, IMFD_OPTION_INT, &s.full_batch, NULL, "N", 2, 512,
+         "samples drawn together (default: 64)"},
         {.name = NULL},
     };
     const struct imfd_usage usage = {
@@ -252,5 +305,5 @@ int imfd_cmd_selfcheck(int argc, char **argv)
     enum imfd_parsed parsed = imfd_options_parse(&usage, argc, argv, NULL, NULL);
     if (parsed != IMFD_PARSED_RUN)
         return parsed == IMFD_PARSED_ERROR ? IMFD_EXIT_USAGE : IMFD_EXIT_OK;
-    return run(&usage, &engine, verbose, sustain);
+    return run(&usage, &s);
 }

@@ -185,6 +185,13 @@ static void on_model(void *user, struct scheduler *scheduler, int model)
     struct sched_model_status status;
     bool known = api_on_model(s->api, scheduler, model);
     sched_model_get(scheduler, model, &status);
+    if (status.info != NULL && status.info->plain_matrices > 0)
+        log_write(s->log, LOG_WARN,
+                  "model %s: %d matrix products run on a plain kernel, a hundred times slower: %s",
+                  status.id, status.info->plain_matrices, status.info->plain_reason);
+    if (status.state == SCHED_MODEL_READY && status.info != NULL && status.info->graph_bytes > 0)
+        log_write(s->log, LOG_INFO, "model %s: captured passes hold %zu MB of device memory",
+                  status.id, status.info->graph_bytes >> 20);
     if (!known)
         log_write(s->log, LOG_ERROR, "model %s: out of memory for its classes", status.id);
     if (!known || status.state == SCHED_MODEL_FAILED) {

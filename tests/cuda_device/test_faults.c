@@ -8,6 +8,7 @@
  *   test_faults driver     a driver for CUDA 12: said, and "auto" takes the CPU
  *   test_faults module     a module that cannot be loaded: the same
  *   test_faults build      the build line, which fingerprints contain, names GPU and cuBLASLt
+ *   test_faults plain      no algorithm for some number of rows: counted, and said why
  *   test_faults old        a V100 (sm_70): refused with a reason; "auto" takes the CPU
  *   test_faults graph      eager and replayed steps give the same bits, captured for every batch
  *                          size when the model loads */
@@ -157,6 +158,23 @@ static void check_build(void)
     imf_engine_destroy(e);
 }
 
+static void check_plain(void)
+{
+    struct imf_engine *e = open_engine("cuda", IMF_PRECISION_BF16);
+    struct imf_model *m = NULL;
+    CHECK(e);
+    CHECK(load(&m, e, 1, NULL) == IMF_OK);
+    CHECK(imf_model_get_info(m)->plain_matrices == 0); /* 276 rows are taken, 552 are not */
+    imf_model_destroy(m);
+    CHECK(load(&m, e, 2, NULL) == IMF_OK);
+    const struct imf_model_info *info = imf_model_get_info(m);
+    printf("%d: %s\n", info->plain_matrices, info->plain_reason);
+    CHECK(info->plain_matrices > 10);
+    CHECK(strstr(info->plain_reason, "at 552 rows"));
+    imf_model_destroy(m);
+    imf_engine_destroy(e);
+}
+
 static void check_old(void)
 {
     check_unusable("compute capability 7");
@@ -169,6 +187,8 @@ static void check_graph(void)
     float *first = NULL;
     CHECK(e);
     CHECK(load(&m, e, 1, NULL) == IMF_OK);
+    CHECK(imf_model_get_info(m)->graph_bytes > 0);
+    CHECK(imf_model_get_info(m)->plain_matrices == 0);
     for (int run = 0; run < 3; run++) { /* eager, replayed, replayed */
         imf__engine_device(e)->eager = run == 0;
         struct imf_lane *lane = start_lane(m, 7);
@@ -189,14 +209,10 @@ int main(int argc, char **argv)
     const struct {
         const char *name;
         void (*check)(void);
-    } cases[] = {{"memory", check_memory},
-                 {"launch", check_launch},
-                 {"allocation", check_allocation},
-                 {"driver", check_driver},
-                 {"module", check_module},
-                 {"build", check_build},
-                 {"old", check_old},
-                 {"graph", check_graph}};
+    } cases[] = {
+        {"memory", check_memory}, {"launch", check_launch}, {"allocation", check_allocation},
+        {"driver", check_driver}, {"module", check_module}, {"build", check_build},
+        {"plain", check_plain},   {"old", check_old},       {"graph", check_graph}};
     for (size_t i = 0; argc == 2 && i < sizeof(cases) / sizeof(cases[0]); i++) {
         if (strcmp(argv[1], cases[i].name) == 0) {
             cases[i].check();
@@ -204,6 +220,7 @@ int main(int argc, char **argv)
             return 0;
         }
     }
-    fprintf(stderr, "usage: test_faults memory|launch|allocation|driver|module|build|old|graph\n");
+    fprintf(stderr,
+            "usage: test_faults memory|launch|allocation|driver|module|build|plain|old|graph\n");
     return 2;
 }

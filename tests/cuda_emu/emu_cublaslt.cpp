@@ -279,6 +279,23 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
 
 /* ---- algorithms ---- */
 
+/* IMF_EMU_CUBLASLT: "none", "moody" (some algorithms sum small products in another order), or
+ * "refuse:N" (no algorithm takes N columns). */
+static bool lt_mode(const char *name)
+{
+    const char *mode = getenv("IMF_EMU_CUBLASLT");
+    return mode && !strcmp(mode, name);
+}
+
+/* Like the library's, not every algorithm takes every size that its suggestion was for. */
+static bool takes(const struct algo *g, const struct layout *d)
+{
+    const char *mode = getenv("IMF_EMU_CUBLASLT");
+    if (mode && !strncmp(mode, "refuse:", 7) && d->cols == strtoull(mode + 7, nullptr, 10))
+        return false;
+    return !(g->id == 1 && d->cols < 16) && !(g->id == 2 && d->batch > 1);
+}
+
 static size_t workspace_of(const struct algo *g, const struct layout *d)
 {
     return g->split_k > 1 ? size_t(g->split_k) * d->rows * d->cols * 4 : 0;
@@ -300,9 +317,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     const struct layout *la = open<struct layout>(a), *lb = open<struct layout>(b);
     const struct layout *lc = open<struct layout>(c), *ld = open<struct layout>(d);
     const struct preference *p = open<struct preference>(pref);
-    const char *mode = getenv("IMF_EMU_CUBLASLT"); /* "none": the engine must do without */
     *returned = 0;
-    if ((mode && !strcmp(mode, "none")) || unsupported(s, la, lb, lc, ld))
+    if (lt_mode("none") || unsupported(s, la, lb, lc, ld))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     bool fast = aligned_for(la, p->min_align[0]) && aligned_for(lb, p->min_align[1]) &&
                 aligned_for(lc, p->min_align[2]) && aligned_for(ld, p->min_align[3]);
@@ -324,7 +340,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
             if (parts > 1 &&
                 (!(p->reduction_mask & g.reduction) || workspace_of(&g, ld) > p->workspace))
                 continue;
-            if (!fast && i)
+            if ((!fast && i) || !takes(&g, ld))
                 continue;
             cublasLtMatmulHeuristicResult_t *r = &results[(*returned)++];
             memset(r, 0, sizeof *r);
@@ -385,6 +401,8 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDe
     if (g->id != ALGO_COUNT - 1 &&
         (!aligned_for(la, 16) || !aligned_for(lb, 16) || !aligned_for(ld, 16)))
         return CUBLAS_STATUS_NOT_SUPPORTED; /* the vectorised kernels want 16-byte rows */
+    if (!takes(g, ld))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     memset(result, 0, sizeof *result);
     result->algo = *algo;
     result->workspaceSize = workspace_of(g, ld);
@@ -500,9 +518,16 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                    workspace_of(&chosen, &g.d), workspace_size);
         return CUBLAS_STATUS_NOT_SUPPORTED;
     }
+    if (!takes(&chosen, &g.d)) {
+        emu_report(IMF_EMU_API, 0, 0, "cublasLtMatmul: algorithm %u does not take %llu columns",
+                   chosen.id, static_cast<unsigned long long>(g.d.cols));
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
     if (g.beta != 0.0f && !c)
         return CUBLAS_STATUS_INVALID_VALUE;
     g.chunk = algo_chunk[chosen.id] / std::max<uint32_t>(chosen.split_k, 1);
+    if (lt_mode("moody") && chosen.id != 3 && g.d.cols < 64)
+        g.chunk /= 2;
     g.chunk = std::max<uint64_t>(g.chunk, 16);
     if (emu_enqueue(stream, "cublasLtMatmul", [g] { return emu_run_product(g); }) != cudaSuccess)
         return CUBLAS_STATUS_EXECUTION_FAILED;

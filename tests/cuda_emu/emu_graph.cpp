@@ -74,9 +74,13 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
     ENTER;
     if (!graphs.count(graph))
         return emu_set_error(cudaErrorInvalidValue);
-    if (emu_malloc_fails()) /* a graph takes device memory */
+    size_t total = emu_device[emu_current_device].prop.totalGlobalMem;
+    size_t bytes = (64 << 10) + 512 * graph->nodes.size(); /* a guess at what the driver takes */
+    void *memory = nullptr;
+    if (emu_malloc_fails() || !emu_memory_alloc(emu_current_device, bytes, total, &memory))
         return emu_set_error(cudaErrorMemoryAllocation);
     cudaGraphExec_t x = new CUgraphExec_st();
+    x->memory = memory;
     x->nodes = std::make_shared<std::vector<graph_node>>(graph->nodes);
     graph_execs.insert(x);
     emu_live(1);
@@ -129,6 +133,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
     emu_guard guard(emu_mutex);
     if (!graph_execs.erase(exec))
         return emu_set_error(cudaErrorInvalidValue);
+    emu_memory_free(exec->memory);
     delete exec;
     emu_live(-1);
     return cudaSuccess;

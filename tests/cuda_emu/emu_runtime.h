@@ -101,6 +101,7 @@ struct CUgraph_st {
 
 struct CUgraphExec_st {
     std::shared_ptr<std::vector<graph_node>> nodes;
+    void *memory; /* what it holds on the device */
 };
 
 extern uint64_t emu_sequence;
