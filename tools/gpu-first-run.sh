@@ -49,7 +49,12 @@ step() {
     status=$?
     spent=$(($(date +%s) - start))
     echo "$name $status $spent" >>"$out/steps.txt"
-    [ "$status" = 0 ] && echo "ok, $spent s" || { echo "exit status $status after $spent s"; failed=1; }
+    if [ "$status" = 0 ]; then
+        echo "ok, $spent s"
+    else
+        echo "exit status $status after $spent s"
+        failed=1
+    fi
 }
 
 # missing NAME WHAT: a step for which something is not there.

@@ -14,6 +14,7 @@ output=$(mkdir -p "${1:-$root/build}" && cd "${1:-$root/build}" && pwd)
 build=${BUNDLE_BUILD:-$root/build/bundle}
 
 # DT_RPATH, which unlike DT_RUNPATH also holds for the libraries of libraries.
+# shellcheck disable=SC2016 # the loader's $ORIGIN
 cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DIMFD_TESTS=OFF \
     -DIMFD_CUDA="${BUNDLE_CUDA:-AUTO}" -DIMFD_CUDA_ARCHS="${BUNDLE_ARCHS:-90-real}" \
     -DCMAKE_INSTALL_RPATH='$ORIGIN/../lib/imfd' -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags \
@@ -25,7 +26,7 @@ stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 top=$stage/imfd-$version
 DESTDIR=$top cmake --install "$build" --component runtime --strip >/dev/null
-rm -rf "$top/etc" "$top/share/man" "$top/share/bash-completion"
+rm -rf "${top:?}/etc" "$top/share/man" "$top/share/bash-completion"
 mkdir -p "$top/lib/imfd" "$top/tools"
 cp "$root/tools/gpu-first-run.sh" "$root/tools/gpu-first-run.py" "$root/tools/gpu-yardsticks.py" "$top/tools/"
 
