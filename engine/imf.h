@@ -181,6 +181,12 @@ IMF_MUST_CHECK imf_status imf_lane_create(struct imf_lane **out, const struct im
 IMF_MUST_CHECK imf_status imf_lane_start(struct imf_lane *lane, const struct imf_model *m,
                                          int32_t label, uint64_t seed, const struct imf_sampling *s,
                                          struct imf_error *err);
+/* The same in halves: everything but the noise, which is to be drawn into lane->z. imf_model_noise
+ * draws it, z_count floats, on any thread while the model is loaded. */
+IMF_MUST_CHECK imf_status imf_lane_set(struct imf_lane *lane, const struct imf_model *m,
+                                       int32_t label, uint64_t seed, const struct imf_sampling *s,
+                                       struct imf_error *err);
+void imf_model_noise(const struct imf_model *m, float *z, uint64_t seed);
 static inline bool imf_lane_finished(const struct imf_lane *lane)
 {
     return lane->step >= lane->sampling.steps;

@@ -37,8 +37,8 @@ static imf_status check(const struct imf_model *m, int32_t label, const struct i
     return IMF_OK;
 }
 
-imf_status imf_lane_start(struct imf_lane *lane, const struct imf_model *m, int32_t label,
-                          uint64_t seed, const struct imf_sampling *s, struct imf_error *err)
+imf_status imf_lane_set(struct imf_lane *lane, const struct imf_model *m, int32_t label,
+                        uint64_t seed, const struct imf_sampling *s, struct imf_error *err)
 {
     if (lane->z_count != imf__model_latent_count(m))
         return imf__fail(err, IMF_EINVAL, "the lane was made for another model");
@@ -49,11 +49,25 @@ imf_status imf_lane_start(struct imf_lane *lane, const struct imf_model *m, int3
     lane->seed = seed;
     lane->sampling = *s;
     lane->step = 0;
-    imf_noise(lane->z, lane->z_count, seed);
-    float scale = imf_model_get_info(m)->noise_scale;
-    for (size_t i = 0; scale != 1.0f && i < lane->z_count; i++)
-        lane->z[i] *= scale;
     return IMF_OK;
+}
+
+void imf_model_noise(const struct imf_model *m, float *z, uint64_t seed)
+{
+    size_t n = imf__model_latent_count(m);
+    float scale = imf_model_get_info(m)->noise_scale;
+    imf_noise(z, n, seed);
+    for (size_t i = 0; scale != 1.0f && i < n; i++)
+        z[i] *= scale;
+}
+
+imf_status imf_lane_start(struct imf_lane *lane, const struct imf_model *m, int32_t label,
+                          uint64_t seed, const struct imf_sampling *s, struct imf_error *err)
+{
+    imf_status status = imf_lane_set(lane, m, label, seed, s, err);
+    if (status == IMF_OK)
+        imf_model_noise(m, lane->z, seed);
+    return status;
 }
 
 void imf_lane_destroy(struct imf_lane *lane)

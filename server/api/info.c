@@ -61,8 +61,16 @@ bool api_on_model(void *user, struct scheduler *s, int model)
     }
     m->own = *status.info;
     m->info = &m->own;
+    const struct imf_model_info *info = status.info;
     log_write(a->log, LOG_INFO, "model %s: ready, %s, decoder %s, fingerprint %s", status.id,
-              status.info->name, status.info->decoder, status.info->fingerprint);
+              info->name, info->decoder, info->fingerprint);
+    log_write(a->log, LOG_INFO,
+              "model %s: pictures of %d x %d, %zu MB of weights, %zu MB reserved for batches of %d",
+              status.id, info->image_width, info->image_height, info->weights_bytes >> 20,
+              info->arena_bytes >> 20, info->max_batch);
+    if (info->checkpoint_others[0] != '\0')
+        log_write(a->log, LOG_INFO, "model %s: state dict %s was taken; also there: %s", status.id,
+                  info->checkpoint_key, info->checkpoint_others);
     return true;
 }
 
@@ -96,6 +104,8 @@ static void write_model_details(struct api *a, struct json_writer *w,
         json_object_begin(w);
         api_write_sampling(w, &info->defaults);
         json_object_end(w);
+        json_key(w, "noise_scale");
+        json_fixed(w, (double)info->noise_scale, 3);
         json_key(w, "decoder");
         json_string(w, info->decoder);
         json_key(w, "fingerprint");

@@ -262,12 +262,12 @@ static const char *const generate_fields[] = {"model",          "class",
 
 /* Model first, as defaults and class names depend on it; then what the request sets over them. */
 static bool start_params(struct api *a, const cJSON *root, const char *const *names,
-                         const cJSON **slots, int model_slot, struct picture_params *out,
-                         struct api_problem *p)
+                         const cJSON **slots, int model_slot, const char *otherwise,
+                         struct picture_params *out, struct api_problem *p)
 {
     struct imf_sampling sampling = {0};
     unsigned given = 0;
-    const char *model = NULL;
+    const char *model = otherwise;
     if (!api_collect_fields(a, root, names, slots, &sampling, &given, p) ||
         !api_field_text(slots[model_slot], "model", &model, p) || !find_model(a, model, out, p))
         return false;
@@ -286,7 +286,7 @@ static bool generate_from(struct api *a, const cJSON *root, struct picture_param
                           struct api_problem *p)
 {
     const cJSON *f[F_COUNT] = {NULL};
-    if (!start_params(a, root, generate_fields, f, F_MODEL, out, p) ||
+    if (!start_params(a, root, generate_fields, f, F_MODEL, NULL, out, p) ||
         !api_field_encoding(f[F_FORMAT], f[F_COMPRESSION], out, p) ||
         !api_field_bool(f[F_EMBED], "embed_metadata", &out->embed, p))
         return false;
@@ -358,19 +358,67 @@ static const char *const openai_fields[] = {"model", "prompt", "n", "size", "res
                                             "quality", "style", "background", "moderation", "user",
                                             "partial_images", NULL};
 
+static bool parse_size(const char *text, int *width, int *height)
+{
+    int length = 0;
+    return sscanf(text, "%5dx%5d%n", width, height, &length) == 2 && text[length] == '\0' &&
+           *width > 0 && *height > 0;
+}
+
+/* "strict", "nearest" or "ignore"; see the setting. */
+static bool size_policy_is(const struct api *a, const char *policy)
+{
+    return strcmp(a->settings->size_policy, policy) == 0;
+}
+
+/* The model for a request that names none: under "nearest" the one whose pictures have the size
+ * nearest to what is asked; else NULL, the default. */
+static const char *model_of_size(struct api *a, const cJSON *root)
+{
+    const cJSON *size = cJSON_GetObjectItemCaseSensitive(root, "size");
+    int width, height, best = -1;
+    long least = 0;
+    if (!size_policy_is(a, "nearest") || !cJSON_IsString(size) ||
+        !parse_size(size->valuestring, &width, &height))
+        return NULL;
+    for (int i = 0; i < sched_model_count(a->scheduler); i++) {
+        const struct imf_model_info *info = a->models[i].info;
+        if (info == NULL)
+            continue;
+        long far = labs((long)info->image_width - width) + labs((long)info->image_height - height);
+        if (best < 0 || far < least) {
+            best = i;
+            least = far;
+        }
+    }
+    struct sched_model_status status;
+    if (best < 0)
+        return NULL;
+    sched_model_get(a->scheduler, best, &status);
+    return status.id;
+}
+
 static bool openai_size(const struct api *a, const cJSON *value, const struct picture_params *out,
                         struct api_problem *p)
 {
     const struct imf_model_info *info = a->models[out->model].info;
     const char *size = "auto";
-    char own[32];
+    int width, height;
+    if (size_policy_is(a, "ignore") || cJSON_IsNull(value))
+        return true;
     if (!api_field_text(value, "size", &size, p))
         return false;
-    snprintf(own, sizeof(own), "%dx%d", info->image_width, info->image_height);
-    if (strcmp(size, "auto") != 0 && strcmp(size, own) != 0)
-        return api_problem_set(p, API_INVALID, "size",
-                               "size: only \"%s\" and \"auto\" are supported", own);
-    return true;
+    if (strcmp(size, "auto") == 0)
+        return true;
+    bool parsed = parse_size(size, &width, &height);
+    if (size_policy_is(a, "nearest"))
+        return parsed || api_problem_set(p, API_INVALID, "size",
+                                         "size: \"auto\" or WIDTHxHEIGHT is expected");
+    if (parsed && width == info->image_width && height == info->image_height)
+        return true;
+    return api_problem_set(p, API_INVALID, "size",
+                           "size: only \"%dx%d\" and \"auto\" are supported", info->image_width,
+                           info->image_height);
 }
 
 static bool openai_from(struct api *a, const cJSON *root, struct picture_params *out,
@@ -378,7 +426,7 @@ static bool openai_from(struct api *a, const cJSON *root, struct picture_params 
 {
     const cJSON *f[O_COUNT] = {NULL};
     const char *prompt = NULL, *model = NULL;
-    if (!start_params(a, root, openai_fields, f, O_MODEL, out, p) ||
+    if (!start_params(a, root, openai_fields, f, O_MODEL, model_of_size(a, root), out, p) ||
         !api_field_text(f[O_MODEL], "model", &model, p) ||
         !api_field_bool(f[O_STREAM], "stream", &out->stream, p))
         return false;

@@ -111,6 +111,7 @@ static imf_status add_model(struct server *s, const struct model_setting *m, str
     imf_model_params_init(&p);
     p.checkpoint = m->checkpoint;
     p.checkpoint_key = m->key[0] != '\0' ? m->key : NULL;
+    p.noise_scale = strtof(m->noise_scale[0] != '\0' ? m->noise_scale : "0", NULL);
     p.decoder = m->decoder[0] != '\0' ? m->decoder : "none";
     p.max_batch = (int)s->settings.max_batch;
     p.decode_batch = (int)s->settings.decode_batch;

@@ -32,6 +32,10 @@ struct backend_ops {
     imf_status (*lane_create)(struct imf_lane **out, const struct imf_model *model);
     imf_status (*lane_start)(struct imf_lane *lane, const struct imf_model *model, int32_t label,
                              uint64_t seed, const struct imf_sampling *s, struct imf_error *err);
+    /* lane_start in halves (imf.h), for drawing noise elsewhere; NULL, both, where it is not. */
+    imf_status (*lane_set)(struct imf_lane *lane, const struct imf_model *model, int32_t label,
+                           uint64_t seed, const struct imf_sampling *s, struct imf_error *err);
+    void (*noise)(const struct imf_model *model, float *z, uint64_t seed);
     void (*lane_destroy)(struct imf_lane *lane);
 
     /* As in imf.h: one network evaluation for 1..max_batch lanes, pictures of 1..decode_batch

@@ -154,6 +154,9 @@ static void load_model(struct engine_thread *t, int index)
         status = warm_up(t, model, &step_us, &decode_us, &err);
     if (err.message[0] == '\0')
         snprintf(err.message, sizeof(err.message), "%s", imf_status_sentence(status));
+    struct noise *noise = NULL;
+    if (status == IMF_OK && t->ops->noise != NULL && t->noise == NULL)
+        status = noise_create(&noise, t->ops->noise);
     uv_mutex_lock(&s->lock);
     const struct imf_model_info *info = model != NULL ? t->ops->model_info(model) : NULL;
     if (status == IMF_OK && !core_model_ready(&s->core, index, t->index, info)) {
@@ -163,6 +166,7 @@ static void load_model(struct engine_thread *t, int index)
     if (status == IMF_OK) {
         core_guess(&s->core.model[index], step_us, decode_us, shell_now());
         t->model[index] = model;
+        t->noise = t->noise != NULL ? t->noise : noise;
         t->weights_bytes += info->weights_bytes;
         t->arena_bytes += info->arena_bytes;
         m->pending--;
@@ -179,8 +183,10 @@ static void load_model(struct engine_thread *t, int index)
     }
     uv_mutex_unlock(&s->lock);
     uv_async_send(&s->wake);
-    if (status != IMF_OK)
+    if (status != IMF_OK) {
+        noise_destroy(noise);
         t->ops->model_unload(model);
+    }
 }
 
 static bool open_device(struct engine_thread *t)
@@ -217,6 +223,55 @@ struct flight {
     struct imf_error err;
 };
 
+/* The numbers of a z that is drawn beside this thread; 0: it is not. */
+static size_t large_noise(const struct engine_thread *t, int model)
+{
+    const struct imf_model_info *info = t->ops->model_info(t->model[model]);
+    size_t count = (size_t)info->channels * (size_t)info->input_size * (size_t)info->input_size;
+    return t->noise != NULL && count >= NOISE_LARGE ? count : 0;
+}
+
+/* Has noise drawn for the batch to begin, and for pictures that are likely to be in the next one.
+ * Under the lock. */
+static void want_noise(struct engine_thread *t, const struct sched_work *work)
+{
+    struct sched_core *c = &t->scheduler->core;
+    if (work->kind != WORK_STEP || large_noise(t, work->model) == 0)
+        return;
+    size_t count = large_noise(t, work->model);
+    int room = NOISE_KEPT;
+    for (int i = 0; i < work->n && room > 0; i++) {
+        if (work->picture[i]->step == 0) {
+            noise_want(t->noise, t->model[work->model], work->picture[i]->key.seed, count);
+            room--;
+        }
+    }
+    LIST_EACH(r_it, &c->model[work->model].requests)
+    {
+        LIST_EACH(it, &LIST_OF(r_it, struct sched_request, of_model)->waiting)
+        {
+            const struct picture *p = LIST_OF(it, struct waiter, of_request)->picture;
+            if (room == 0)
+                return;
+            if (p->state != PICTURE_QUEUED || p->in_hand)
+                continue;
+            noise_want(t->noise, t->model[work->model], p->key.seed, count);
+            room--;
+        }
+    }
+}
+
+static imf_status start_lane(struct engine_thread *t, struct imf_lane *lane,
+                             const struct picture_key *key, struct imf_error *err)
+{
+    const struct imf_model *model = t->model[key->model];
+    size_t count = large_noise(t, key->model);
+    if (count == 0)
+        return t->ops->lane_start(lane, model, key->label, key->seed, &key->sampling, err);
+    imf_status status = t->ops->lane_set(lane, model, key->label, key->seed, &key->sampling, err);
+    return status == IMF_OK ? noise_take(t->noise, model, key->seed, lane->z, count) : status;
+}
+
 static imf_status begin_step(struct engine_thread *t, struct flight *f)
 {
     struct imf_model *model = t->model[f->work.model];
@@ -225,10 +280,8 @@ static imf_status begin_step(struct engine_thread *t, struct flight *f)
         imf_status status = IMF_OK;
         if (p->lane == NULL)
             status = t->ops->lane_create(&p->lane, model);
-        if (status == IMF_OK && p->step == 0) {
-            status = t->ops->lane_start(p->lane, model, p->key.label, p->key.seed, &p->key.sampling,
-                                        &f->err);
-        }
+        if (status == IMF_OK && p->step == 0)
+            status = start_lane(t, p->lane, &p->key, &f->err);
         f->work.bad[i] = status != IMF_OK;
         f->work.short_of_memory |= status == IMF_ENOMEM;
         if (status == IMF_OK)
@@ -365,6 +418,7 @@ static void work_until_stop(struct engine_thread *t)
     uv_mutex_lock(&s->lock);
     while (!s->stop && !s->core.device[t->index].failed) {
         core_pick(&s->core, t->index, &next->work, shell_now());
+        want_noise(t, &next->work);
         if (next->work.kind == WORK_NONE && pending->work.kind == WORK_NONE) {
             wait_for_work(t, next->work.wake_at);
             continue;
@@ -387,6 +441,7 @@ static void close_device(struct engine_thread *t)
 {
     struct scheduler *s = t->scheduler;
     struct core_device *d = &s->core.device[t->index];
+    noise_destroy(t->noise);
     for (int m = 0; m < s->core.model_count; m++) {
         /* All lanes have come back: requests were ended before the threads were stopped. */
         uv_mutex_lock(&s->lock);

@@ -56,6 +56,15 @@ static int clamp(int v, int low, int high)
     return v < low ? low : v > high ? high : v;
 }
 
+/* More lanes than a batch: those of long requests wait here while others take their turn. Where
+ * a lane is large (z of pixels: 768 KB or 3 MB) four batches of them are enough. */
+static uint32_t lane_limit(const struct imf_model_info *info, int max_batch)
+{
+    size_t z = (size_t)info->channels * (size_t)info->input_size * (size_t)info->input_size;
+    uint32_t limit = 4 * (uint32_t)max_batch;
+    return z * sizeof(float) > (size_t)64 << 10 || limit > 64 ? limit : 64;
+}
+
 bool core_model_ready(struct sched_core *c, int model, int device,
                       const struct imf_model_info *info)
 {
@@ -65,8 +74,7 @@ bool core_model_ready(struct sched_core *c, int model, int device,
     m->decode_batch = clamp(info->decode_batch, 1, m->max_batch);
     double ratio = info->step_flops > 0 ? info->decode_flops / info->step_flops : 1;
     m->decode_cost = (uint64_t)(CORE_EVALUATION * (ratio < 64 ? ratio : 64));
-    /* More lanes than a batch: those of long requests wait here while others take their turn. */
-    d->lane_limit[model] = 4 * (uint32_t)m->max_batch > 64 ? 4 * (uint32_t)m->max_batch : 64;
+    d->lane_limit[model] = lane_limit(info, m->max_batch);
     d->spare[model] = calloc(d->lane_limit[model], sizeof(struct imf_lane *));
     if (d->spare[model] == NULL)
         return false;

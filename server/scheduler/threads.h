@@ -5,6 +5,7 @@
 #define SCHEDULER_SHELL_H
 
 #include "base/encode.h"
+#include "scheduler/noise.h"
 #include "scheduler/state.h"
 
 #include <uv.h>
@@ -44,6 +45,7 @@ struct engine_thread {
     struct flight *flights; /* two */
     struct imf_engine *backend;
     struct imf_model *model[SCHED_MAX_MODELS];
+    struct noise *noise; /* NULL before the first model */
     /* Under the lock: */
     bool waiting;
     uint64_t busy_us, busy_until;

@@ -2,6 +2,7 @@
 #include "common/error.h"
 #include "settings/internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,7 @@ static const struct {
 } fields[] = {{"id", offsetof(struct model_setting, id)},
               {"checkpoint", offsetof(struct model_setting, checkpoint)},
               {"key", offsetof(struct model_setting, key)},
+              {"noise_scale", offsetof(struct model_setting, noise_scale)},
               {"decoder", offsetof(struct model_setting, decoder)},
               {"device", offsetof(struct model_setting, device)},
               {"precision", offsetof(struct model_setting, precision)}};
@@ -83,6 +85,12 @@ imf_status settings__models_check(struct model_settings *m, struct imf_error *er
         if (s->checkpoint[0] == '\0')
             return imf__fail(err, IMF_EINVAL, "models: entry %d names no checkpoint", i);
         IMF_TRY(check_id(m, i, err));
+        char *end;
+        double scale = strtod(s->noise_scale, &end);
+        if (s->noise_scale[0] != '\0' && (*end != '\0' || !(scale >= 1e-3 && scale <= 1e3)))
+            return imf__fail(err, IMF_EINVAL,
+                             "models: %s: noise_scale \"%s\" is no number from 0.001 to 1000",
+                             s->id, s->noise_scale);
         enum imf_precision precision;
         if (s->precision[0] != '\0' && !imf_precision_parse(&precision, s->precision))
             return imf__fail(err, IMF_EINVAL,
@@ -157,10 +165,13 @@ imf_status settings__models_parse_json(struct model_settings *m, const cJSON *ar
             if (*field != NULL)
                 return imf__fail(err, IMF_EINVAL, "models: field \"%s\" is given twice",
                                  value->string);
-            if (!cJSON_IsString(value))
+            char number[32];
+            bool is_number = cJSON_IsNumber(value) && field == &s->noise_scale;
+            if (!cJSON_IsString(value) && !is_number)
                 return imf__fail(err, IMF_EINVAL, "models: field \"%s\" is not a string",
                                  value->string);
-            if ((*field = strdup(value->valuestring)) == NULL)
+            snprintf(number, sizeof(number), "%g", value->valuedouble);
+            if ((*field = strdup(is_number ? number : value->valuestring)) == NULL)
                 return imf__fail(err, IMF_EINVAL, "out of memory");
         }
     }

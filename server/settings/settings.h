@@ -16,7 +16,7 @@ struct string_list {
 };
 
 struct model_setting { /* "" where not given */
-    char *id, *checkpoint, *key, *decoder, *device, *precision;
+    char *id, *checkpoint, *key, *decoder, *noise_scale, *device, *precision;
 };
 
 struct model_settings {
@@ -45,6 +45,7 @@ struct settings {
     struct string_list cors_origins, allowed_hosts, trusted_proxies;
     char *cross_site;
     char *root_path;
+    char *size_policy;
     int64_t cache_bytes, png_level;
     char *log_format, *log_level, *log_file;
     char *metrics_listen;

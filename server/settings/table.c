@@ -20,10 +20,11 @@ const struct setting_row settings__table[] = {
     {"models", TYPE_MODELS, AT(models), "", 0, 0, NULL, "Models and devices",
      "Models to hold, the first one being the default of requests. Each is {\"id\", "
      "\"checkpoint\",\n"
-     "\"decoder\" (file, folder or \"none\"), and optionally \"device\", \"precision\", \"key\" "
-     "(which state\n"
-     "dict of a file with several: \"model_ema\")}. As a flag or in the environment: this JSON, "
-     "or\n"
+     "\"decoder\" (file, folder or \"none\")}, and optionally \"device\", \"precision\", \"key\" "
+     "(which\n"
+     "state dict of a file with several: \"model_ema\"), \"noise_scale\" (what the noise is "
+     "multiplied\n"
+     "by; left out, what belongs to the model). As a flag or in the environment: this JSON, or\n"
      "id=NAME,checkpoint=FILE,decoder=FILE with ';' between models."},
     {"model_dir", TYPE_TEXT, AT(model_dir), "", 0, 0, NULL, NULL,
      "Instead of `models`: a folder that holds one model. Checkpoint and decoder are found in it "
@@ -110,7 +111,15 @@ const struct setting_row settings__table[] = {
      "Addresses or networks (\"10.0.0.0/8\", \"::1\", \"unix\") whose X-Forwarded-For, -Proto, "
      "-Host and\n"
      "-Prefix are believed."},
-    {"cache_bytes", TYPE_BYTES, AT(cache_bytes), "64M", 0, 1024 * GIB, NULL, "Pictures",
+    {"size_policy", TYPE_CHOICE, AT(size_policy), "strict", 0, 0, "strict|nearest|ignore",
+     "Pictures",
+     "What an OpenAI request's \"size\" does, of which some clients send 1024x1024 unasked. "
+     "strict:\n"
+     "the model's own or \"auto\", else 400. nearest: any WIDTHxHEIGHT; where no model is named, "
+     "the one\n"
+     "whose pictures come nearest. ignore: whatever it says. The reply tells the size that was "
+     "made."},
+    {"cache_bytes", TYPE_BYTES, AT(cache_bytes), "64M", 0, 1024 * GIB, NULL, NULL,
      "Bytes of finished pictures to keep. 0: none."},
     {"png_level", TYPE_INTEGER, AT(png_level), "1", 0, 9, NULL, NULL,
      "Of PNGs: 0 stores, 1 is fast, 9 is 2 % smaller and takes 100 times as long; no other. Part "

@@ -14,6 +14,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static struct imf_model_info info = {
     .classes = 1000, .image_width = 256, .image_height = 256, .defaults = {1, 7.5f, 0.2f, 0.8f}};
 
+int sched_model_count(const struct scheduler *s)
+{
+    (void)s;
+    return 1;
+}
+
 int sched_model_find(const struct scheduler *s, const char *id)
 {
     (void)s;
@@ -110,6 +116,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     if (size == 0)
         return 0;
+    static char policies[3][8] = {"strict", "nearest", "ignore"};
+    settings.size_policy = policies[data[0] / 3 % 3];
     char *text = malloc(size); /* exactly as long as the text and its terminator */
     if (text == NULL)
         return 0;
