@@ -160,8 +160,9 @@ function progress(done, total, seconds) {
 function end(pictures, done, seconds, timings, idle) {
   if (idle) $('stop').hidden = true;
   const most = (k) => Math.max(0, ...timings.map((t) => t[k] || 0)).toFixed(0);
+  const decoder = pictures.some((p) => info(p.model).decoder !== 'none') ? `decoder ${most('decode')}, ` : '';
   $('summary').textContent = done ? `${done} picture${done > 1 ? 's' : ''} in ${seconds.toFixed(2)} s`
-    + (timings.length ? `: queue ${most('queue')}, network ${most('denoise')}, decoder ${most('decode')}, PNG ${most('encode')} ms` : '') : '';
+    + (timings.length ? `: queue ${most('queue')}, network ${most('denoise')}, ${decoder}PNG ${most('encode')} ms` : '') : '';
   if (!timings.length) return;
   problem.solved();
   speed[pictures[0].model] = (seconds * 1000) / done;
