@@ -101,6 +101,8 @@ struct imf__device_ops {
     imf_status (*upload)(struct imf__device *d, void *dst, const void *src, size_t bytes);
     imf_status (*download)(struct imf__device *d, void *dst, const void *src, size_t bytes);
     imf_status (*sync)(struct imf__device *d);
+    /* dst = src, both on the device; NULL where device memory is the host's. */
+    imf_status (*copy)(struct imf__device *d, void *dst, const void *src, size_t bytes);
     /* Runs fn(ctx, B), or replays what it enqueued the last time for this *slot (one slot per
      * function and B, NULL at first). Pointers used inside fn must not change between calls. */
     imf_status (*graph_run)(struct imf__device *d, struct imf__graph **slot, imf__forward_fn fn,

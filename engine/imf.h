@@ -172,6 +172,10 @@ struct imf_lane {
     /* -------- */
     float *z;
     size_t z_count;
+    bool
+        z_away; /* what z was before the last step; imf_lane_fetch brings it here from the device */
+    int slot;   /* the engine's own */
+    struct imf_model *slot_model;
 };
 
 /* Allocates a lane that fits the model; reuse it for any number of samples. It may outlive no
@@ -191,6 +195,8 @@ static inline bool imf_lane_finished(const struct imf_lane *lane)
 {
     return lane->step >= lane->sampling.steps;
 }
+/* Brings z to lane->z, of a model of pixels on a GPU; elsewhere it is there. Waits. */
+IMF_MUST_CHECK imf_status imf_lane_fetch(struct imf_model *m, struct imf_lane *lane);
 void imf_lane_destroy(struct imf_lane *lane); /* NULL is fine */
 
 /* Advances n lanes (1..max_batch, all unfinished) by one network evaluation:

@@ -49,6 +49,7 @@ imf_status imf_lane_set(struct imf_lane *lane, const struct imf_model *m, int32_
     lane->seed = seed;
     lane->sampling = *s;
     lane->step = 0;
+    lane->z_away = false;
     return IMF_OK;
 }
 
@@ -74,6 +75,7 @@ void imf_lane_destroy(struct imf_lane *lane)
 {
     if (!lane)
         return;
+    imf__slot_leave(lane);
     free(lane->z);
     free(lane);
 }

@@ -54,9 +54,10 @@ static size_t pictures_bytes(const struct imf_model *m)
 static size_t buffer_bytes(const struct imf_model *m, int B)
 {
     int lanes = B > m->info.decode_batch ? B : m->info.decode_batch;
-    size_t bytes = latents_bytes(m, lanes) + params_bytes(B) + pictures_bytes(m);
+    size_t slots = imf__slots_bytes(m, B);
+    size_t bytes = latents_bytes(m, lanes) + params_bytes(B) + pictures_bytes(m) + slots;
     if (m->engine->dev->ops->transfer_create)
-        bytes += latents_bytes(m, B) + IMF_DECODES * pictures_bytes(m);
+        bytes += (slots ? 0 : latents_bytes(m, B)) + IMF_DECODES * pictures_bytes(m);
     if (m->engine->dev->ops->graph_prepare)
         bytes += GRAPH_BYTES * (size_t)(B + m->info.decode_batch);
     return bytes;
@@ -107,7 +108,9 @@ static imf_status create_transfers(struct imf_model *m)
 {
     struct imf__device *dev = m->engine->dev;
     size_t rgb = pictures_bytes(m);
-    IMF_TRY(dev->ops->transfer_create(dev, &m->latents_out, latents_bytes(m, m->info.max_batch)));
+    if (!m->slots)
+        IMF_TRY(
+            dev->ops->transfer_create(dev, &m->latents_out, latents_bytes(m, m->info.max_batch)));
     for (int i = 0; i < IMF_DECODES && rgb > 0; i++)
         IMF_TRY(dev->ops->transfer_create(dev, &m->pictures_out[i], rgb));
     return IMF_OK;
@@ -122,6 +125,7 @@ static imf_status allocate(struct imf_model *m)
     m->arena.size = m->arena.peak;
     IMF_TRY(dev->ops->alloc(dev, (void **)&m->input, input, false));
     IMF_TRY(dev->ops->alloc(dev, (void **)&m->rgb, rgb, false));
+    IMF_TRY(imf__slots_create(m));
     if (dev->ops->transfer_create)
         IMF_TRY(create_transfers(m));
     m->staging = calloc(1, input);
@@ -312,6 +316,7 @@ void imf_model_destroy(struct imf_model *m)
     dev->ops->free(dev, m->arena.base);
     dev->ops->free(dev, m->input);
     dev->ops->free(dev, m->rgb);
+    imf__slots_destroy(m);
     if (dev->ops->transfer_free) {
         dev->ops->transfer_free(dev, m->latents_out);
         for (int i = 0; i < IMF_DECODES; i++)

@@ -16,6 +16,9 @@ struct imf_model {
     char *input;    /* device: latents, then parameters (struct imf__meanflow_input points in) */
     uint8_t *rgb;   /* device: (decode_batch, H, W, 3) */
     char *staging;  /* host mirror of input */
+    char *slots;    /* device: (slot_count) z of lanes between evaluations; slots.c. NULL: none */
+    struct imf_lane **slot_owner;
+    int slot_count;
     struct imf__transfer *latents_out;               /* these NULL where the device computes */
     struct imf__transfer *pictures_out[IMF_DECODES]; /* before it returns */
     int stepping; /* lanes of the evaluation begun and not ended; 0: none */
@@ -33,6 +36,16 @@ static inline size_t imf__model_latent_count(const struct imf_model *m)
 {
     return m->z_count;
 }
+
+/* slots.c: z that stays on the device. */
+size_t imf__slots_bytes(const struct imf_model *m, int max_batch);
+imf_status imf__slots_create(struct imf_model *m);
+void imf__slots_destroy(struct imf_model *m);
+/* The input's z from the lanes' slots, or from the host for those that were just started. */
+imf_status imf__slots_gather(struct imf_model *m, struct imf_lane *const *lanes, int n);
+/* And back into slots, taken where a lane has none. */
+imf_status imf__slots_scatter(struct imf_model *m, struct imf_lane *const *lanes, int n);
+void imf__slot_leave(struct imf_lane *lane);
 
 /* The forward passes as graph_run takes them: ctx is the model. */
 imf_status imf__model_step_forward(void *ctx, int B);

@@ -24,7 +24,8 @@ static void stage_lane(struct imf_model *m, const struct imf_lane *lane, int b)
     int32_t *labels = (int32_t *)(dt + batch);
     const struct imf_sampling *s = &lane->sampling;
     float h = time_at(lane->step, s->steps) - time_at(lane->step + 1, s->steps);
-    memcpy(m->staging + i * m->z_count * sizeof(float), lane->z, m->z_count * sizeof(float));
+    if (!m->slots)
+        memcpy(m->staging + i * m->z_count * sizeof(float), lane->z, m->z_count * sizeof(float));
     scalars[IMF__OMEGA * batch + i] = 1.0f - 1.0f / s->omega;
     scalars[IMF__T_MIN * batch + i] = s->t_min;
     scalars[IMF__T_MAX * batch + i] = s->t_max;
@@ -52,14 +53,19 @@ imf_status imf_engine_wait(struct imf_engine *e)
 
 /* ---- A network evaluation ---- */
 
-static imf_status begin_step(struct imf_model *m, int n)
+static imf_status begin_step(struct imf_model *m, struct imf_lane *const *lanes, int n)
 {
     struct imf__device *dev = m->engine->dev;
     size_t latents = (size_t)n * m->z_count * sizeof(float);
-    IMF_TRY(dev->ops->upload(dev, m->input, m->staging, latents));
+    if (m->slots)
+        IMF_TRY(imf__slots_gather(m, lanes, n));
+    else
+        IMF_TRY(dev->ops->upload(dev, m->input, m->staging, latents));
     IMF_TRY(
         dev->ops->upload(dev, m->input + m->params_at, m->staging + m->params_at, m->params_bytes));
     IMF_TRY(dev->ops->graph_run(dev, &m->step_graphs[n - 1], imf__model_step_forward, m, n));
+    if (m->slots)
+        return imf__slots_scatter(m, lanes, n);
     if (!dev->ops->transfer_begin)
         return IMF_OK;
     return dev->ops->transfer_begin(dev, m->latents_out, m->input, latents);
@@ -76,7 +82,7 @@ imf_status imf_step_begin(struct imf_model *m, struct imf_lane *const *lanes, in
             return IMF_EINVAL;
         stage_lane(m, lanes[i], i);
     }
-    imf_status status = begin_step(m, n);
+    imf_status status = begin_step(m, lanes, n);
     if (status == IMF_OK)
         m->stepping = n;
     return finish(m, status);
@@ -86,6 +92,8 @@ static imf_status fetch_latents(struct imf_model *m, const char **latents)
 {
     struct imf__device *dev = m->engine->dev;
     size_t bytes = (size_t)m->stepping * m->z_count * sizeof(float);
+    if (m->slots)
+        return dev->ops->sync(dev);
     if (dev->ops->transfer_end)
         return dev->ops->transfer_end(dev, m->latents_out, (const void **)latents);
     IMF_TRY(dev->ops->download(dev, m->staging, m->input, bytes));
@@ -95,7 +103,7 @@ static imf_status fetch_latents(struct imf_model *m, const char **latents)
 
 imf_status imf_step_end(struct imf_model *m, struct imf_lane **lanes, int n)
 {
-    const char *latents;
+    const char *latents = NULL;
     if (m->engine->failed)
         return IMF_EDEVICE;
     if (n < 1 || n != m->stepping)
@@ -105,8 +113,11 @@ imf_status imf_step_end(struct imf_model *m, struct imf_lane **lanes, int n)
     if (status != IMF_OK)
         return finish(m, status);
     for (int i = 0; i < n; i++) {
-        memcpy(lanes[i]->z, latents + (size_t)i * m->z_count * sizeof(float),
-               m->z_count * sizeof(float));
+        if (m->slots)
+            lanes[i]->z_away = true;
+        else
+            memcpy(lanes[i]->z, latents + (size_t)i * m->z_count * sizeof(float),
+                   m->z_count * sizeof(float));
         lanes[i]->step++;
     }
     return IMF_OK;
@@ -125,11 +136,15 @@ static size_t picture_bytes(const struct imf_model *m)
     return (size_t)m->info.image_height * (size_t)m->info.image_width * 3;
 }
 
-static imf_status begin_decode(struct imf_model *m, int n)
+static imf_status begin_decode(struct imf_model *m, struct imf_lane *const *lanes, int n)
 {
     struct imf__device *dev = m->engine->dev;
     struct imf__transfer *out = m->pictures_out[(m->first_decode + m->decodes) % IMF_DECODES];
-    IMF_TRY(dev->ops->upload(dev, m->input, m->staging, (size_t)n * m->z_count * sizeof(float)));
+    size_t latents = (size_t)n * m->z_count * sizeof(float);
+    if (m->slots)
+        IMF_TRY(imf__slots_gather(m, lanes, n));
+    else
+        IMF_TRY(dev->ops->upload(dev, m->input, m->staging, latents));
     IMF_TRY(dev->ops->graph_run(dev, &m->decode_graphs[n - 1], imf__model_decode_forward, m, n));
     if (!dev->ops->transfer_begin)
         return IMF_OK;
@@ -149,9 +164,10 @@ imf_status imf_decode_begin(struct imf_model *m, struct imf_lane *const *lanes, 
     for (int i = 0; i < n; i++) {
         if (lanes[i]->z_count != m->z_count)
             return IMF_EINVAL;
-        memcpy(m->staging + (size_t)i * latent, lanes[i]->z, latent);
+        if (!m->slots)
+            memcpy(m->staging + (size_t)i * latent, lanes[i]->z, latent);
     }
-    imf_status status = begin_decode(m, n);
+    imf_status status = begin_decode(m, lanes, n);
     if (status == IMF_OK)
         m->decoding[(m->first_decode + m->decodes++) % IMF_DECODES] = n;
     return finish(m, status);

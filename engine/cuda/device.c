@@ -94,6 +94,7 @@ static const struct imf__device_ops ops = {
     .upload = cuda_upload,
     .download = cuda_download,
     .sync = cuda_sync,
+    .copy = cuda_copy,
     .graph_run = cuda_graph_run,
     .graph_free = cuda_graph_free,
     .graph_prepare = cuda_graph_prepare,

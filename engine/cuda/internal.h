@@ -118,6 +118,7 @@ void cuda_free(struct imf__device *d, void *p);
 imf_status cuda_upload(struct imf__device *d, void *dst, const void *src, size_t bytes);
 imf_status cuda_download(struct imf__device *d, void *dst, const void *src, size_t bytes);
 imf_status cuda_sync(struct imf__device *d);
+imf_status cuda_copy(struct imf__device *d, void *dst, const void *src, size_t bytes);
 imf_status cuda_memory_free(struct imf__device *d, size_t *bytes);
 imf_status cuda_transfer_create(struct imf__device *d, struct imf__transfer **out, size_t bytes);
 void cuda_transfer_free(struct imf__device *d, struct imf__transfer *t);

@@ -141,6 +141,14 @@ imf_status cuda_upload(struct imf__device *d, void *dst, const void *src, size_t
     return IMF_OK;
 }
 
+imf_status cuda_copy(struct imf__device *d, void *dst, const void *src, size_t bytes)
+{
+    CUDA_ENTER(d);
+    CUDA_DRY_STOPS_HERE(c);
+    CUDA_TRY(c, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, c->stream));
+    return IMF_OK;
+}
+
 imf_status cuda_download(struct imf__device *d, void *dst, const void *src, size_t bytes)
 {
     CUDA_ENTER(d);

@@ -81,6 +81,8 @@ static imf_status finish_lanes(struct session *s, int n, struct imf_error *err)
     imf_status status = IMF_OK;
     if (pictures)
         status = engine_status(s, imf_decode(s->model, s->lanes + first, n, s->rgb), err);
+    for (int i = 0; i < n && status == IMF_OK; i++)
+        status = engine_status(s, imf_lane_fetch(s->model, s->lanes[first + i]), err);
     for (int i = 0; i < n && status == IMF_OK; i++) {
         size_t sample = s->sample_of[first + i];
         status =

@@ -132,6 +132,8 @@ static imf_status draw_golden(struct imf_engine *e, const struct golden_case *c,
         if (status != IMF_OK)
             imf__fail(err, status, "%s: %s", imf_status_sentence(status), imf_engine_error(e));
     }
+    for (int i = 0; i < 2 && status == IMF_OK; i++)
+        status = imf_lane_fetch(model, lanes[i]);
     size_t each = GOLDEN_VALUES / 2;
     for (size_t i = 0; i < GOLDEN_VALUES && status == IMF_OK; i++)
         values[i] = lanes[i / each]->z[i % each * (lanes[0]->z_count / each)];

@@ -16,6 +16,7 @@ static const struct backend_ops libimf = {
     .lane_start = imf_lane_start,
     .lane_set = imf_lane_set,
     .noise = imf_model_noise,
+    .lane_fetch = imf_lane_fetch,
     .lane_destroy = imf_lane_destroy,
     .step_begin = imf_step_begin,
     .step_end = imf_step_end,

@@ -36,6 +36,7 @@ struct backend_ops {
     imf_status (*lane_set)(struct imf_lane *lane, const struct imf_model *model, int32_t label,
                            uint64_t seed, const struct imf_sampling *s, struct imf_error *err);
     void (*noise)(const struct imf_model *model, float *z, uint64_t seed);
+    imf_status (*lane_fetch)(struct imf_model *model, struct imf_lane *lane); /* NULL: z is there */
     void (*lane_destroy)(struct imf_lane *lane);
 
     /* As in imf.h: one network evaluation for 1..max_batch lanes, pictures of 1..decode_batch

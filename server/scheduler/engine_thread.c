@@ -109,6 +109,8 @@ static imf_status warm_up(struct engine_thread *t, struct imf_model *model, uint
         status = t->ops->lane_start(lane, model, 0, 0, &sampling, err);
     if (status == IMF_OK)
         status = make_one(t, model, lane, pixels, step_us, decode_us);
+    if (status == IMF_OK && t->ops->lane_fetch != NULL)
+        status = t->ops->lane_fetch(model, lane);
     if (status == IMF_OK && !finite_latent(lane))
         status = unfit(err, "the network gives values that are not numbers: its weights are bad, "
                             "or too large for this precision");

@@ -193,6 +193,7 @@ float *golden_latents(struct imf_model *m, const struct golden_sample *s, int n)
     }
     float *z = malloc((size_t)n * lanes[0]->z_count * sizeof(float));
     for (int i = 0; i < n; i++) {
+        ck_assert_int_eq(imf_lane_fetch(m, lanes[i]), IMF_OK);
         memcpy(z + (size_t)i * lanes[i]->z_count, lanes[i]->z, lanes[i]->z_count * sizeof(float));
         imf_lane_destroy(lanes[i]);
     }

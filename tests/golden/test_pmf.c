@@ -122,6 +122,63 @@ START_TEST(test_tiny)
 }
 END_TEST
 
+/* ---- z on the device ---- */
+
+static struct imf_lane *start(struct imf_model *m, int i)
+{
+    const struct imf_sampling s = {2, 4.0f, 0.1f, 0.8f};
+    struct imf_lane *lane = NULL;
+    ck_assert_int_eq(imf_lane_create(&lane, m), IMF_OK);
+    ck_assert_int_eq(imf_lane_start(lane, m, i, (uint64_t)i, &s, NULL), IMF_OK);
+    return lane;
+}
+
+/* More lanes than a GPU keeps z of, stepped in turns: z is the same as when each goes alone, and so
+ * are pictures, whether z is on the device or here. */
+START_TEST(test_many_lanes)
+{
+    enum { LANES = 10, BYTES = 64 * 64 * 3 };
+    char *path = write_tiny(1, false);
+    struct imf_engine *e = golden_engine(IMF_PRECISION_FP32);
+    struct imf_model_params p;
+    imf_model_params_init(&p);
+    p.checkpoint = path;
+    p.max_batch = 2;
+    p.decode_batch = 1;
+    struct imf_model *m = golden_model_of(e, &p);
+    struct imf_lane *lanes[LANES];
+    uint8_t *away = malloc(BYTES), *here = malloc(BYTES);
+    for (int i = 0; i < LANES; i++)
+        lanes[i] = start(m, i);
+    for (int step = 0; step < 2; step++)
+        for (int i = 0; i < LANES; i += 2)
+            ck_assert_int_eq(imf_step(m, lanes + i, 2), IMF_OK);
+    for (int i = 0; i < LANES; i++) {
+        struct imf_lane *alone = start(m, i);
+        ck_assert_int_eq(imf_step(m, &alone, 1), IMF_OK);
+        ck_assert_int_eq(imf_step(m, &alone, 1), IMF_OK);
+        ck_assert_int_eq(imf_decode(m, &lanes[i], 1, away), IMF_OK);
+        ck_assert_int_eq(imf_lane_fetch(m, lanes[i]), IMF_OK);
+        ck_assert_int_eq(imf_decode(m, &lanes[i], 1, here), IMF_OK);
+        ck_assert_mem_eq(away, here, BYTES);
+        ck_assert_int_eq(imf_lane_fetch(m, alone), IMF_OK);
+        ck_assert_mem_eq(alone->z, lanes[i]->z, alone->z_count * sizeof(float));
+        /* Started anew, it is its noise again. */
+        ck_assert_int_eq(imf_lane_start(alone, m, 1, 9, &alone->sampling, NULL), IMF_OK);
+        ck_assert_int_eq(imf_step(m, &alone, 1), IMF_OK);
+        imf_lane_destroy(alone);
+    }
+    for (int i = 0; i < LANES; i++)
+        imf_lane_destroy(lanes[i]);
+    free(away);
+    free(here);
+    imf_model_destroy(m);
+    imf_engine_destroy(e);
+    remove(path);
+    free(path);
+}
+END_TEST
+
 /* ---- What a file says, and wrong files ---- */
 
 START_TEST(test_defaults)
@@ -224,6 +281,7 @@ int main(void)
     TCase *tc = tcase_create("pmf");
     tcase_set_timeout(tc, 1200);
     tcase_add_loop_test(tc, test_tiny, 0, 2);
+    tcase_add_test(tc, test_many_lanes);
     tcase_add_test(tc, test_defaults);
     tcase_add_loop_test(tc, test_wrong_files, 0, sizeof(wrongs) / sizeof(wrongs[0]));
     suite_add_tcase(s, tc);
