@@ -106,7 +106,7 @@ void api_find_route(struct api_call *c)
         at = slash != NULL ? slash : end;
         s[n++] = (struct segment){begin, (size_t)(at - begin)};
     }
-    c->inference = is(&s[0], "v2");
+    c->inference = n > 0 && is(&s[0], "v2");
     if (at < end) /* more parts than any route has */
         return;
     c->route = route_of(s, n);
