@@ -333,7 +333,7 @@ END_TEST
 START_TEST(test_counts)
 {
     struct client_count *c = NULL;
-    char name[16];
+    char name[32];
     /* Against a plain array, through removals. */
     int model[60] = {0};
     unsigned state = 1;
