@@ -12,16 +12,15 @@
 
 /* ---- Building the list ---------------------------------------------------------------------- */
 
-/* Room for one more file. */
+/* Room for one more file. All places are made at once, so that readers may keep pointers to files
+ * while they add more. */
 static imf_status grow_files(struct imf__checkpoint *c, struct imf_error *err)
 {
     if (c->file_count == IMF__MAX_SHARDS)
         return imf__fail(err, IMF_EFORMAT, "%s: more than %d shards", c->path, IMF__MAX_SHARDS);
-    struct imf__file *files = realloc(c->files, (c->file_count + 1) * sizeof(*files));
-    if (!files)
-        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", c->path);
-    c->files = files;
-    return IMF_OK;
+    if (!c->files)
+        c->files = calloc(IMF__MAX_SHARDS, sizeof(*c->files));
+    return c->files ? IMF_OK : imf__fail(err, IMF_ENOMEM, "%s: out of memory", c->path);
 }
 
 imf_status imf__checkpoint_add_file(struct imf__checkpoint *c, const char *path,
