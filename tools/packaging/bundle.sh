@@ -12,20 +12,20 @@ set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 output=$(mkdir -p "${1:-$root/build}" && cd "${1:-$root/build}" && pwd)
 build=${BUNDLE_BUILD:-$root/build/bundle}
+version=$(sed -n 's/^project(imfd VERSION \([0-9.]*\).*/\1/p' "$root/CMakeLists.txt")
 
 # DT_RPATH, which unlike DT_RUNPATH also holds for the libraries of libraries.
 # shellcheck disable=SC2016 # the loader's $ORIGIN
 cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DIMFD_TESTS=OFF \
     -DIMFD_CUDA="${BUNDLE_CUDA:-AUTO}" -DIMFD_CUDA_ARCHS="${BUNDLE_ARCHS:-90-real}" \
     -DCMAKE_INSTALL_RPATH='$ORIGIN/../lib/imfd' -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags \
-    -DCMAKE_INSTALL_PREFIX=/ >/dev/null
+    -DCMAKE_INSTALL_PREFIX="/imfd-$version" >/dev/null
 cmake --build "$build" --parallel "${JOBS:-$(nproc)}"
 
-version=$(sed -n 's/^project(imfd VERSION \([0-9.]*\).*/\1/p' "$root/CMakeLists.txt")
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 top=$stage/imfd-$version
-DESTDIR=$top cmake --install "$build" --component runtime --strip >/dev/null
+DESTDIR=$stage cmake --install "$build" --component runtime --strip >/dev/null
 rm -rf "${top:?}/etc" "$top/share/man" "$top/share/bash-completion"
 mkdir -p "$top/lib/imfd" "$top/tools"
 cp "$root/tools/gpu-first-run.sh" "$root/tools/gpu-first-run.py" "$root/tools/gpu-yardsticks.py" "$top/tools/"
