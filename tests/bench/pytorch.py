@@ -116,7 +116,7 @@ def step_ms(model, batch):
 
 
 def imfd_ms(imfd, path, precision, batch):
-    command = [imfd, "bench", "--device", "cpu", "--model", path, "--decoder", "none", "--precision", precision,
+    command = [imfd, "bench", "--device", "cpu", "--ckpt-path", path, "--decoder", "none", "--precision", precision,
                "--batch", str(batch), "--rounds", "3", "--threads", str(torch.get_num_threads()), "--json"]
     out = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     row = json.loads(out)["rows"][0]
