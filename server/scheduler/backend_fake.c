@@ -311,6 +311,7 @@ static imf_status model_load(struct imf_model **out, struct imf_engine *d,
     info->max_batch = p->max_batch > 0 ? p->max_batch : (int)o->max_batch;
     info->decode_batch = p->decode_batch > 0 ? p->decode_batch : info->max_batch;
     info->defaults = (struct imf_sampling){.steps = 1, .omega = 7.5f, .t_min = 0.2f, .t_max = 0.8f};
+    info->noise_scale = 1.0f;
     info->step_flops = (double)(o->step_us + o->step_lane_us) + 1;
     info->decode_flops = (double)(o->decode_us + o->decode_lane_us) + 1;
     /* Pictures depend on nothing but their size. */
