@@ -5,8 +5,7 @@
 set(packaging ${PROJECT_SOURCE_DIR}/tools/packaging)
 
 # ---- libimf: the engine for programs of others. One archive, one header, one pkg-config file. ----
-set_target_properties(imf_engine PROPERTIES OUTPUT_NAME imf)
-install(TARGETS imf_engine ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT dev)
+install(TARGETS imf ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT dev)
 install(FILES ${PROJECT_SOURCE_DIR}/engine/imf.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT dev)
 configure_file(${packaging}/libimf.pc.in ${PROJECT_BINARY_DIR}/libimf.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/libimf.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig COMPONENT dev)

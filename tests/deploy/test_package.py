@@ -119,8 +119,8 @@ class Layout(unittest.TestCase):
             tree = os.path.join(folder, name[:-len(".tar.gz")])
             run("cmake", "-S", tree, "-B", folder + "/b", "-G", "Ninja", "-DIMFD_TESTS=OFF")
             # One object of each library: the whole build is the package's.
-            run("ninja", "-C", folder + "/b", "engine/CMakeFiles/imf_engine.dir/status.c.o",
-                "server/CMakeFiles/imfd_server.dir/notify.c.o")
+            run("ninja", "-C", folder + "/b", "engine/common/CMakeFiles/imf_common.dir/status.c.o",
+                "server/cli/CMakeFiles/imfd_cli.dir/notify.c.o")
 
     def test_manual_page(self):
         if shutil.which("mandoc") is None:
