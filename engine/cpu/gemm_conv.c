@@ -131,7 +131,7 @@ static imf_status lay_strips(struct gemm_conv *w)
 {
     const int per_row = (w->out_w + GEMM_PANEL - 1) / GEMM_PANEL, step = w->phases == 4 ? 2 : 1;
     const size_t stride = (size_t)w->desc.stride, out = (size_t)w->desc.out;
-    w->strips = calloc((size_t)(per_row * w->out_h), sizeof(*w->strips));
+    w->strips = calloc((size_t)per_row * (size_t)w->out_h, sizeof(*w->strips));
     if (!w->strips)
         return IMF_ENOMEM;
     for (int y = 0; y < w->out_h; y++) {

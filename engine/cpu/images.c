@@ -28,8 +28,8 @@ static struct layout layout_of(const struct cpu_device *cpu, const struct imf__i
     struct layout l = {.h = img->h, .w = img->w, .border = ours ? GEMM_BORDER : 0};
     l.run = ours ? GEMM_PANEL : cpu->blocked ? BLOCK : img->c;
     l.planes = (img->c + l.run - 1) / l.run;
-    l.row = (size_t)(img->w + 2 * l.border);
-    l.plane = l.row * (size_t)(img->h + 2 * l.border);
+    l.row = (size_t)img->w + 2 * (size_t)l.border;
+    l.plane = l.row * ((size_t)img->h + 2 * (size_t)l.border);
     l.sample = (size_t)l.planes * (size_t)l.run * l.plane;
     l.bf16 = cpu_bf16(cpu) && !img->f32;
     return l;
@@ -58,7 +58,7 @@ void cpu_image_clear_border(const struct cpu_device *cpu, struct imf__image *img
         char *plane = (char *)img->data + (size_t)p * l.plane * pixel;
         memset(plane, 0, whole);
         memset(plane + l.plane * pixel - whole, 0, whole);
-        for (size_t y = (size_t)l.border; y < (size_t)(l.border + l.h); y++) {
+        for (size_t y = (size_t)l.border; y < (size_t)l.border + (size_t)l.h; y++) {
             memset(plane + y * l.row * pixel, 0, edge);
             memset(plane + (y + 1) * l.row * pixel - edge, 0, edge);
         }
@@ -170,7 +170,8 @@ imf_status cpu_group_norm(struct imf__device *d, struct imf__image *dst,
             memset(local, 0, 2 * run * sizeof(double));
             for (int r = y0; r < y1; r += step)
                 cpu->k->channel_sums(local, x + pixel_at(&l, plane, r, 0) * size, l.bf16,
-                                     (size_t)((y1 - r < step ? y1 - r : step) * l.w), run, l.run);
+                                     (size_t)(y1 - r < step ? y1 - r : step) * (size_t)l.w, run,
+                                     l.run);
             memcpy(part, local, run * sizeof(double));
             memcpy(part + stored, local + run, run * sizeof(double));
         }
@@ -185,7 +186,7 @@ imf_status cpu_group_norm(struct imf__device *d, struct imf__image *dst,
                 const size_t at = pixel_at(&l, plane, r, 0) * size;
                 cpu->k->scale_shift(
                     y + at, x + at, l.bf16, a + (size_t)plane * run, b + (size_t)plane * run,
-                    (size_t)((y1 - r < step ? y1 - r : step) * l.w), run, l.run, silu);
+                    (size_t)(y1 - r < step ? y1 - r : step) * (size_t)l.w, run, l.run, silu);
             }
         }
     }

@@ -95,7 +95,8 @@ static float angle(const struct imf__meanflow *m, int t, int i)
     int side = m->size / m->patch, half = m->HS / 4, patch = t - IMF__PREFIX;
     if (patch < 0)
         return 0;
-    float frequency = 1.0f / powf(10000.0f, (float)(2 * (i % half)) / (float)(m->HS / 2));
+    int pairs = m->HS / 2;
+    float frequency = 1.0f / powf(10000.0f, (float)(2 * (i % half)) / (float)pairs);
     return (float)(i < half ? patch / side : patch % side) * frequency;
 }
 

@@ -75,8 +75,8 @@ static imf_status draw(struct drawn *d, struct imf_model *m, int first, int n)
     for (int i = 0; i < n && status == IMF_OK; i++) {
         status = imf_lane_create(&lanes[i], m);
         if (status == IMF_OK)
-            status = imf_lane_start(lanes[i], m, (first + i) % info->classes, (uint64_t)(first + i),
-                                    &sampling, NULL);
+            status = imf_lane_start(lanes[i], m, (first + i) % info->classes,
+                                    (uint64_t)first + (uint64_t)i, &sampling, NULL);
     }
     if (status == IMF_OK) {
         d->n = n;

@@ -151,7 +151,8 @@ int imfd_selfcheck_invariance(const struct imfd_usage *usage, const struct devic
                                                     .channels = 4,
                                                     .patch_size = 2,
                                                     .input_size = 32};
-    struct invariance v = {.usage = usage, .options = *o, .mit = {""}, .decoder = {""}};
+    struct invariance v = {
+        .usage = usage, .options = *o, .mit = {.folder = ""}, .decoder = {.folder = ""}};
     struct imf_error err = {0};
     if (imfd_synthetic_make_shape(&v.mit, &wide, 5, &err) != IMF_OK ||
         imfd_synthetic_make(&v.decoder, "taesd", &err) != IMF_OK) {
