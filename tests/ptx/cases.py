@@ -304,7 +304,7 @@ def softmax(rows, cols, gpu, in_place=False):
     x = gpu.normal(rows, cols, scale=3)
     src = gpu.put(x)
     dst = src if in_place else gpu.room(x.shape, F32)
-    gpu.launch("softmaxPfPKfi", rows, 256, 0, dst, src, cols)
+    gpu.launch("softmax", rows, 256, 0, dst, src, cols)
     e = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
     return gpu.get(dst, x.shape, F32), e / e.sum(1, keepdims=True), CLOSE[F32]
 
