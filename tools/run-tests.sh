@@ -43,7 +43,7 @@ for build in $builds; do
     # Shown while it runs: the whole takes most of an hour on two cores.
     # shellcheck disable=SC2086 # $select is two words
     {
-        ctest --test-dir "build/$build" $select --parallel "$jobs" --no-tests=ignore --timeout 300 2>&1
+        ctest --test-dir "build/$build" $select --parallel "$jobs" --no-tests=ignore --timeout 600 2>&1
         echo $? >"$logs/$build.status"
     } | tee "$logs/$build.txt"
     [ "$(cat "$logs/$build.status")" = 0 ] || status=1
