@@ -362,7 +362,7 @@ imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_eng
         cpu->gemm = choose_products();
     cpu->row_invariant = cpu_matmul_is_row_invariant(cpu);
     if (!cpu->row_invariant)
-        cpu->base.feature_multiple = 8; /* of the widths that jit_1x1 has (cpu_matmul.c) */
+        cpu->base.feature_multiple = 8; /* of the widths that jit_1x1 has (matmul.c) */
     cpu->blocked = !cpu_bf16(cpu) && cpu_winograd_available(cpu);
     describe(cpu);
     *out = &cpu->base;

@@ -84,7 +84,7 @@ imf_status cpu_pack(struct cpu_device *cpu, dnnl_memory_t *out, void **data,
                     const dnnl_memory_desc_t *packed, const dnnl_memory_desc_t *plain,
                     const float *src);
 
-/* cpu_matmul.c */
+/* matmul.c */
 imf_status cpu_linear_load(struct imf__device *d, struct imf__linear **out, enum imf__dtype type,
                            const float *weight, const float *bias, int N, int K);
 void cpu_linear_free(struct imf__device *d, struct imf__linear *w);
@@ -102,7 +102,7 @@ imf_status cpu_peak_rate(struct imf__device *d, double *flops_per_second);
 void cpu_matmuls_free(struct cpu_device *cpu);
 bool cpu_matmul_is_row_invariant(struct cpu_device *cpu);
 
-/* cpu_conv.c */
+/* conv.c */
 imf_status cpu_conv_load(struct imf__device *d, struct imf__conv **out,
                          const struct imf__conv_desc *desc, const float *weight, const float *bias);
 void cpu_conv_free(struct imf__device *d, struct imf__conv *w);
@@ -110,7 +110,7 @@ imf_status cpu_conv2d(struct imf__device *d, struct imf__image *dst, const struc
                       const struct imf__conv *w, const struct imf__image *residual);
 bool cpu_winograd_available(struct cpu_device *cpu);
 
-/* cpu_tokens.c */
+/* tokens.c */
 imf_status cpu_rms_norm(struct imf__device *d, void *dst, enum imf__dtype dst_type,
                         const float *src, const float *weight, int B, int T, int t0, int C,
                         float eps);
@@ -125,7 +125,7 @@ imf_status cpu_assemble(struct imf__device *d, float *x, const float *tokens, co
 imf_status cpu_euler(struct imf__device *d, float *z, const float *out, bool predicts_x,
                      const float *dt, int B, int C, int S, int p);
 
-/* cpu_images.c */
+/* images.c */
 size_t cpu_image_bytes(const struct imf__device *d, const struct imf__image *img);
 /* Where the layout has one: zeros all around each plane. */
 void cpu_image_clear_border(const struct cpu_device *cpu, struct imf__image *img);

@@ -1,4 +1,4 @@
-/* The fields of api_fields.h. */
+/* The fields of fields.h. */
 #include "api/fields.h"
 #include "base/json_read.h"
 #include "http/text.h"

@@ -12,7 +12,7 @@
 #define API_QUALITY 100
 #define API_MAX_SEED ((UINT64_C(1) << 53) - 1)
 
-/* ---- api_problem.c: errors; kind, status, type, code ----------------------------------------- */
+/* ---- problem.c: errors; kind, status, type, code ----------------------------------------- */
 
 #define API_ERROR_MAP(X)                                                                           \
     X(INVALID, 400, "invalid_request_error", "invalid_value")                                      \
@@ -152,7 +152,7 @@ const char *api_allowed_origin(const struct api *a, const char *origin);
 /* OPTIONS: what may be done here, and to a listed origin's page the leave to do it. */
 void api_reply_options(struct api_call *c, const char *allow);
 
-/* ---- api_routes.c: addresses ----------------------------------------------------------------- */
+/* ---- routes.c: addresses ----------------------------------------------------------------- */
 
 /* Sets the call's route, query and parts from its request's target. */
 void api_find_route(struct api_call *c);
@@ -161,7 +161,7 @@ unsigned api_route_methods(enum route route, const char **allow);
 /* Decodes encoded[0..n), a part of a path, into text. */
 bool api_decode(char *text, size_t capacity, const char *encoded, size_t n);
 
-/* ---- api_info.c: models, classes, health, metrics, documents --------------------------------- */
+/* ---- info.c: models, classes, health, metrics, documents --------------------------------- */
 
 void api_get_models(struct api_call *c);
 void api_get_model(struct api_call *c, const char *id);
@@ -171,7 +171,7 @@ void api_get_health(struct api_call *c);
 void api_get_metrics(struct api_call *c);
 void api_get_version(struct api_call *c);
 
-/* ---- api_assets.c: the page and /openapi.json ------------------------------------------------ */
+/* ---- assets.c: the page and /openapi.json ------------------------------------------------ */
 
 struct assets;                                       /* opaque */
 struct assets *assets_create(const char *root_path); /* NULL when out of memory */
@@ -179,7 +179,7 @@ void assets_destroy(struct assets *a);               /* NULL is fine */
 void api_get_openapi(struct api_call *c);
 void api_get_asset(struct api_call *c, const char *name);
 
-/* ---- api_params.c: what a picture request asks for ------------------------------------------- */
+/* ---- params.c: what a picture request asks for ------------------------------------------- */
 
 struct picture_params {
     int model;
@@ -223,7 +223,7 @@ const char *api_class_name(const struct api *a, int model, int32_t label);
 int api_find_model(const struct api *a, const char *id);
 const char *api_model_id(const struct api *a, int model);
 
-/* ---- api_pictures.c: the work and its reply forms -------------------------------------------- */
+/* ---- pictures.c: the work and its reply forms -------------------------------------------- */
 
 void api_generate(struct api_call *c);
 void api_openai(struct api_call *c);

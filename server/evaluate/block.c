@@ -1,4 +1,4 @@
-/* Blocks and the queues between stages: see evaluate_block.h. */
+/* Blocks and the queues between stages: see block.h. */
 #include "evaluate/block.h"
 
 #include <errno.h>

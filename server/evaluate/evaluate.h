@@ -1,22 +1,22 @@
 /* Inside `imfd evaluate`: what its files share.
  *
- *   ../cmd_evaluate.c     the order of things
- *   evaluate_options.c    flags
- *   evaluate_devices.c    devices and what is loaded on them
- *   evaluate_setup.c      settings, references: all that is checked before the work
- *   evaluate_workdir.c    what a workdir already holds
- *   evaluate_run.c        the pipeline of threads; its stages:
- *     evaluate_generate.c   step and decode
- *     evaluate_features.c   InceptionV3
- *     evaluate_pictures.c   PNGs read and written
- *     evaluate_block.c      what travels between them
- *   evaluate_state.c      what is kept on disk while the work goes on
- *   evaluate_collect.c    bringing it from all ranks to rank 0
- *   evaluate_images.c     folders of PNGs, sample grid
- *   evaluate_score.c      the numbers, once all pictures are done
- *   evaluate_report.c     results.json and report.txt
- *   evaluate_html.c       report.html
- *   ranks.c               several machines, through mpi_module.c
+ *   ../cli/evaluate.c  the order of things
+ *   options.c           flags
+ *   devices.c           devices and what is loaded on them
+ *   setup.c             settings, references: all that is checked before the work
+ *   workdir.c           what a workdir already holds
+ *   run.c               the pipeline of threads; its stages:
+ *     generate.c        step and decode
+ *     features.c        InceptionV3
+ *     pictures.c        PNGs read and written
+ *     block.c           what travels between them
+ *   state.c             what is kept on disk while the work goes on
+ *   collect.c           bringing it from all ranks to rank 0
+ *   images.c            folders of PNGs, sample grid
+ *   score.c             the numbers, once all pictures are done
+ *   report.c            results.json and report.txt
+ *   html.c              report.html
+ *   ranks.c             several machines, through mpi_module.c
  *
  * Pictures are cut in blocks of EVAL_BLOCK. A block is the unit of everything: which rank and
  * device does it, what is saved, how statistics are added up. Its number alone decides its
@@ -89,7 +89,7 @@ struct eval_times {
     int64_t images;
 };
 
-/* ---- evaluate_state.c ---- */
+/* ---- state.c ---- */
 
 struct eval_state; /* opaque; used by the main thread */
 
@@ -121,7 +121,7 @@ void eval_state_remove(const struct eval_job *job);
 /* Only those of this rank: on a machine whose workdir rank 0 may not see. */
 void eval_state_remove_own(const struct eval_job *job, int rank);
 
-/* ---- evaluate_run.c ---- */
+/* ---- run.c ---- */
 
 /* The main thread's view of the work: when to stop, and whom to tell how many pictures of this
  * call are made. `progress` is called several times a second. */
@@ -143,7 +143,7 @@ static inline int eval_block_images(const struct eval_job *job, int64_t block)
     return left < EVAL_BLOCK ? (int)left : EVAL_BLOCK;
 }
 
-/* ---- evaluate_images.c ---- */
+/* ---- images.c ---- */
 
 /* ---- source.c ---- */
 
@@ -187,7 +187,7 @@ IMF_MUST_CHECK imf_status eval_keep_picture(const struct eval_job *job, int64_t 
  * another workdir) stay grey. */
 IMF_MUST_CHECK imf_status eval_write_grid(const struct eval_job *job, struct imf_error *err);
 
-/* ---- evaluate_score.c ---- */
+/* ---- score.c ---- */
 
 struct eval_scores {
     bool has_is, has_fid, has_kid, has_pr;
@@ -202,7 +202,7 @@ IMF_MUST_CHECK imf_status eval_score(const struct eval_job *job, const struct im
                                      const struct imf_reference *reference, struct eval_scores *out,
                                      struct imf_error *err);
 
-/* ---- evaluate_report.c ---- */
+/* ---- report.c ---- */
 
 struct eval_report {
     const struct eval_job *job;

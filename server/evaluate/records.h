@@ -1,4 +1,4 @@
-/* What evaluate_state.c and evaluate_collect.c share: the state in memory and its files of records,
+/* What state.c and collect.c share: the state in memory and its files of records,
  * one record of EVAL_BLOCK pictures per block done. */
 #ifndef IMFD_EVALUATE_RECORDS_H
 #define IMFD_EVALUATE_RECORDS_H

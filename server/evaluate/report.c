@@ -1,5 +1,5 @@
 /* Results of an evaluation: results.json for programs; report.txt (and report.html, by
- * evaluate_html.c) for people, with the published table beside the measured numbers. */
+ * html.c) for people, with the published table beside the measured numbers. */
 #include "evaluate/report.h"
 
 #include "common/error.h"

@@ -8,7 +8,7 @@
 
 #include <stdio.h>
 
-/* ---- evaluate_table.c ---- */
+/* ---- table.c ---- */
 
 /* A row of the releases' tables: FID-50k and IS at its sampling settings. */
 struct eval_published {
@@ -48,13 +48,13 @@ IMF_MUST_CHECK imf_status eval_table_plan(struct eval_table *t, const struct eva
 IMF_MUST_CHECK imf_status eval_table_write(const struct eval_table *t, const struct eval_options *o,
                                            struct imf_error *err);
 
-/* ---- evaluate_html.c ---- */
+/* ---- html.c ---- */
 
 void eval_html_report(FILE *f, const struct eval_report *r);
 /* Head of a page, up to and with its <h1>. */
 void eval_html_begin(FILE *f, const char *title);
 
-/* ---- evaluate_report.c ---- */
+/* ---- report.c ---- */
 
 /* The content of results.json; the caller's. */
 cJSON *eval_results(const struct eval_report *r);

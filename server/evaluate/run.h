@@ -1,4 +1,4 @@
-/* Inside `imfd evaluate`: what the stages of a run share (evaluate_run.c draws them). */
+/* Inside `imfd evaluate`: what the stages of a run share (run.c draws them). */
 #ifndef IMFD_EVALUATE_RUN_H
 #define IMFD_EVALUATE_RUN_H
 

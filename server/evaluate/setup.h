@@ -14,12 +14,12 @@ struct eval_setup {
     struct imf_reference *reference; /* --fid-ref; NULL without */
 };
 
-/* ---- evaluate_options.c ---- */
+/* ---- options.c ---- */
 
 /* Parses and checks what can be checked without opening files; sentences go to stderr. */
 enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **argv);
 
-/* ---- evaluate_devices.c ---- */
+/* ---- devices.c ---- */
 
 bool eval_is_cuda(const char *device);
 /* Every device of this rank with its networks. */
@@ -29,7 +29,7 @@ void eval_devices_free(struct eval_setup *s);
 /* FLOP/s of a float32 matrix multiplication on a whole device, measured now. */
 IMF_MUST_CHECK imf_status eval_matmul_rate(const struct eval_device *d, double *rate);
 
-/* ---- evaluate_setup.c ---- */
+/* ---- setup.c ---- */
 
 /* Loads the reference, every device of this rank with its networks, and fills in the job, of which
  * the options are set and everything else is zero.
@@ -38,7 +38,7 @@ IMF_MUST_CHECK imf_status eval_setup_load(struct eval_setup *s, struct eval_job 
                                           const struct imfd_ranks *ranks, struct imf_error *err);
 void eval_setup_free(struct eval_setup *s, struct eval_job *job);
 
-/* ---- evaluate_workdir.c ---- */
+/* ---- workdir.c ---- */
 
 /* Makes the workdir and its folders; with --restart clears what an earlier run left; refuses one
  * with other settings. *finished: it holds this very evaluation already, which was printed. */

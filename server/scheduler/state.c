@@ -1,5 +1,5 @@
 /* The scheduler's state machine as a whole: set-up, its models and devices. Each other subject has
- * a file of its own, named in scheduler_core.h. */
+ * a file of its own, named in state.h. */
 #include "scheduler/state.h"
 
 #include <assert.h>

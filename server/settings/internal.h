@@ -12,7 +12,7 @@
 
 enum { SETTINGS_MAX_ITEMS = 256 }; /* of a list */
 
-/* ---- The table; settings_table.c ---- */
+/* ---- The table; table.c ---- */
 
 enum setting_type {
     TYPE_TEXT,
@@ -41,7 +41,7 @@ extern const int settings__row_count;
 /* The row of a key, in which '-' stands for '_' too; -1 when there is none. */
 int settings__find(const char *key, size_t length);
 
-/* ---- One value; settings_value.c ---- */
+/* ---- One value; value.c ---- */
 
 /* Sets row i from text; a list may be JSON. `append` keeps the items there are (a repeated flag).
  */
@@ -55,7 +55,7 @@ void settings__value_free(struct settings *s, int i);
 /* The value as a file would give it; NULL when out of memory. The caller deletes it. */
 cJSON *settings__value_json(const struct settings *s, int i);
 
-/* ---- The list of models; settings_models.c ---- */
+/* ---- The list of models; models.c ---- */
 
 void settings__models_free(struct model_settings *m);
 /* "id=A,checkpoint=F,decoder=G;id=B,..." and [{"id": "A", ...}, ...]: both append. */
@@ -67,7 +67,7 @@ IMF_MUST_CHECK imf_status settings__models_parse_json(struct model_settings *m, 
 IMF_MUST_CHECK imf_status settings__models_check(struct model_settings *m, struct imf_error *err);
 cJSON *settings__models_json(const struct model_settings *m);
 
-/* ---- The configuration file; settings_file.c ---- */
+/* ---- The configuration file; file.c ---- */
 
 /* Sets what the text gives; `name` is what errors call it. */
 IMF_MUST_CHECK imf_status settings__read_text(struct settings *s, const char *text, size_t length,

@@ -1,4 +1,4 @@
-/* Settings of `imfd serve`: one table (settings_table.c) gives each key its name, type, default,
+/* Settings of `imfd serve`: one table (table.c) gives each key its name, type, default,
  * bounds and help; the file, the environment, the flags, --help, --print-config and conf/imfd.json
  * all come from it. A flag wins over the environment, the environment over the file, the file over
  * the default. */
