@@ -22,7 +22,7 @@ static size_t number_after(const char *path, const char *key, size_t unit)
     char line[256];
     size_t found = SIZE_MAX, length = strlen(key);
     FILE *f = fopen(path, "re");
-    while (f != NULL && found == SIZE_MAX && fgets(line, sizeof(line), f) != NULL) {
+    while (f && found == SIZE_MAX && fgets(line, sizeof(line), f)) {
         char *end;
         if (strncmp(line, key, length) != 0)
             continue;
@@ -30,7 +30,7 @@ static size_t number_after(const char *path, const char *key, size_t unit)
         if (end != line + length && v < SIZE_MAX / unit)
             found = (size_t)v * unit;
     }
-    if (f != NULL)
+    if (f)
         fclose(f);
     return found;
 }
@@ -65,13 +65,13 @@ static void groups(struct imf__memory_room *room)
     static const char name[] = "the control group's limit on memory";
     char line[512], path[640] = "";
     FILE *f = fopen("/proc/self/cgroup", "re");
-    while (f != NULL && fgets(line, sizeof(line), f) != NULL) {
+    while (f && fgets(line, sizeof(line), f)) {
         if (strncmp(line, "0::", 3) == 0) {
             line[strcspn(line, "\n")] = '\0';
             snprintf(path, sizeof(path), "%s", line + 3);
         }
     }
-    if (f != NULL)
+    if (f)
         fclose(f);
     for (;;) {
         char most[768], now[768];
@@ -79,7 +79,7 @@ static void groups(struct imf__memory_room *room)
         snprintf(now, sizeof(now), "/sys/fs/cgroup%s/memory.current", path);
         lower(room, rest(number_after(most, "", 1), number_after(now, "", 1)), name);
         char *slash = strrchr(path, '/');
-        if (slash == NULL)
+        if (!slash)
             break;
         *slash = '\0';
     }

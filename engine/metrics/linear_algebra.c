@@ -15,10 +15,10 @@ static char missing[300]; /* "": all is there */
 
 static void *find(void *library, const char *name)
 {
-    void *symbol = library != NULL ? dlsym(library, name) : NULL;
-    const char *why = symbol == NULL && missing[0] == '\0' ? dlerror() : NULL;
-    if (symbol == NULL && missing[0] == '\0')
-        snprintf(missing, sizeof(missing), "%s", why != NULL ? why : name);
+    void *symbol = library ? dlsym(library, name) : NULL;
+    const char *why = !symbol && missing[0] == '\0' ? dlerror() : NULL;
+    if (!symbol && missing[0] == '\0')
+        snprintf(missing, sizeof(missing), "%s", why ? why : name);
     return symbol;
 }
 
@@ -26,7 +26,7 @@ static void load(void)
 {
     /* Global, so that LAPACKE finds OpenBLAS's LAPACK before the reference one it was linked with. */
     void *blas = dlopen(IMF_OPENBLAS, RTLD_NOW | RTLD_GLOBAL);
-    void *lapacke = blas != NULL ? dlopen(IMF_LAPACKE, RTLD_NOW | RTLD_LOCAL) : NULL;
+    void *lapacke = blas ? dlopen(IMF_LAPACKE, RTLD_NOW | RTLD_LOCAL) : NULL;
     void *symbols[3];
     symbols[0] = find(blas, "cblas_dgemm");
     symbols[1] = find(lapacke, "LAPACKE_dsyevd");
@@ -40,7 +40,7 @@ static void load(void)
     void *symbol = dlsym(blas, "openblas_set_num_threads");
     void (*set_threads)(int);
     memcpy(&set_threads, &symbol, sizeof(symbol));
-    if (symbol != NULL)
+    if (symbol)
         set_threads(1);
 }
 

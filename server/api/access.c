@@ -11,17 +11,17 @@
 
 bool api_check_key(struct api_call *c, struct api_problem *p)
 {
-    if (c->api->keys == NULL || c->route > ROUTE_CLASS)
+    if (!c->api->keys || c->route > ROUTE_CLASS)
         return true;
     const char *given = c->http->headers[HTTP_AUTHORIZATION];
     const char *name = keys_check(c->api->keys, given);
-    if (name != NULL) {
+    if (name) {
         snprintf(c->key, sizeof(c->key), "%s", name);
         return true;
     }
     return api_problem_set(p, API_NO_KEY, NULL, "%s",
-                           given == NULL ? "an API key is needed: Authorization: Bearer KEY"
-                                         : "the API key is not known");
+                           !given ? "an API key is needed: Authorization: Bearer KEY"
+                                  : "the API key is not known");
 }
 
 /* ---- Bodies ---------------------------------------------------------------------------------- */
@@ -29,8 +29,8 @@ bool api_check_key(struct api_call *c, struct api_problem *p)
 static bool is_type(const char *type, const char *wanted)
 {
     size_t n = strlen(wanted);
-    return type != NULL && strncasecmp(type, wanted, n) == 0 &&
-           (type[n] == '\0' || strchr("; \t", type[n]) != NULL);
+    return type && strncasecmp(type, wanted, n) == 0 &&
+           (type[n] == '\0' || strchr("; \t", type[n]));
 }
 
 /* Without a type a body may come from a page that was not asked whether it may (mode "no-cors"). */
@@ -40,14 +40,13 @@ bool api_check_media_type(const struct api_call *c, struct api_problem *p)
     const char *coding = c->http->headers[HTTP_CONTENT_ENCODING];
     /* Tensors may follow JSON as bytes; Triton's client names no type, and is no browser, which
      * would say where its page comes from. */
-    bool page =
-        c->http->headers[HTTP_ORIGIN] != NULL || c->http->headers[HTTP_SEC_FETCH_SITE] != NULL;
+    bool page = c->http->headers[HTTP_ORIGIN] || c->http->headers[HTTP_SEC_FETCH_SITE];
     if (!is_type(type, "application/json") &&
         !(c->route == ROUTE_V2_INFER &&
-          (is_type(type, "application/octet-stream") || (type == NULL && !page))))
+          (is_type(type, "application/octet-stream") || (!type && !page))))
         return api_problem_set(p, API_MEDIA_TYPE, NULL,
                                "Content-Type: application/json is expected");
-    if (coding != NULL && coding[0] != '\0' && strcasecmp(coding, "identity") != 0)
+    if (coding && coding[0] != '\0' && strcasecmp(coding, "identity") != 0)
         return api_problem_set(p, API_MEDIA_TYPE, NULL,
                                "a body with a Content-Encoding is not read; send it as it is");
     return true;
@@ -72,9 +71,9 @@ bool api_check_host(const struct api_call *c, struct api_problem *p)
         c->route == ROUTE_HEALTH || c->route == ROUTE_V2_LIVE ||
         c->route == ROUTE_V2_READY) /* probes name the machine they reach */
         return true;
-    if (c->trusted && c->http->headers[HTTP_X_FORWARDED_HOST] != NULL)
+    if (c->trusted && c->http->headers[HTTP_X_FORWARDED_HOST])
         host = c->http->headers[HTTP_X_FORWARDED_HOST];
-    for (int i = 0; host != NULL && i < list->n; i++) {
+    for (int i = 0; host && i < list->n; i++) {
         if (same_host(list->items[i], host))
             return true;
     }
@@ -86,7 +85,7 @@ bool api_check_host(const struct api_call *c, struct api_problem *p)
 const char *api_allowed_origin(const struct api *a, const char *origin)
 {
     const struct string_list *list = &a->settings->cors_origins;
-    for (int i = 0; origin != NULL && i < list->n; i++) {
+    for (int i = 0; origin && i < list->n; i++) {
         if (strcmp(list->items[i], "*") == 0)
             return "*";
         if (strcmp(list->items[i], origin) == 0)
@@ -99,8 +98,8 @@ const char *api_allowed_origin(const struct api *a, const char *origin)
 static bool listed_referer(const struct api *a, const char *referer)
 {
     char origin[256];
-    const char *host = referer != NULL ? strstr(referer, "://") : NULL;
-    if (host == NULL)
+    const char *host = referer ? strstr(referer, "://") : NULL;
+    if (!host)
         return api_allowed_origin(a, "") != NULL; /* any */
     size_t n = (size_t)(host + 3 - referer) + strcspn(host + 3, "/?#");
     if (n >= sizeof(origin))
@@ -114,14 +113,13 @@ bool api_check_site(const struct api_call *c, struct api_problem *p)
 {
     const struct http_request *r = c->http;
     const char *site = r->headers[HTTP_SEC_FETCH_SITE], *user = r->headers[HTTP_SEC_FETCH_USER];
-    if (site == NULL || strcasecmp(site, "cross-site") != 0 ||
+    if (!site || strcasecmp(site, "cross-site") != 0 ||
         strcmp(c->api->settings->cross_site, "allow") == 0)
         return true;
-    if (user != NULL && strcmp(user, "?1") == 0) /* somebody followed a link */
+    if (user && strcmp(user, "?1") == 0) /* somebody followed a link */
         return true;
-    if (r->headers[HTTP_ORIGIN] != NULL
-            ? api_allowed_origin(c->api, r->headers[HTTP_ORIGIN]) != NULL
-            : listed_referer(c->api, r->headers[HTTP_REFERER]))
+    if (r->headers[HTTP_ORIGIN] ? api_allowed_origin(c->api, r->headers[HTTP_ORIGIN]) != NULL
+                                : listed_referer(c->api, r->headers[HTTP_REFERER]))
         return true;
     return api_problem_set(p, API_CROSS_SITE, NULL,
                            "pages of other sites may not have pictures made here (cors_origins, "
@@ -142,12 +140,12 @@ void api_reply_options(struct api_call *c, const char *allow)
     struct http_request *r = c->http;
     const char *asked = r->headers[HTTP_ACCESS_CONTROL_REQUEST_HEADERS];
     http_header(r, "Allow", allow);
-    if (api_allowed_origin(c->api, r->headers[HTTP_ORIGIN]) != NULL &&
-        r->headers[HTTP_ACCESS_CONTROL_REQUEST_METHOD] != NULL) {
+    if (api_allowed_origin(c->api, r->headers[HTTP_ORIGIN]) &&
+        r->headers[HTTP_ACCESS_CONTROL_REQUEST_METHOD]) {
         http_header(r, "Access-Control-Allow-Methods", allow);
         /* A listed origin may send any header: SDKs have their own, and none does harm here. */
         http_header(r, "Access-Control-Allow-Headers",
-                    asked != NULL && names_only(asked)
+                    asked && names_only(asked)
                         ? asked
                         : "Authorization, Content-Type, If-None-Match, X-Request-Id");
         http_header(r, "Access-Control-Max-Age", "600");

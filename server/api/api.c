@@ -25,7 +25,7 @@ static void identify(struct api_call *c)
         strcpy(c->client, http_peer(r));
     proxy_group(c->client, c->group);
     const char *id = r->headers[HTTP_X_REQUEST_ID];
-    if (id != NULL && request_id_valid(id)) {
+    if (id && request_id_valid(id)) {
         strcpy(c->id, id);
         return;
     }
@@ -77,9 +77,9 @@ static bool check_headers(struct api_call *c, struct api_problem *p)
 static struct api_call *call_new(struct api *a, struct http_request *r)
 {
     struct api_call *c = a->free_calls;
-    if (c != NULL)
+    if (c)
         a->free_calls = c->next_free;
-    else if ((c = malloc(sizeof(*c))) == NULL)
+    else if (!(c = malloc(sizeof(*c))))
         return NULL;
     memset(c, 0, sizeof(*c));
     c->api = a;
@@ -104,7 +104,7 @@ static void on_headers(void *user, struct http_request *r)
 {
     struct api_problem p;
     struct api_call *c = call_new(user, r);
-    if (c == NULL)
+    if (!c)
         reply_bare(r);
     else if (!check_headers(c, &p))
         api_fail(c, &p);
@@ -134,8 +134,8 @@ static enum api_error refusal_kind(int status)
 static void on_refuse(void *user, struct http_request *r, int status, const char *message)
 {
     struct api_problem p;
-    struct api_call *c = r->user != NULL ? r->user : call_new(user, r);
-    if (c == NULL) {
+    struct api_call *c = r->user ? r->user : call_new(user, r);
+    if (!c) {
         reply_bare(r);
         return;
     }
@@ -296,11 +296,11 @@ static void on_done(void *user, struct http_request *r, enum http_end end)
 {
     struct api *a = user;
     struct api_call *c = r->user;
-    if (c == NULL)
+    if (!c)
         c = call_new(a, r); /* its header never became complete: log it all the same */
-    if (c == NULL)
+    if (!c)
         return;
-    if (c->job != NULL)
+    if (c->job)
         pictures_on_done(c, end);
     int status = status_of(c, end);
     double seconds = (double)(uv_hrtime() - r->start_ns) * 1e-9;
@@ -358,7 +358,7 @@ imf_status api_create(struct api **out, uv_loop_t *loop, const struct settings *
                       struct log *log, struct keys *keys, struct imf_error *err)
 {
     struct api *a = calloc(1, sizeof(*a));
-    if (a == NULL)
+    if (!a)
         return IMF_ENOMEM;
     a->loop = loop;
     a->settings = settings;
@@ -370,10 +370,10 @@ imf_status api_create(struct api **out, uv_loop_t *loop, const struct settings *
         a->rate = rate_limit_create(settings->rate_limit);
     imf_status status = proxy_trust_create(&a->trust, settings->trusted_proxies.items,
                                            settings->trusted_proxies.n, err);
-    if (status == IMF_OK && (a->metrics == NULL || a->imagenet == NULL || a->assets == NULL ||
-                             (settings->rate_limit > 0 && a->rate == NULL))) {
+    if (status == IMF_OK &&
+        (!a->metrics || !a->imagenet || !a->assets || (settings->rate_limit > 0 && !a->rate))) {
         status = IMF_ENOMEM;
-        if (err != NULL)
+        if (err)
             *err = (struct imf_error){IMF_ENOMEM, "out of memory"};
     }
     if (status != IMF_OK) {
@@ -419,9 +419,9 @@ void api_close(struct api *a)
 
 void api_free(struct api *a)
 {
-    if (a == NULL)
+    if (!a)
         return;
-    while (a->free_calls != NULL) {
+    while (a->free_calls) {
         struct api_call *c = a->free_calls;
         a->free_calls = c->next_free;
         free(c);

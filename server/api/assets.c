@@ -39,9 +39,9 @@ static void prepare(struct asset *a, const char *name, const void *data, size_t 
     *a = (struct asset){.name = name, .data = data, .size = size};
     snprintf(a->etag, sizeof(a->etag), "\"%016llx\"", hash);
     snprintf(a->gzip_etag, sizeof(a->gzip_etag), "\"%016llx-gz\"", hash);
-    size_t room = compressor != NULL ? size - size / 10 : 0; /* less is not worth it */
+    size_t room = compressor ? size - size / 10 : 0; /* less is not worth it */
     struct blob *b = room > 0 ? blob_new(room) : NULL;
-    size_t packed = b != NULL ? libdeflate_gzip_compress(compressor, data, size, b->data, room) : 0;
+    size_t packed = b ? libdeflate_gzip_compress(compressor, data, size, b->data, room) : 0;
     if (packed == 0) {
         blob_drop(b);
         return;
@@ -66,11 +66,10 @@ static void compose_openapi(struct assets *a, const char *root_path)
 struct assets *assets_create(const char *root_path)
 {
     struct assets *a = calloc(1, sizeof(*a));
-    if (a == NULL)
+    if (!a)
         return NULL;
     struct libdeflate_compressor *compressor = libdeflate_alloc_compressor(GZIP_LEVEL);
-    for (const struct embedded_file *f = embedded_web; f->name != NULL && a->count < MAX_ASSETS;
-         f++)
+    for (const struct embedded_file *f = embedded_web; f->name && a->count < MAX_ASSETS; f++)
         prepare(&a->page[a->count++], f->name, f->data, (size_t)(f->end - f->data), compressor);
     if (root_path[0] != '\0') {
         compose_openapi(a, root_path);
@@ -86,7 +85,7 @@ struct assets *assets_create(const char *root_path)
 
 void assets_destroy(struct assets *a)
 {
-    if (a == NULL)
+    if (!a)
         return;
     for (int i = 0; i < a->count; i++)
         blob_drop(a->page[i].gzip);
@@ -109,7 +108,7 @@ static const char *type_of(const char *name)
                  {".webmanifest", "application/manifest+json"},
                  {".txt", "text/plain; charset=utf-8"}};
     const char *dot = strrchr(name, '.');
-    for (size_t i = 0; dot != NULL && i < sizeof(types) / sizeof(types[0]); i++) {
+    for (size_t i = 0; dot && i < sizeof(types) / sizeof(types[0]); i++) {
         if (strcmp(dot, types[i].suffix) == 0)
             return types[i].type;
     }
@@ -119,15 +118,14 @@ static const char *type_of(const char *name)
 static void reply_asset(struct api_call *c, const struct asset *a)
 {
     struct http_request *r = c->http;
-    bool gzip = a->gzip != NULL && encoding_accepted(r->headers[HTTP_ACCEPT_ENCODING], "gzip");
+    bool gzip = a->gzip && encoding_accepted(r->headers[HTTP_ACCEPT_ENCODING], "gzip");
     const char *etag = gzip ? a->gzip_etag : a->etag;
     http_header(r, "ETag", etag);
     http_header(r, "Cache-Control", "no-cache");
-    if (a->gzip != NULL)
+    if (a->gzip)
         http_header(r, "Vary", "Accept-Encoding");
     api_common_headers(c);
-    if (r->headers[HTTP_IF_NONE_MATCH] != NULL &&
-        etag_matches(r->headers[HTTP_IF_NONE_MATCH], etag)) {
+    if (r->headers[HTTP_IF_NONE_MATCH] && etag_matches(r->headers[HTTP_IF_NONE_MATCH], etag)) {
         http_reply_static(r, 304, "", 0);
         return;
     }

@@ -59,15 +59,15 @@ static int compare_synonyms(const void *a, const void *b)
 static char *parse_line(struct classes *c, char *line, int index, char **normal_end)
 {
     char *tab = strchr(line, '\t'), *end = strchr(line, '\n');
-    assert(tab != NULL && end != NULL && tab < end);
+    assert(tab && end && tab < end);
     *tab = *end = '\0';
     struct class_info *info = &c->info[index];
     info->wordnet_id = line;
     info->names = c->names + c->n_names;
     char *name = tab + 1;
-    while (name != NULL) {
+    while (name) {
         char *comma = strstr(name, ", ");
-        if (comma != NULL)
+        if (comma)
             *comma = '\0';
         c->names[c->n_names] = name;
         c->normals[c->n_names] = *normal_end;
@@ -75,7 +75,7 @@ static char *parse_line(struct classes *c, char *line, int index, char **normal_
         *normal_end += normalise(*normal_end, name, strlen(name)) + 1;
         c->n_names++;
         info->n_names++;
-        name = comma != NULL ? comma + 2 : NULL;
+        name = comma ? comma + 2 : NULL;
     }
     info->name = info->names[0];
     return end + 1;
@@ -86,7 +86,7 @@ static char *parse_line(struct classes *c, char *line, int index, char **normal_
 static struct classes *create(char *text, int count)
 {
     struct classes *c = calloc(1, sizeof(*c));
-    if (c == NULL || text == NULL) {
+    if (!c || !text) {
         free(c);
         free(text);
         return NULL;
@@ -101,8 +101,7 @@ static struct classes *create(char *text, int count)
     c->normals = calloc(most_names, sizeof(*c->normals));
     c->sorted = calloc(most_names, sizeof(*c->sorted));
     c->info = calloc((size_t)count + 1, sizeof(*c->info));
-    if (c->normal_text == NULL || c->names == NULL || c->normals == NULL || c->sorted == NULL ||
-        c->info == NULL) {
+    if (!c->normal_text || !c->names || !c->normals || !c->sorted || !c->info) {
         classes_destroy(c);
         return NULL;
     }
@@ -121,7 +120,7 @@ struct classes *classes_create_imagenet(void)
     const struct embedded_file *file = &embedded_classes[0];
     size_t size = (size_t)(file->end - file->data);
     char *text = malloc(size + 1);
-    if (text != NULL) {
+    if (text) {
         memcpy(text, file->data, size);
         text[size] = '\0';
     }
@@ -133,13 +132,13 @@ struct classes *classes_create_named(int count, const char *(*name)(void *user, 
 {
     size_t room = (size_t)count * (CLASSES_MAX_QUERY + 3) + 1, used = 0;
     char *text = malloc(room);
-    if (text == NULL)
+    if (!text)
         return NULL;
     text[0] = '\0';
     for (int i = 0; i < count; i++) {
         char line[CLASSES_MAX_QUERY + 1];
         const char *given = name(user, i);
-        int n = given != NULL ? snprintf(line, sizeof(line), "%s", given) : 0;
+        int n = given ? snprintf(line, sizeof(line), "%s", given) : 0;
         for (char *c = line; n > 0 && *c != '\0'; c++) {
             if (*c == '\t' || *c == '\n')
                 *c = ' ';
@@ -158,7 +157,7 @@ int classes_count(const struct classes *c)
 
 void classes_destroy(struct classes *c)
 {
-    if (c == NULL)
+    if (!c)
         return;
     free(c->info);
     free(c->sorted);
@@ -232,7 +231,7 @@ enum class_match classes_find(const struct classes *c, const char *text, size_t 
     char normal[CLASSES_MAX_QUERY + 1];
     memset(out, 0, sizeof(*out));
     out->index = -1;
-    if (length > CLASSES_MAX_QUERY || memchr(text, '\0', length) != NULL)
+    if (length > CLASSES_MAX_QUERY || memchr(text, '\0', length))
         return CLASS_UNKNOWN;
     size_t n = normalise(normal, text, length);
     if (n == 0)
@@ -285,7 +284,7 @@ static int rank_of(const struct classes *c, int index, const char *query, size_t
     int best = RANK_NONE;
     const char *const *normals = c->normals + (info->names - c->names);
     for (int i = 0; i < info->n_names; i++) {
-        for (const char *at = strstr(normals[i], query); at != NULL; at = strstr(at + 1, query)) {
+        for (const char *at = strstr(normals[i], query); at; at = strstr(at + 1, query)) {
             int rank = at == normals[i] ? 0 : at[-1] == ' ' ? 1 : 2;
             if (rank < best)
                 best = rank;
@@ -297,7 +296,7 @@ static int rank_of(const struct classes *c, int index, const char *query, size_t
 int classes_search(const struct classes *c, const char *query, size_t length, int *out, int max)
 {
     char normal[CLASSES_MAX_QUERY + 1];
-    if (length > CLASSES_MAX_QUERY || memchr(query, '\0', length) != NULL)
+    if (length > CLASSES_MAX_QUERY || memchr(query, '\0', length))
         return 0;
     size_t n = normalise(normal, query, length);
     int written = 0;

@@ -99,12 +99,11 @@ bool api_field_encoding(const cJSON *format, const cJSON *compression, struct pi
     const char *name = NULL;
     uint64_t quality = API_QUALITY;
     if (!api_field_text(format, "output_format", &name, p) ||
-        (compression != NULL &&
-         !api_field_integer(compression, "output_compression", 0, 100, &quality, p)))
+        (compression && !api_field_integer(compression, "output_compression", 0, 100, &quality, p)))
         return false;
     out->format_given = name != NULL;
     out->quality = (uint8_t)quality;
-    for (int f = 0; name != NULL; f++) {
+    for (int f = 0; name; f++) {
         if (f == PICTURE_FORMATS)
             return api_problem_set(p, API_INVALID, "output_format",
                                    "output_format: \"png\", \"jpeg\" or \"webp\" is expected");
@@ -120,9 +119,9 @@ cJSON *api_parse_body(const char *body, size_t length, struct api_problem *p)
 {
     struct imf__json_fault fault;
     cJSON *root = json_read(body, length, &fault);
-    if (root != NULL && cJSON_IsObject(root))
+    if (root && cJSON_IsObject(root))
         return root;
-    if (root != NULL)
+    if (root)
         api_problem_set(p, API_BAD_JSON, NULL, "the body is not a JSON object");
     else if (fault.no_memory)
         api_problem_memory(p);
@@ -138,7 +137,7 @@ cJSON *api_parse_body(const char *body, size_t length, struct api_problem *p)
 /* Names each key may have; the index is what a parser switches on. */
 static int field_index(const char *const *names, const char *name)
 {
-    for (int i = 0; names[i] != NULL; i++) {
+    for (int i = 0; names[i]; i++) {
         if (strcmp(names[i], name) == 0)
             return i;
     }
@@ -150,7 +149,7 @@ bool api_collect_fields(const struct api *a, const cJSON *root, const char *cons
                         struct api_problem *p)
 {
     uint64_t seen = 0;
-    for (const cJSON *field = root->child; field != NULL; field = field->next) {
+    for (const cJSON *field = root->child; field; field = field->next) {
         int i = field_index(names, field->string);
         if (i >= 0) {
             if (seen & UINT64_C(1) << i)
@@ -177,7 +176,7 @@ bool api_collect_fields(const struct api *a, const cJSON *root, const char *cons
 
 bool api_field_text(const cJSON *value, const char *name, const char **out, struct api_problem *p)
 {
-    if (value == NULL)
+    if (!value)
         return true;
     if (!cJSON_IsString(value))
         return api_problem_set(p, API_INVALID, name, "%s: a string is expected", name);
@@ -187,7 +186,7 @@ bool api_field_text(const cJSON *value, const char *name, const char **out, stru
 
 bool api_field_bool(const cJSON *value, const char *name, bool *out, struct api_problem *p)
 {
-    if (value == NULL)
+    if (!value)
         return true;
     if (!cJSON_IsBool(value))
         return api_problem_set(p, API_INVALID, name, "%s: true or false is expected", name);

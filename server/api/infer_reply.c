@@ -33,7 +33,7 @@ static void write_base64(struct json_writer *w, struct buffer *out, const struct
     out->size--; /* its closing quote */
     size_t n = base64_length(b->size);
     char *at = buffer_reserve(out, n);
-    if (at != NULL) {
+    if (at) {
         base64_encode(at, b->data, b->size);
         out->size += n;
     }
@@ -111,7 +111,7 @@ static void write_json(struct picture_job *job, struct buffer *out)
     json_string(&w, api_model_id(job->call->api, job->params.model));
     json_key(&w, "model_version");
     json_string(&w, "1");
-    if (ask->id != NULL) {
+    if (ask->id) {
         json_key(&w, "id");
         json_string(&w, ask->id);
     }

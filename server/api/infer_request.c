@@ -33,7 +33,7 @@ bool infer_wants(const struct infer_ask *ask, enum infer_tensor what)
 
 void infer_ask_free(struct infer_ask *ask)
 {
-    if (ask != NULL)
+    if (ask)
         free(ask->id);
     free(ask);
 }
@@ -51,7 +51,7 @@ static bool add_output(struct infer_ask *ask, const char *name, const cJSON *par
         if (infer_wants(ask, (enum infer_tensor)i))
             break;
         ask->output[ask->n_outputs].what = (enum infer_tensor)i;
-        ask->output[ask->n_outputs++].binary = own != NULL ? cJSON_IsTrue(own) : binary;
+        ask->output[ask->n_outputs++].binary = own ? cJSON_IsTrue(own) : binary;
         return true;
     }
     return api_problem_set(p, API_INVALID, NULL,
@@ -62,7 +62,7 @@ static bool add_output(struct infer_ask *ask, const char *name, const cJSON *par
 static bool parse_outputs(const cJSON *list, bool binary, struct infer_ask *ask,
                           struct api_problem *p)
 {
-    if (list == NULL || (cJSON_IsArray(list) && list->child == NULL))
+    if (!list || (cJSON_IsArray(list) && !list->child))
         return add_output(ask, "image", NULL, binary, p) &&
                add_output(ask, "seed", NULL, binary, p);
     const cJSON *item;
@@ -99,16 +99,16 @@ static bool parse_inputs(const cJSON *list, const char *binary, const char *end,
             return api_problem_set(p, API_INVALID, NULL, "inputs: a tensor has no name");
         while (i < IN_COUNT && strcmp(inputs[i], name->valuestring) != 0)
             i++;
-        if (i == IN_COUNT || values[i] != NULL)
+        if (i == IN_COUNT || values[i])
             return api_problem_set(
                 p, API_INVALID, NULL,
                 "inputs: \"%.40s\" is none of class, seed, steps, omega, t_min, t_max, or there "
                 "twice",
                 name->valuestring);
-        if ((values[i] = infer_values(tensor, &binary, end, p)) == NULL)
+        if (!(values[i] = infer_values(tensor, &binary, end, p)))
             return false;
     }
-    if (values[IN_CLASS] == NULL)
+    if (!values[IN_CLASS])
         return api_problem_set(p, API_INVALID, NULL, "inputs: class is required");
     if (binary != end)
         return api_problem_set(p, API_INVALID, NULL, "bytes are left behind the last tensor");
@@ -120,7 +120,7 @@ static bool set_samplings(const struct api *a, cJSON *values[IN_COUNT], struct p
                           struct api_problem *p)
 {
     out->samplings = calloc(out->n, sizeof(*out->samplings));
-    if (out->samplings == NULL)
+    if (!out->samplings)
         return api_problem_memory(p);
     int most = 0;
     for (uint32_t i = 0; i < out->n; i++) {
@@ -128,7 +128,7 @@ static bool set_samplings(const struct api *a, cJSON *values[IN_COUNT], struct p
         *s = out->sampling;
         for (int t = IN_STEPS; t < IN_COUNT; t++) {
             unsigned given = 0;
-            int count = values[t] != NULL ? cJSON_GetArraySize(values[t]) : 0;
+            int count = values[t] ? cJSON_GetArraySize(values[t]) : 0;
             if (count == 0)
                 continue;
             if (count != 1 && (uint32_t)count != out->n)
@@ -153,7 +153,7 @@ static bool set_samplings(const struct api *a, cJSON *values[IN_COUNT], struct p
 static bool set_timeout(const cJSON *timeout, struct picture_params *out, struct api_problem *p)
 {
     uint64_t us = 0;
-    if (timeout == NULL)
+    if (!timeout)
         return true;
     if (!api_field_integer(timeout, "timeout", 0, UINT64_C(86400000000), &us, p))
         return false;
@@ -169,10 +169,10 @@ static bool parse_with(struct api *a, const char *model, const cJSON *root, cons
     const cJSON *parameters = cJSON_GetObjectItemCaseSensitive(root, "parameters");
     const cJSON *id = cJSON_GetObjectItemCaseSensitive(root, "id");
     bool all = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(parameters, "binary_data_output"));
-    if (id != NULL && (!cJSON_IsString(id) || strlen(id->valuestring) > 1000))
+    if (id && (!cJSON_IsString(id) || strlen(id->valuestring) > 1000))
         return api_problem_set(p, API_INVALID, NULL,
                                "id: a string of at most 1000 bytes is expected");
-    if (id != NULL && (ask->id = strdup(id->valuestring)) == NULL)
+    if (id && !(ask->id = strdup(id->valuestring)))
         return api_problem_memory(p);
     if (!parse_outputs(cJSON_GetObjectItemCaseSensitive(root, "outputs"), all, ask, p) ||
         !parse_inputs(cJSON_GetObjectItemCaseSensitive(root, "inputs"), binary, end, values, p) ||
@@ -208,8 +208,7 @@ bool infer_parse(struct api *a, const char *model, const char *body, size_t size
         body = ""; /* an empty buffer has no memory */
     cJSON *root = api_parse_body(body, json, p);
     const char *end = body + size;
-    bool good =
-        root != NULL && parse_with(a, model, root, end - (size - json), end, values, out, ask, p);
+    bool good = root && parse_with(a, model, root, end - (size - json), end, values, out, ask, p);
     cJSON_Delete(root);
     for (int i = 0; i < IN_COUNT; i++)
         cJSON_Delete(values[i]);

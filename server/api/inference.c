@@ -19,7 +19,7 @@ static bool json_length(const struct http_request *r, size_t *out, struct api_pr
 {
     const char *text = r->headers[HTTP_INFERENCE_HEADER_CONTENT_LENGTH];
     *out = r->body.size;
-    if (text == NULL)
+    if (!text)
         return true;
     size_t digits = strspn(text, "0123456789");
     unsigned long long n = digits > 0 && digits < 19 ? strtoull(text, NULL, 10) : 0;
@@ -36,8 +36,8 @@ void api_infer(struct api_call *c, const char *model, const char *version)
     struct api_problem p;
     size_t json = 0;
     struct infer_ask *ask = calloc(1, sizeof(*ask));
-    bool good = ask != NULL ? check_version(version, &p) && json_length(c->http, &json, &p)
-                            : api_problem_memory(&p);
+    bool good = ask ? check_version(version, &p) && json_length(c->http, &json, &p)
+                    : api_problem_memory(&p);
     if (good)
         good = infer_parse(c->api, model, c->http->body.data, c->http->body.size, json, &params,
                            ask, &p);
@@ -109,7 +109,7 @@ static void write_tensor(struct json_writer *w, const char *name, const char *ty
     json_key(w, "shape");
     json_array_begin(w);
     json_int(w, -1);
-    if (info != NULL) {
+    if (info) {
         json_int(w, info->image_height);
         json_int(w, info->image_width);
         json_int(w, 3);

@@ -49,14 +49,14 @@ bool api_on_model(void *user, struct scheduler *s, int model)
     log_write(a->log, status.message[0] != '\0' ? LOG_ERROR : LOG_DEBUG, "model %s: %s%s%s",
               status.id, state_name(status.state), status.message[0] != '\0' ? ": " : "",
               status.message);
-    if (m->info != NULL || status.info == NULL)
+    if (m->info || !status.info)
         return true;
     m->classes = a->imagenet;
     if (status.info->classes != CLASSES_IMAGENET) {
         struct named_model named = {s, model};
         m->classes = classes_create_named(status.info->classes, name_of, &named);
         m->owns_classes = true;
-        if (m->classes == NULL)
+        if (!m->classes)
             return false;
     }
     m->own = *status.info;
@@ -82,7 +82,7 @@ static void write_model_details(struct api *a, struct json_writer *w,
     json_object_begin(w);
     json_key(w, "state");
     json_string(w, state_name(status->state));
-    if (info != NULL) {
+    if (info) {
         json_key(w, "architecture");
         json_string(w, info->name);
         json_key(w, "size");
@@ -114,7 +114,7 @@ static void write_model_details(struct api *a, struct json_writer *w,
         json_key(w, "loaded");
         json_fixed(w, status->load_fraction, 3);
     }
-    if (status->device != NULL) {
+    if (status->device) {
         json_key(w, "precision");
         json_string(w, imf_precision_name(status->device->precision));
         json_key(w, "device");
@@ -201,7 +201,7 @@ static const struct classes *classes_of(struct api *a, const char *id, struct ap
         api_problem_set(p, API_NO_MODEL, "model", "there is no model \"%.100s\"", id);
         return NULL;
     }
-    return a->models[model].classes != NULL ? a->models[model].classes : a->imagenet;
+    return a->models[model].classes ? a->models[model].classes : a->imagenet;
 }
 
 struct class_query {
@@ -245,11 +245,11 @@ void api_get_classes(struct api_call *c)
     const struct classes *classes = NULL;
     if (parse_class_query(c->query, true, &query, &p))
         classes = classes_of(c->api, query.model, &p);
-    int count = classes != NULL ? classes_count(classes) : 0;
-    int *found = classes != NULL ? malloc((size_t)count * sizeof(*found) + 1) : NULL;
-    if (classes != NULL && found == NULL)
+    int count = classes ? classes_count(classes) : 0;
+    int *found = classes ? malloc((size_t)count * sizeof(*found) + 1) : NULL;
+    if (classes && !found)
         api_problem_memory(&p);
-    if (found == NULL) {
+    if (!found) {
         api_fail(c, &p);
         return;
     }
@@ -278,8 +278,8 @@ void api_get_class(struct api_call *c, const char *name)
     if (parse_class_query(c->query, false, &query, &p))
         classes = classes_of(c->api, query.model, &p);
     enum class_match match =
-        classes != NULL ? classes_find(classes, name, strlen(name), &found) : CLASS_UNKNOWN;
-    if (classes != NULL && match == CLASS_UNKNOWN)
+        classes ? classes_find(classes, name, strlen(name), &found) : CLASS_UNKNOWN;
+    if (classes && match == CLASS_UNKNOWN)
         api_problem_set(&p, API_NO_CLASS, "class", "there is no class \"%.100s\"", name);
     if (match == CLASS_AMBIGUOUS)
         api_problem_set(&p, API_AMBIGUOUS_CLASS, "class",
@@ -420,7 +420,7 @@ void api_describe(void *user, const struct picture_key *key, struct picture_text
     const struct imf_model_info *info = a->models[key->model].info;
     const char *id = a->settings->models.items[key->model].id;
     text->parameters[0] = text->imfd[0] = text->software[0] = '\0';
-    if (info == NULL)
+    if (!info)
         return; /* the warm-up's picture */
     char omega[32], low[32], high[32];
     const char *name = api_class_name(a, key->model, key->label);

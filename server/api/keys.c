@@ -64,7 +64,7 @@ static imf_status add_line(struct keys *k, const char *line, size_t length, cons
     if (k->n == k->capacity) {
         int capacity = k->capacity == 0 ? 16 : k->capacity * 2;
         struct key *items = realloc(k->items, (size_t)capacity * sizeof(*items));
-        if (items == NULL)
+        if (!items)
             return imf__fail(err, IMF_EINVAL, "out of memory");
         k->items = items;
         k->capacity = capacity;
@@ -81,13 +81,13 @@ imf_status keys_parse(struct keys **out, const char *text, size_t length, const 
                       struct imf_error *err)
 {
     struct keys *k = calloc(1, sizeof(*k));
-    if (k == NULL)
+    if (!k)
         return imf__fail(err, IMF_EINVAL, "out of memory");
     imf_status status = IMF_OK;
     int number = 1;
     for (size_t at = 0; at < length && status == IMF_OK; number++) {
         const char *end = memchr(text + at, '\n', length - at);
-        size_t line = end != NULL ? (size_t)(end - (text + at)) : length - at;
+        size_t line = end ? (size_t)(end - (text + at)) : length - at;
         status = add_line(k, text + at, line, name, number, err);
         at += line + 1;
     }
@@ -104,18 +104,18 @@ imf_status keys_parse(struct keys **out, const char *text, size_t length, const 
 imf_status keys_load(struct keys **out, const char *path, struct imf_error *err)
 {
     FILE *f = fopen(path, "re");
-    if (f == NULL)
+    if (!f)
         return imf__fail(err, IMF_EINVAL, "api_keys_file %s: %s", path, strerror(errno));
     imf_status status = IMF_EINVAL;
     char *text = malloc(MAX_FILE);
-    size_t n = text != NULL ? fread(text, 1, MAX_FILE, f) : 0;
-    if (text == NULL)
+    size_t n = text ? fread(text, 1, MAX_FILE, f) : 0;
+    if (!text)
         status = imf__fail(err, IMF_ENOMEM, "api_keys_file %s: out of memory", path);
     else if (ferror(f) || n == MAX_FILE)
         status = imf__fail(err, IMF_EINVAL, "api_keys_file %s: cannot be read", path);
     else
         status = keys_parse(out, text, n, path, err);
-    if (text != NULL)
+    if (text)
         explicit_bzero(text, n);
     free(text);
     fclose(f);
@@ -124,9 +124,9 @@ imf_status keys_load(struct keys **out, const char *path, struct imf_error *err)
 
 void keys_free(struct keys *k)
 {
-    if (k == NULL)
+    if (!k)
         return;
-    if (k->items != NULL)
+    if (k->items)
         explicit_bzero(k->items, (size_t)k->capacity * sizeof(*k->items));
     free(k->items);
     free(k);
@@ -139,7 +139,7 @@ int keys_count(const struct keys *k)
 
 const char *keys_check(const struct keys *k, const char *authorization)
 {
-    if (authorization == NULL || strncasecmp(authorization, "Bearer ", 7) != 0)
+    if (!authorization || strncasecmp(authorization, "Bearer ", 7) != 0)
         return NULL;
     const char *given = authorization + 7;
     given += strspn(given, " ");
@@ -156,5 +156,5 @@ const char *keys_check(const struct keys *k, const char *authorization)
             difference |= (size_t)(item->secret[b] ^ padded[b]);
         found = difference == 0 ? item : found;
     }
-    return found != NULL ? found->name : NULL;
+    return found ? found->name : NULL;
 }

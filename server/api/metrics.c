@@ -58,12 +58,12 @@ static double process_start_time(void)
     FILE *f = fopen("/proc/self/stat", "re");
     unsigned long long ticks = 0;
     char line[1024];
-    if (f != NULL) {
-        char *at = fgets(line, sizeof(line), f) != NULL ? strrchr(line, ')') : NULL;
+    if (f) {
+        char *at = fgets(line, sizeof(line), f) ? strrchr(line, ')') : NULL;
         /* Field 22; the one after ')' is the third. */
-        for (int field = 2; at != NULL && field < 22; field++)
+        for (int field = 2; at && field < 22; field++)
             at = strchr(at + 1, ' ');
-        if (at != NULL)
+        if (at)
             ticks = strtoull(at, NULL, 10);
         fclose(f);
     }
@@ -78,7 +78,7 @@ static double process_start_time(void)
 struct metrics *metrics_create(void)
 {
     struct metrics *m = calloc(1, sizeof(*m));
-    if (m != NULL)
+    if (m)
         m->start_time = process_start_time();
     return m;
 }
@@ -183,11 +183,11 @@ static void write_device(struct buffer *b, struct scheduler *s, int index)
     struct sched_device_status first, other;
     size_t weights = 0, arena = 0;
     sched_device_get(s, index, &first);
-    if (first.info == NULL)
+    if (!first.info)
         return;
     for (int i = 0; i < sched_device_count(s); i++) {
         sched_device_get(s, i, &other);
-        if (other.info == NULL || strcmp(other.info->device, first.info->device) != 0)
+        if (!other.info || strcmp(other.info->device, first.info->device) != 0)
             continue;
         if (i < index)
             return;
@@ -202,7 +202,7 @@ static void write_device(struct buffer *b, struct scheduler *s, int index)
 
 static const char *device_label(const struct sched_device_status *d)
 {
-    return d->info != NULL ? d->info->device : d->name;
+    return d->info ? d->info->device : d->name;
 }
 
 static void write_device_up(struct buffer *b, struct scheduler *s, int index, bool stuck)
@@ -230,14 +230,14 @@ static void write_models(struct buffer *b, struct scheduler *s)
     for (int i = 0; i < sched_model_count(s); i++) {
         sched_model_get(s, i, &status);
         buffer_printf(b, "imfd_model_info{model=\"%s\",fingerprint=\"%s\"} 1\n", status.id,
-                      status.info != NULL ? status.info->fingerprint : "");
+                      status.info ? status.info->fingerprint : "");
     }
     head(b, "imfd_model_plain_matrices", "gauge",
          "Matrices that no library algorithm multiplies: a hundred times slower. 0 is as it should "
          "be.");
     for (int i = 0; i < sched_model_count(s); i++) {
         sched_model_get(s, i, &status);
-        if (status.info != NULL)
+        if (status.info)
             buffer_printf(b, "imfd_model_plain_matrices{model=\"%s\"} %d\n", status.id,
                           status.info->plain_matrices);
     }
@@ -427,7 +427,7 @@ static void write_process(struct metrics *m, struct buffer *b)
 
     unsigned long virtual_pages = 0, resident_pages = 0;
     FILE *f = fopen("/proc/self/statm", "re");
-    if (f != NULL) {
+    if (f) {
         if (fscanf(f, "%lu %lu", &virtual_pages, &resident_pages) != 2)
             virtual_pages = resident_pages = 0;
         fclose(f);
@@ -438,8 +438,8 @@ static void write_process(struct metrics *m, struct buffer *b)
 
     int open_files = 0;
     DIR *d = opendir("/proc/self/fd");
-    if (d != NULL) {
-        while (readdir(d) != NULL)
+    if (d) {
+        while (readdir(d))
             open_files++;
         closedir(d);
         open_files -= 3; /* ".", ".." and this directory */

@@ -27,12 +27,12 @@ void picture_params_format(struct picture_params *params, int format)
 
 int32_t picture_label(const struct picture_params *params, uint32_t i)
 {
-    return params->labels != NULL ? params->labels[i] : params->label;
+    return params->labels ? params->labels[i] : params->label;
 }
 
 uint64_t picture_seed(const struct picture_params *params, uint32_t i)
 {
-    return params->seeds != NULL ? params->seeds[i] : params->seed + i;
+    return params->seeds ? params->seeds[i] : params->seed + i;
 }
 
 int api_find_model(const struct api *a, const char *id)
@@ -74,13 +74,13 @@ static uint64_t random_below(uint64_t limit)
 static bool find_model(struct api *a, const char *id, struct picture_params *out,
                        struct api_problem *p)
 {
-    out->model = id == NULL ? 0 : api_find_model(a, id);
+    out->model = !id ? 0 : api_find_model(a, id);
     if (out->model < 0)
         return api_problem_set(p, API_NO_MODEL, "model",
                                "there is no model \"%.100s\"; GET /v1/models "
                                "lists them",
                                id);
-    if (a->models[out->model].info == NULL) {
+    if (!a->models[out->model].info) {
         struct sched_model_status status;
         sched_model_get(a->scheduler, out->model, &status);
         if (status.state == SCHED_MODEL_FAILED)
@@ -158,19 +158,18 @@ static bool class_from_json(struct api *a, int model, const cJSON *value, const 
 static bool set_classes(struct api *a, const cJSON *one, const cJSON *list,
                         struct picture_params *out, struct api_problem *p)
 {
-    bool random_each =
-        one != NULL && cJSON_IsString(one) && strcmp(one->valuestring, "random") == 0;
-    if (list == NULL && !random_each)
+    bool random_each = one && cJSON_IsString(one) && strcmp(one->valuestring, "random") == 0;
+    if (!list && !random_each)
         return class_from_json(a, out->model, one, "class", &out->label, p);
     out->labels = calloc(out->n, sizeof(*out->labels));
-    if (out->labels == NULL)
+    if (!out->labels)
         return api_problem_memory(p);
-    const cJSON *item = list != NULL ? list->child : NULL;
+    const cJSON *item = list ? list->child : NULL;
     for (uint32_t i = 0; i < out->n; i++) {
-        if (!class_from_json(a, out->model, list != NULL ? item : one,
-                             list != NULL ? "classes" : "class", &out->labels[i], p))
+        if (!class_from_json(a, out->model, list ? item : one, list ? "classes" : "class",
+                             &out->labels[i], p))
             return false;
-        item = item != NULL ? item->next : NULL;
+        item = item ? item->next : NULL;
     }
     return true;
 }
@@ -178,13 +177,13 @@ static bool set_classes(struct api *a, const cJSON *one, const cJSON *list,
 static bool set_seeds(const cJSON *one, const cJSON *list, struct picture_params *out,
                       struct api_problem *p)
 {
-    if (list == NULL) {
+    if (!list) {
         out->seed = random_below(API_MAX_SEED - out->n);
-        return one == NULL ||
+        return !one ||
                api_field_integer(one, "seed", 0, API_MAX_SEED - (out->n - 1), &out->seed, p);
     }
     out->seeds = calloc(out->n, sizeof(*out->seeds));
-    if (out->seeds == NULL)
+    if (!out->seeds)
         return api_problem_memory(p);
     const cJSON *item = list->child;
     for (uint32_t i = 0; i < out->n; i++, item = item->next) {
@@ -204,10 +203,10 @@ static bool set_count(const struct api *a, const cJSON *n, const cJSON *classes,
     } lists[] = {{classes, "classes"}, {seeds, "seeds"}};
     uint64_t most = (uint64_t)a->settings->max_n, count = 1;
     bool fixed = n != NULL;
-    if (n != NULL && !api_field_integer(n, "n", 1, most, &count, p))
+    if (n && !api_field_integer(n, "n", 1, most, &count, p))
         return false;
     for (size_t i = 0; i < 2; i++) {
-        if (lists[i].list == NULL)
+        if (!lists[i].list)
             continue;
         const char *name = lists[i].name;
         int length = cJSON_IsArray(lists[i].list) ? cJSON_GetArraySize(lists[i].list) : 0;
@@ -290,16 +289,16 @@ static bool generate_from(struct api *a, const cJSON *root, struct picture_param
         !api_field_encoding(f[F_FORMAT], f[F_COMPRESSION], out, p) ||
         !api_field_bool(f[F_EMBED], "embed_metadata", &out->embed, p))
         return false;
-    if (f[F_CLASS] != NULL && f[F_CLASSES] != NULL)
+    if (f[F_CLASS] && f[F_CLASSES])
         return api_problem_set(p, API_INVALID, "classes", "class and classes exclude each other");
-    if (f[F_CLASS] == NULL && f[F_CLASSES] == NULL)
+    if (!f[F_CLASS] && !f[F_CLASSES])
         return api_problem_set(p, API_INVALID, "class", "class: required");
-    if (f[F_SEED] != NULL && f[F_SEEDS] != NULL)
+    if (f[F_SEED] && f[F_SEEDS])
         return api_problem_set(p, API_INVALID, "seeds", "seed and seeds exclude each other");
     uint64_t priority = 5, timeout_ms = out->timeout_ms;
-    if ((f[F_PRIORITY] != NULL &&
+    if ((f[F_PRIORITY] &&
          !api_field_integer(f[F_PRIORITY], "priority", 0, SCHED_PRIORITIES - 1, &priority, p)) ||
-        (f[F_TIMEOUT] != NULL &&
+        (f[F_TIMEOUT] &&
          !api_field_integer(f[F_TIMEOUT], "timeout_ms", 1, 86400000, &timeout_ms, p)))
         return false;
     out->priority = (int)priority;
@@ -317,7 +316,7 @@ static bool parse_with(bool (*from)(struct api *, const cJSON *, struct picture_
 {
     params_init(a, out);
     cJSON *root = api_parse_body(body, length, p);
-    bool good = root != NULL && from(a, root, out, p);
+    bool good = root && from(a, root, out, p);
     cJSON_Delete(root);
     if (!good)
         picture_params_free(out);
@@ -383,7 +382,7 @@ static const char *model_of_size(struct api *a, const cJSON *root)
         return NULL;
     for (int i = 0; i < sched_model_count(a->scheduler); i++) {
         const struct imf_model_info *info = a->models[i].info;
-        if (info == NULL)
+        if (!info)
             continue;
         long far = labs((long)info->image_width - width) + labs((long)info->image_height - height);
         if (best < 0 || far < least) {
@@ -432,12 +431,12 @@ static bool openai_from(struct api *a, const cJSON *root, struct picture_params 
         return false;
     /* As OpenAI's own: clients that ask DALL-E expect addresses. */
     const char *response =
-        model != NULL && strncmp(model, "dall-e-", 7) == 0 && !out->stream ? "url" : "b64_json";
+        model && strncmp(model, "dall-e-", 7) == 0 && !out->stream ? "url" : "b64_json";
     if (!api_field_text(f[O_PROMPT], "prompt", &prompt, p) || !openai_size(a, f[O_SIZE], out, p) ||
         !api_field_text(f[O_RESPONSE], "response_format", &response, p) ||
         !api_field_encoding(f[O_FORMAT], f[O_COMPRESSION], out, p))
         return false;
-    if (prompt == NULL)
+    if (!prompt)
         return api_problem_set(p, API_INVALID, "prompt", "prompt: required; it names the class");
     if (strcmp(response, "b64_json") != 0 && strcmp(response, "url") != 0)
         return api_problem_set(p, API_INVALID, "response_format",
@@ -451,9 +450,9 @@ static bool openai_from(struct api *a, const cJSON *root, struct picture_params 
     if (strncmp(prompt, "class:", 6) == 0)
         prompt += 6 + strspn(prompt + 6, " ");
     cJSON *text = cJSON_CreateString(prompt);
-    bool good = text != NULL ? set_classes(a, text, NULL, out, p) : api_problem_memory(p);
+    bool good = text ? set_classes(a, text, NULL, out, p) : api_problem_memory(p);
     cJSON_Delete(text);
-    if (!good && p->param != NULL)
+    if (!good && p->param)
         p->param = "prompt";
     return good;
 }

@@ -79,7 +79,7 @@ static struct picture_job *job_new(struct api_call *c, enum form form,
         window = params->n;
     uint32_t held = form == FORM_INFER ? 2 * window : window;
     struct picture_job *job = calloc(1, sizeof(*job) + held * sizeof(job->held[0]));
-    if (job == NULL)
+    if (!job)
         return NULL;
     job->n_held = held;
     job->call = c;
@@ -99,14 +99,14 @@ static void sse_list_add(struct picture_job *job)
     struct api *a = job->call->api;
     job->in_sse_list = true;
     job->next_sse = a->sse_jobs;
-    if (a->sse_jobs != NULL)
+    if (a->sse_jobs)
         a->sse_jobs->previous_sse = job;
     a->sse_jobs = job;
 }
 
 static void close_request(struct picture_job *job, enum sched_outcome outcome)
 {
-    if (job->sched != NULL)
+    if (job->sched)
         job->call->cancelled = sched_close(job->sched, outcome);
     job->sched = NULL;
 }
@@ -117,11 +117,11 @@ static void job_free(struct picture_job *job)
     if (job->counted)
         client_counts_remove(&a->addresses, job->call->group);
     if (job->in_sse_list) {
-        if (job->previous_sse != NULL)
+        if (job->previous_sse)
             job->previous_sse->next_sse = job->next_sse;
         else
             a->sse_jobs = job->next_sse;
-        if (job->next_sse != NULL)
+        if (job->next_sse)
             job->next_sse->previous_sse = job->previous_sse;
     }
     for (uint32_t i = 0; i < job->n_held; i++)
@@ -153,7 +153,7 @@ static void send_picture(struct picture_job *job, uint32_t index, struct blob *b
         blob_drop(b);
         b = plain;
     }
-    if (b == NULL) {
+    if (!b) {
         struct api_problem p;
         api_problem_memory(&p);
         form_fail(job, &p);
@@ -175,8 +175,8 @@ static void on_picture(void *user, struct sched_request *sr, const struct sched_
     (void)sr;
     note_timings(&job->call->timings, &p->timings);
     if (job->form == FORM_INFER) {
-        job->held[p->index] = p->png != NULL ? blob_take(p->png) : NULL;
-        job->held[job->window + p->index] = p->rgb != NULL ? blob_take(p->rgb) : NULL;
+        job->held[p->index] = p->png ? blob_take(p->png) : NULL;
+        job->held[job->window + p->index] = p->rgb ? blob_take(p->rgb) : NULL;
         return;
     }
     struct blob *b = blob_take(job->form == FORM_NPY ? p->rgb : p->png);
@@ -184,11 +184,11 @@ static void on_picture(void *user, struct sched_request *sr, const struct sched_
         send_picture(job, p->index, b);
         return;
     }
-    assert(job->held[p->index % job->window] == NULL);
+    assert(!job->held[p->index % job->window]);
     job->held[p->index % job->window] = b;
     for (;;) {
         struct blob **next = &job->held[job->sent % job->window];
-        if (job->sent == job->params.n || *next == NULL)
+        if (job->sent == job->params.n || !*next)
             break;
         b = *next;
         *next = NULL;
@@ -230,13 +230,13 @@ static const struct sched_callbacks callbacks = {on_picture, on_end};
 
 void pictures_on_gone(struct api_call *c)
 {
-    if (c->job != NULL) /* at once: what is left of the work is dropped */
+    if (c->job) /* at once: what is left of the work is dropped */
         close_request(c->job, c->job->broken ? SCHED_BROKEN : SCHED_GONE);
 }
 
 void pictures_on_drained(struct api_call *c, uint32_t count)
 {
-    if (c->job != NULL && c->job->sched != NULL)
+    if (c->job && c->job->sched)
         sched_release(c->job->sched, count);
 }
 
@@ -251,7 +251,7 @@ void pictures_on_done(struct api_call *c, enum http_end end)
 void pictures_ping(struct api *a)
 {
     uint64_t now = uv_now(a->loop);
-    for (struct picture_job *job = a->sse_jobs; job != NULL; job = job->next_sse) {
+    for (struct picture_job *job = a->sse_jobs; job; job = job->next_sse) {
         struct http_request *r = job->call->http;
         if (r->streaming && !r->stream_ended && !r->stream_failed && http_stream_idle(r) &&
             now - job->last_write >= PING_AFTER_MS) {
@@ -296,8 +296,7 @@ static bool check_limits(struct picture_job *job, const char *tenant, struct api
         }
         job->counted = true;
     }
-    if (a->rate != NULL &&
-        !rate_limit_take(a->rate, tenant, job->params.n, uv_now(a->loop), &retry_ms)) {
+    if (a->rate && !rate_limit_take(a->rate, tenant, job->params.n, uv_now(a->loop), &retry_ms)) {
         metrics_rejected(a->metrics, REJECTED_RATE);
         api_problem_set(p, API_RATE, NULL, "more than %lld pictures a minute",
                         (long long)a->settings->rate_limit);
@@ -310,7 +309,7 @@ static bool check_limits(struct picture_job *job, const char *tenant, struct api
 /* What the form is made of. */
 static unsigned wants(enum form form, const struct infer_ask *ask)
 {
-    if (ask == NULL)
+    if (!ask)
         return form == FORM_NPY ? SCHED_RGB : SCHED_PNG;
     unsigned want = (infer_wants(ask, INFER_IMAGE) ? SCHED_PNG : 0u) |
                     (infer_wants(ask, INFER_PIXELS) ? SCHED_RGB : 0u);
@@ -323,7 +322,7 @@ void pictures_submit(struct api_call *c, enum form form, struct picture_params *
     struct api *a = c->api;
     struct api_problem p;
     struct picture_job *job = job_new(c, form, params);
-    if (job == NULL) {
+    if (!job) {
         picture_params_free(params);
         infer_ask_free(ask);
         api_problem_memory(&p);
@@ -354,8 +353,8 @@ void pictures_submit(struct api_call *c, enum form form, struct picture_params *
     spec.tenant = tenant;
     spec.window = job->window;
     job->sched = sched_submit(a->scheduler, &spec, &callbacks, job, &refusal);
-    if (job->sched == NULL) {
-        if (a->rate != NULL)
+    if (!job->sched) {
+        if (a->rate)
             rate_limit_return(a->rate, tenant, params->n, uv_now(a->loop));
         refuse(&refusal, &p);
         api_fail(c, &p);
@@ -480,8 +479,8 @@ static void make_etag(struct api *a, const struct picture_params *params,
 /* With API keys a shared cache must not hand the picture to others. */
 static const char *cache_control(const struct api *a)
 {
-    return a->keys == NULL ? "public, max-age=31536000, immutable"
-                           : "private, max-age=31536000, immutable";
+    return !a->keys ? "public, max-age=31536000, immutable"
+                    : "private, max-age=31536000, immutable";
 }
 
 void api_image(struct api_call *c, const char *model, const char *class_name, const char *file)
@@ -506,14 +505,13 @@ void api_image(struct api_call *c, const char *model, const char *class_name, co
     make_etag(a, &params, &key, etag);
     http_header(r, "ETag", etag);
     http_header(r, "Cache-Control", cache_control(a));
-    if (r->headers[HTTP_IF_NONE_MATCH] != NULL &&
-        etag_matches(r->headers[HTTP_IF_NONE_MATCH], etag)) {
+    if (r->headers[HTTP_IF_NONE_MATCH] && etag_matches(r->headers[HTTP_IF_NONE_MATCH], etag)) {
         api_common_headers(c);
         http_reply_static(r, 304, "", 0);
         return;
     }
     struct blob *cached = sched_cached_png(a->scheduler, &key);
-    if (cached == NULL && r->method == HTTP_GET) {
+    if (!cached && r->method == HTTP_GET) {
         if (api_check_site(c, &p))
             pictures_submit(c, FORM_RESOURCE, &params, NULL);
         else
@@ -524,7 +522,7 @@ void api_image(struct api_call *c, const char *model, const char *class_name, co
     form_server_timing(c);
     http_header(r, "Content-Type", picture_format_type(params.encoding.format));
     api_common_headers(c);
-    if (cached != NULL)
+    if (cached)
         http_reply_blob(r, 200, cached);
     else
         http_reply_head(r, 200); /* HEAD starts no work */

@@ -27,7 +27,7 @@ struct rate_limit {
 struct rate_limit *rate_limit_create(int64_t per_minute)
 {
     struct rate_limit *r = calloc(1, sizeof(*r));
-    if (r == NULL)
+    if (!r)
         return NULL;
     r->capacity = (double)per_minute;
     r->per_ms = (double)per_minute / 60000;
@@ -99,10 +99,10 @@ enum client_counted client_counts_add(struct client_count **counts, const char *
 {
     struct client_count *c;
     HASH_FIND_STR(*counts, client, c);
-    if (c == NULL) {
+    if (!c) {
         size_t size = strlen(client) + 1;
         c = calloc(1, sizeof(*c) + size);
-        if (c == NULL)
+        if (!c)
             return CLIENT_NO_MEMORY;
         memcpy(c->client, client, size);
         HASH_ADD_STR(*counts, client, c);
@@ -121,7 +121,7 @@ void client_counts_remove(struct client_count **counts, const char *client)
 {
     struct client_count *c;
     HASH_FIND_STR(*counts, client, c);
-    assert(c != NULL && c->count > 0);
+    assert(c && c->count > 0);
     if (--c->count > 0)
         return;
     HASH_DEL(*counts, c);

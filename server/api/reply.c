@@ -13,9 +13,9 @@ void api_common_headers(struct api_call *c)
     if (c->api->settings->cors_origins.n == 0)
         return;
     const char *origin = api_allowed_origin(c->api, r->headers[HTTP_ORIGIN]);
-    if (origin == NULL || strcmp(origin, "*") != 0)
+    if (!origin || strcmp(origin, "*") != 0)
         http_header(r, "Vary", "Origin");
-    if (origin == NULL)
+    if (!origin)
         return;
     http_header(r, "Access-Control-Allow-Origin", origin);
     http_header(
@@ -70,17 +70,17 @@ void api_base_url(const struct api_call *c, struct buffer *out)
     const char *proto = "http", *host = r->headers[HTTP_HOST], *prefix = NULL;
     if (c->trusted) {
         const char *forwarded = r->headers[HTTP_X_FORWARDED_PROTO];
-        if (forwarded != NULL && strcasecmp(forwarded, "https") == 0)
+        if (forwarded && strcasecmp(forwarded, "https") == 0)
             proto = "https";
         forwarded = r->headers[HTTP_X_FORWARDED_HOST];
-        if (forwarded != NULL && host_valid(forwarded))
+        if (forwarded && host_valid(forwarded))
             host = forwarded;
         prefix = r->headers[HTTP_X_FORWARDED_PREFIX];
     }
-    if (host == NULL || !host_valid(host))
+    if (!host || !host_valid(host))
         host = "localhost";
     buffer_printf(out, "%s://%s", proto, host);
-    if (prefix != NULL && prefix[0] == '/' && strlen(prefix) < 200 &&
+    if (prefix && prefix[0] == '/' && strlen(prefix) < 200 &&
         strspn(prefix, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._~-") ==
             strlen(prefix)) {
         size_t n = strlen(prefix);

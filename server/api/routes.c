@@ -103,7 +103,7 @@ void api_find_route(struct api_call *c)
         return;
     while (at < end && n < MAX_SEGMENTS) {
         const char *begin = at + 1, *slash = memchr(begin, '/', (size_t)(end - begin));
-        at = slash != NULL ? slash : end;
+        at = slash ? slash : end;
         s[n++] = (struct segment){begin, (size_t)(at - begin)};
     }
     c->inference = n > 0 && is(&s[0], "v2");

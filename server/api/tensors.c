@@ -35,7 +35,7 @@ static size_t shape_count(const cJSON *shape)
     if (dimensions < 1 || dimensions > MAX_DIMENSIONS)
         return 0;
     size_t count = 0;
-    for (const cJSON *d = shape->child; d != NULL; d = d->next) {
+    for (const cJSON *d = shape->child; d; d = d->next) {
         double v = cJSON_IsNumber(d) ? d->valuedouble : 0;
         if (v != floor(v) || v < 1 || v > MAX_VALUES || (count > 0 && v != 1))
             return 0;
@@ -49,7 +49,7 @@ static size_t shape_count(const cJSON *shape)
 static bool flatten(const cJSON *data, const struct datatype *type, int depth, cJSON *out,
                     size_t *count, const char *name, struct api_problem *p)
 {
-    for (const cJSON *v = data->child; v != NULL; v = v->next) {
+    for (const cJSON *v = data->child; v; v = v->next) {
         if (cJSON_IsArray(v)) {
             if (depth == MAX_DIMENSIONS || !flatten(v, type, depth + 1, out, count, name, p))
                 return depth < MAX_DIMENSIONS
@@ -63,7 +63,7 @@ static bool flatten(const cJSON *data, const struct datatype *type, int depth, c
             return api_problem_set(p, API_INVALID, NULL, "%.40s: data holds what is no %s", name,
                                    type->name);
         cJSON *item = cJSON_Duplicate(v, false);
-        if (item == NULL || !cJSON_AddItemToArray(out, item)) {
+        if (!item || !cJSON_AddItemToArray(out, item)) {
             cJSON_Delete(item);
             return api_problem_memory(p);
         }
@@ -103,7 +103,7 @@ static cJSON *read_string(const char **at, const char *end)
     for (int i = 0; i < 4; i++)
         n |= (uint32_t)(uint8_t)(*at)[i] << (8 * i);
     if (n >= sizeof(text) || end - *at - 4 < (ptrdiff_t)n || !imf__utf8_valid(*at + 4, n) ||
-        memchr(*at + 4, '\0', n) != NULL)
+        memchr(*at + 4, '\0', n))
         return NULL;
     memcpy(text, *at + 4, n);
     text[n] = '\0';
@@ -122,7 +122,7 @@ static bool read_binary(const struct datatype *type, size_t count, const char *a
         cJSON *item = type->kind == BYTES
                           ? read_string(&at, end)
                           : cJSON_CreateNumber(read_number(type, at + i * type->size));
-        if (item == NULL || !cJSON_AddItemToArray(out, item)) {
+        if (!item || !cJSON_AddItemToArray(out, item)) {
             cJSON_Delete(item);
             return api_problem_set(p, API_INVALID, NULL, "%.40s: its bytes are no list of names",
                                    name);
@@ -143,7 +143,7 @@ static bool fill(const cJSON *tensor, const char **binary, const char *end, cJSO
     const cJSON *data = cJSON_GetObjectItemCaseSensitive(tensor, "data");
     const cJSON *size = cJSON_GetObjectItemCaseSensitive(
         cJSON_GetObjectItemCaseSensitive(tensor, "parameters"), "binary_data_size");
-    if (type == NULL)
+    if (!type)
         return api_problem_set(p, API_INVALID, NULL,
                                "%.40s: its datatype is none of INT64, BYTES, "
                                "FP32 and their like",
@@ -155,7 +155,7 @@ static bool fill(const cJSON *tensor, const char **binary, const char *end, cJSO
         return api_problem_set(p, API_INVALID, NULL,
                                "%.40s: either data or parameters.binary_data_size is expected",
                                name);
-    if (size != NULL) {
+    if (size) {
         double bytes = cJSON_IsNumber(size) ? size->valuedouble : -1;
         if (bytes != floor(bytes) || bytes < 0 || bytes > (double)(end - *binary))
             return api_problem_set(p, API_INVALID, NULL,
@@ -179,7 +179,7 @@ cJSON *infer_values(const cJSON *tensor, const char **binary, const char *end,
                     struct api_problem *p)
 {
     cJSON *out = cJSON_CreateArray();
-    if (out == NULL)
+    if (!out)
         api_problem_memory(p);
     else if (fill(tensor, binary, end, out, p))
         return out;

@@ -9,7 +9,7 @@ struct blob *blob_new(size_t size)
     if (size > SIZE_MAX - sizeof(struct blob))
         return NULL;
     struct blob *b = malloc(sizeof(*b) + size);
-    if (b == NULL)
+    if (!b)
         return NULL;
     b->refs = 1;
     b->size = size;
@@ -27,7 +27,7 @@ struct blob *blob_take(struct blob *b)
 
 void blob_drop(struct blob *b)
 {
-    if (b == NULL)
+    if (!b)
         return;
     /* Release: our reads of the bytes come before the free; acquire: so do those of the others. */
     int before = __atomic_fetch_sub(&b->refs, 1, __ATOMIC_ACQ_REL);

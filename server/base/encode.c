@@ -22,7 +22,7 @@ struct picture_encoder {
 imf_status picture_encoder_create(struct picture_encoder **out, int png_level)
 {
     struct picture_encoder *e = calloc(1, sizeof(*e));
-    if (e == NULL)
+    if (!e)
         return IMF_ENOMEM;
     imf_status status = png_encoder_create(&e->png, png_level);
     if (status == IMF_OK)
@@ -34,7 +34,7 @@ imf_status picture_encoder_create(struct picture_encoder **out, int png_level)
 
 void picture_encoder_destroy(struct picture_encoder *e)
 {
-    if (e == NULL)
+    if (!e)
         return;
     png_encoder_destroy(e->png);
     free(e);
@@ -126,7 +126,7 @@ static imf_status encode_jpeg(const uint8_t *rgb, int width, int height, int qua
     bool good = jpeg_compress(rgb, width, height, quality, &packed, &size);
     struct blob *b =
         good ? blob_new(size + exif_size + xmp_size + 64) : NULL; /* 64: names and framing */
-    if (b != NULL) {
+    if (b) {
         uint8_t *p = append(b->data, packed, JPEG_HEAD);
         p = put_app1(p, exif_name, sizeof(exif_name), exif, exif_size);
         p = put_app1(p, xmp_name, sizeof(xmp_name), xmp, xmp_size);
@@ -137,7 +137,7 @@ static imf_status encode_jpeg(const uint8_t *rgb, int width, int height, int qua
     }
     free(packed);
     *out = b;
-    return b != NULL ? IMF_OK : IMF_ENOMEM;
+    return b ? IMF_OK : IMF_ENOMEM;
 }
 
 /* ---- WebP ------------------------------------------------------------------------------------ */
@@ -189,7 +189,7 @@ static imf_status encode_webp(const uint8_t *rgb, int width, int height, int qua
     WebPMemoryWriter writer;
     bool good = webp_compress(rgb, width, height, quality, &writer);
     struct blob *b = good ? blob_new(writer.size + VP8X_SIZE + exif_size + xmp_size + 32) : NULL;
-    if (b != NULL) {
+    if (b) {
         uint8_t head[VP8X_SIZE] = "VP8X";
         put_le(head + 4, VP8X_SIZE - 8, 4);
         head[8] = (uint8_t)((exif_size > 0 ? VP8X_EXIF : 0) | (xmp_size > 0 ? VP8X_XMP : 0));
@@ -205,7 +205,7 @@ static imf_status encode_webp(const uint8_t *rgb, int width, int height, int qua
     }
     WebPMemoryWriterClear(&writer);
     *out = b;
-    return b != NULL ? IMF_OK : IMF_ENOMEM;
+    return b ? IMF_OK : IMF_ENOMEM;
 }
 
 /* ---- Any ------------------------------------------------------------------------------------- */
@@ -220,8 +220,8 @@ imf_status picture_encode(struct picture_encoder *e, const struct picture_encodi
         return IMF_EINVAL;
     if (how->format == PICTURE_PNG)
         return png_encode(e->png, rgb, width, height, text, out);
-    size_t exif_size = text != NULL ? metadata_exif(text, exif) : 0;
-    size_t xmp_size = text != NULL ? metadata_xmp(text, xmp) : 0;
+    size_t exif_size = text ? metadata_exif(text, exif) : 0;
+    size_t xmp_size = text ? metadata_xmp(text, xmp) : 0;
     return (how->format == PICTURE_JPEG ? encode_jpeg : encode_webp)(
         rgb, width, height, how->quality, exif, exif_size, xmp, xmp_size, out);
 }
@@ -229,7 +229,7 @@ imf_status picture_encode(struct picture_encoder *e, const struct picture_encodi
 struct blob *picture_without_text(const struct blob *file, int format)
 {
     struct blob *plain = blob_new(file->size - file->text_size);
-    if (plain == NULL)
+    if (!plain)
         return NULL;
     size_t rest = file->text_offset + file->text_size;
     append(append(plain->data, file->data, file->text_offset), file->data + rest,

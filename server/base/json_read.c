@@ -6,7 +6,7 @@ cJSON *json_read(const char *text, size_t length, struct imf__json_fault *fault)
     if (!imf__json_check(text, length, fault))
         return NULL;
     cJSON *root = cJSON_ParseWithLength(text, length);
-    if (root == NULL) /* the text is good, and nested less deeply than cJSON allows */
+    if (!root) /* the text is good, and nested less deeply than cJSON allows */
         *fault = (struct imf__json_fault){.why = "out of memory", .no_memory = true};
     return root;
 }

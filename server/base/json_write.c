@@ -34,7 +34,7 @@ char *buffer_reserve(struct buffer *b, size_t n)
         while (capacity < b->size + n)
             capacity = capacity > b->max / 2 ? b->max : capacity * 2;
         char *data = realloc(b->data, capacity);
-        if (data == NULL) {
+        if (!data) {
             b->failed = true;
             return NULL;
         }
@@ -47,7 +47,7 @@ char *buffer_reserve(struct buffer *b, size_t n)
 void buffer_append(struct buffer *b, const void *data, size_t n)
 {
     char *at = buffer_reserve(b, n);
-    if (at != NULL && n > 0) {
+    if (at && n > 0) {
         memcpy(at, data, n);
         b->size += n;
     }
@@ -71,7 +71,7 @@ void buffer_printf(struct buffer *b, const char *format, ...)
         buffer_append(b, text, (size_t)n);
     } else {
         char *at = buffer_reserve(b, (size_t)n + 1);
-        if (at != NULL) {
+        if (at) {
             vsnprintf(at, (size_t)n + 1, format, again);
             b->size += (size_t)n;
         }
@@ -169,7 +169,7 @@ static void append_escaped(struct buffer *b, unsigned char c)
 {
     static const char named[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
     const char *found = c != 0 ? strchr(named, c) : NULL;
-    if (found != NULL) {
+    if (found) {
         char pair[2] = {'\\', letters[found - named]};
         buffer_append(b, pair, 2);
     } else if (c < 0x20 || c == 0x7f) {
@@ -204,7 +204,7 @@ void json_string_n(struct json_writer *w, const char *text, size_t length)
 
 void json_string(struct json_writer *w, const char *text)
 {
-    if (text == NULL)
+    if (!text)
         json_null(w);
     else
         json_string_n(w, text, strlen(text));

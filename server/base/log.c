@@ -33,8 +33,8 @@ imf_status log_create(struct log **out, const char *path, bool json, enum log_le
                       struct imf_error *err)
 {
     struct log *l = calloc(1, sizeof(*l));
-    if (l == NULL) {
-        if (err != NULL)
+    if (!l) {
+        if (err)
             *err = (struct imf_error){IMF_ENOMEM, "out of memory for the log"};
         return IMF_ENOMEM;
     }
@@ -51,7 +51,7 @@ imf_status log_create(struct log **out, const char *path, bool json, enum log_le
 
 void log_destroy(struct log *l)
 {
-    if (l == NULL)
+    if (!l)
         return;
     log_writer_destroy(l->writer);
     free(l);
@@ -228,7 +228,7 @@ static void access_json(struct json_writer *w, const struct log_request *r)
     json_fixed(w, r->ms, 3);
     for (size_t i = 0; i < N_NOTES; i++) {
         const char *text = note(r, i);
-        if (text != NULL) {
+        if (text) {
             json_key(w, notes[i].key);
             json_string_n(w, text, strnlen(text, MAX_NOTE));
         }
@@ -241,7 +241,7 @@ static void access_json(struct json_writer *w, const struct log_request *r)
         json_key(w, times[i].key);
         json_fixed(w, times[i].ms, 3);
     }
-    if (r->cancelled != NULL) {
+    if (r->cancelled) {
         json_key(w, "cancelled");
         json_string(w, r->cancelled);
     }
@@ -292,14 +292,14 @@ void log_access(struct log *l, const struct log_request *r)
                           r->queue_ms, r->denoise_ms, r->decode_ms, r->encode_ms);
         for (size_t i = 0; i < N_NOTES; i++) {
             const char *text = note(r, i);
-            if (text == NULL)
+            if (!text)
                 continue;
             char cut[MAX_NOTE + 1];
             snprintf(cut, sizeof(cut), "%s", text);
             buffer_printf(b, " %s=", notes[i].key);
             append_safe(b, cut);
         }
-        if (r->cancelled != NULL)
+        if (r->cancelled)
             buffer_printf(b, " cancelled=%s", r->cancelled);
     }
     end(l, b, &w);

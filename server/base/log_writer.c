@@ -47,7 +47,7 @@ static int open_file(const char *path)
 
 static imf_status fail(struct imf_error *err, const char *path, int error)
 {
-    if (err != NULL) {
+    if (err) {
         err->status = error == ENOMEM ? IMF_ENOMEM : IMF_EIO;
         snprintf(err->message, sizeof(err->message), "log_file %.300s: %s", path,
                  error == ENXIO ? "nobody reads this pipe" : strerror(error));
@@ -189,7 +189,7 @@ static int start_thread(struct log_writer *w)
 imf_status log_writer_create(struct log_writer **out, const char *path, struct imf_error *err)
 {
     struct log_writer *w = calloc(1, sizeof(*w));
-    if (w == NULL || (w->path = strdup(path)) == NULL) {
+    if (!w || !(w->path = strdup(path))) {
         free(w);
         return fail(err, path, ENOMEM);
     }
@@ -203,8 +203,7 @@ imf_status log_writer_create(struct log_writer **out, const char *path, struct i
     buffer_init(&w->pending, MAX_PENDING);
     buffer_init(&w->chunk, MAX_PENDING);
     /* Lines about a lack of memory need none. */
-    if (buffer_reserve(&w->pending, WAKE_AT) == NULL ||
-        buffer_reserve(&w->chunk, WAKE_AT) == NULL) {
+    if (!buffer_reserve(&w->pending, WAKE_AT) || !buffer_reserve(&w->chunk, WAKE_AT)) {
         w->fd = w->next_fd = -1;
         release(w);
         return fail(err, path, ENOMEM);
@@ -216,7 +215,7 @@ imf_status log_writer_create(struct log_writer **out, const char *path, struct i
         release(w);
         if (error != EAGAIN)
             return fail(err, path, error);
-        if (err != NULL) {
+        if (err) {
             err->status = IMF_ENOMEM;
             snprintf(
                 err->message, sizeof(err->message),
@@ -231,7 +230,7 @@ imf_status log_writer_create(struct log_writer **out, const char *path, struct i
 
 void log_writer_destroy(struct log_writer *w)
 {
-    if (w == NULL)
+    if (!w)
         return;
     bool idle = log_writer_wait(w, LAST_WAIT_MS);
     pthread_mutex_lock(&w->lock);

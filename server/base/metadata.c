@@ -146,7 +146,7 @@ size_t metadata_xmp(const struct picture_text *text, char out[METADATA_MAX_XMP])
         "\"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia\"/>"
         "</rdf:RDF></x:xmpmeta><?xpacket end=\"r\"?>";
     /* The tool is a name of ours: nothing in it needs escaping. */
-    if (text->software[0] == '\0' || strpbrk(text->software, "<>&\"") != NULL)
+    if (text->software[0] == '\0' || strpbrk(text->software, "<>&\""))
         return 0;
     return (size_t)snprintf(out, METADATA_MAX_XMP, packet, text->software);
 }

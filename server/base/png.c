@@ -33,12 +33,12 @@ imf_status png_encoder_create(struct png_encoder **out, int level)
     if (level != 0 && level != 1 && level != 9)
         return IMF_EINVAL;
     struct png_encoder *e = calloc(1, sizeof(*e));
-    if (e == NULL)
+    if (!e)
         return IMF_ENOMEM;
     e->runs = level == 1;
     if (!e->runs)
         e->deflate = libdeflate_alloc_compressor(level == 0 ? 0 : 12);
-    if (!e->runs && e->deflate == NULL) {
+    if (!e->runs && !e->deflate) {
         free(e);
         return IMF_ENOMEM;
     }
@@ -49,7 +49,7 @@ imf_status png_encoder_create(struct png_encoder **out, int level)
 
 void png_encoder_destroy(struct png_encoder *e)
 {
-    if (e == NULL)
+    if (!e)
         return;
     libdeflate_free_compressor(e->deflate);
     free(e->rows);
@@ -220,7 +220,7 @@ static imf_status reserve(uint8_t **buffer, size_t *have, size_t need)
     if (*have >= need)
         return IMF_OK;
     uint8_t *grown = realloc(*buffer, need);
-    if (grown == NULL)
+    if (!grown)
         return IMF_ENOMEM;
     *buffer = grown;
     *have = need;
@@ -249,12 +249,12 @@ imf_status png_encode(struct png_encoder *e, const uint8_t *rgb, int width, int 
                         ? deflate_runs(e->packed, e->rows, filtered)
                         : libdeflate_zlib_compress(e->deflate, e->rows, filtered, e->packed, bound);
     char xmp[METADATA_MAX_XMP];
-    size_t parameters_size = text != NULL ? strlen(text->parameters) : 0;
-    size_t imfd_size = text != NULL ? strlen(text->imfd) : 0;
-    size_t xmp_size = text != NULL ? metadata_xmp(text, xmp) : 0;
+    size_t parameters_size = text ? strlen(text->parameters) : 0;
+    size_t imfd_size = text ? strlen(text->imfd) : 0;
+    size_t xmp_size = text ? metadata_xmp(text, xmp) : 0;
     size_t text_bound = parameters_size + imfd_size + xmp_size + 3 * TEXT_OVERHEAD;
     struct blob *b = blob_new(8 + 25 + text_bound + 12 + packed + 12);
-    if (b == NULL)
+    if (!b)
         return IMF_ENOMEM;
     uint8_t *p = b->data;
     memcpy(p, signature, 8);
@@ -264,7 +264,7 @@ imf_status png_encode(struct png_encoder *e, const uint8_t *rgb, int width, int 
     memcpy(p + 16, "\x08\x02\x00\x00\x00", 5); /* 8 bits, RGB, deflate, 5 filters, no interlace */
     p = chunk_end(p, "IHDR", 13);
     b->text_offset = (size_t)(p - b->data);
-    if (text != NULL) {
+    if (text) {
         p = put_text(p, "parameters", text->parameters, parameters_size,
                      is_ascii(text->parameters));
         p = put_text(p, "imfd", text->imfd, imfd_size, is_ascii(text->imfd));

@@ -27,7 +27,7 @@ static bool is_weights(const char *name)
     for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
         size_t m = strlen(suffixes[i]);
         if (n > m && strcmp(name + n - m, suffixes[i]) == 0)
-            return strstr(name, "-of-") == NULL;
+            return !strstr(name, "-of-");
     }
     return false;
 }
@@ -36,24 +36,23 @@ static bool is_weights(const char *name)
 static bool are_twins(const char *a, const char *b)
 {
     const char *dot = strrchr(a, '.');
-    return dot != NULL && strncmp(a, b, (size_t)(dot - a) + 1) == 0 &&
-           strchr(b + (dot - a) + 1, '/') == NULL;
+    return dot && strncmp(a, b, (size_t)(dot - a) + 1) == 0 && !strchr(b + (dot - a) + 1, '/');
 }
 
 static imf_status keep(struct search *s, char **place, const char *path, const char *what)
 {
-    if (*place != NULL && are_twins(*place, path)) {
+    if (*place && are_twins(*place, path)) {
         const char *dot = strrchr(path, '.');
         if (strcmp(dot, ".safetensors") != 0)
             return IMF_OK;
         free(*place);
         *place = NULL;
     }
-    if (*place != NULL)
+    if (*place)
         return imf__fail(s->err, IMF_EINVAL, "model_dir: %s and %s: two %ss, one is expected",
                          *place, path, what);
     *place = strdup(path);
-    return *place != NULL ? IMF_OK : IMF_ENOMEM;
+    return *place ? IMF_OK : IMF_ENOMEM;
 }
 
 /* What is no checkpoint at all is passed over: tokenizers, optimizers, pictures. */
@@ -72,7 +71,7 @@ static imf_status look_at(struct search *s, const char *path)
         status = keep(s, &s->found->checkpoint, path, "checkpoint");
         if (imf__meanflow_shape_read(&shape, c, NULL) == IMF_OK)
             name = imf__meanflow_name(&shape);
-        snprintf(s->found->name, sizeof(s->found->name), "%s", name != NULL ? name : "model");
+        snprintf(s->found->name, sizeof(s->found->name), "%s", name ? name : "model");
     }
     imf__checkpoint_close(c);
     return status;
@@ -110,12 +109,12 @@ imf_status imfd_model_dir_find(struct imfd_model_dir *out, const char *path, str
     *out = (struct imfd_model_dir){.name = ""};
     struct search s = {.found = out, .err = err};
     imf_status status = look_into(&s, path, 0);
-    if (status == IMF_OK && out->checkpoint == NULL)
+    if (status == IMF_OK && !out->checkpoint)
         status = imf__fail(err, IMF_EINVAL,
                            "model_dir: none of the %d weights files in %s is a "
                            "model's checkpoint",
                            s.files, path);
-    if (status == IMF_OK && out->decoder == NULL && (out->decoder = strdup("none")) == NULL)
+    if (status == IMF_OK && !out->decoder && !(out->decoder = strdup("none")))
         status = IMF_ENOMEM;
     if (status != IMF_OK)
         imfd_model_dir_free(out);

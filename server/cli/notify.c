@@ -19,7 +19,7 @@ static void on_watchdog(uv_timer_t *timer)
 static uint64_t heartbeat_ms(void)
 {
     const char *text = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
-    if (text == NULL || (pid != NULL && strtol(pid, NULL, 10) != (long)getpid()))
+    if (!text || (pid && strtol(pid, NULL, 10) != (long)getpid()))
         return 0;
     unsigned long long us = strtoull(text, NULL, 10);
     if (us == 0)
@@ -31,7 +31,7 @@ void notify_open(struct notify *n, uv_loop_t *loop)
 {
     const char *path = getenv("NOTIFY_SOCKET");
     struct sockaddr_un a = {.sun_family = AF_UNIX};
-    size_t length = path != NULL ? strlen(path) : 0;
+    size_t length = path ? strlen(path) : 0;
     uint64_t every_ms = heartbeat_ms();
     uv_timer_init(loop, &n->watchdog);
     n->watchdog.data = n;

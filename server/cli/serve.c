@@ -170,7 +170,7 @@ static void log_devices(struct server *s)
         struct sched_device_status status;
         char reason[256] = "";
         sched_device_get(s->scheduler, i, &status);
-        if (status.info == NULL || status.failed)
+        if (!status.info || status.failed)
             continue;
         if (strcmp(s->settings.device, "auto") == 0 && strcmp(status.info->device, "cpu") == 0)
             (void)imf_cuda_device_count(reason, sizeof(reason));
@@ -186,11 +186,11 @@ static void on_model(void *user, struct scheduler *scheduler, int model)
     struct sched_model_status status;
     bool known = api_on_model(s->api, scheduler, model);
     sched_model_get(scheduler, model, &status);
-    if (status.info != NULL && status.info->plain_matrices > 0)
+    if (status.info && status.info->plain_matrices > 0)
         log_write(s->log, LOG_WARN,
                   "model %s: %d matrix products run on a plain kernel, a hundred times slower: %s",
                   status.id, status.info->plain_matrices, status.info->plain_reason);
-    if (status.state == SCHED_MODEL_READY && status.info != NULL && status.info->graph_bytes > 0)
+    if (status.state == SCHED_MODEL_READY && status.info && status.info->graph_bytes > 0)
         log_write(s->log, LOG_INFO, "model %s: captured passes hold %zu MB of device memory",
                   status.id, status.info->graph_bytes >> 20);
     if (!known)
@@ -522,9 +522,9 @@ static void finish(struct server *s)
     signal(SIGHUP, SIG_IGN);
     signal(SIGUSR1, SIG_IGN);
     http_server_destroy(s->http);
-    if (s->scheduler != NULL)
+    if (s->scheduler)
         stop_scheduler(s);
-    if (s->api != NULL)
+    if (s->api)
         api_close(s->api);
     close_handles(s);
     uv_run(&s->loop, UV_RUN_DEFAULT);
@@ -571,12 +571,12 @@ static void *grow_or_leave(void *p, size_t n)
 {
     static const char last_words[] = "imfd serve: out of memory for the event loop\n";
     void *grown = realloc(p, n);
-    if (grown == NULL && n > 0) {
+    if (!grown && n > 0) {
         free(spare);
         spare = NULL;
         grown = realloc(p, n);
     }
-    if (grown == NULL && n > 0) {
+    if (!grown && n > 0) {
         ssize_t unheard = write(STDERR_FILENO, last_words, sizeof(last_words) - 1);
         (void)unheard;
         _exit(IMFD_EXIT_FAILURE);
@@ -596,7 +596,7 @@ int imfd_cmd_serve(int argc, char **argv)
     struct imf_error err = {0};
     enum settings_action action;
     struct server *s = calloc(1, sizeof(*s));
-    if (s == NULL) {
+    if (!s) {
         fprintf(stderr, "imfd serve: out of memory\n");
         return IMFD_EXIT_FAILURE;
     }

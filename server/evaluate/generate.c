@@ -128,7 +128,7 @@ static imf_status make_blocks(struct generator *g)
     struct eval_block *b;
     for (int i = 0; i < g->batch; i++)
         IMF_TRY(imf_lane_create(&g->lanes[i], g->device->model));
-    while ((b = eval_next_block(g->run)) != NULL)
+    while ((b = eval_next_block(g->run)))
         IMF_TRY(make_block(g, b));
     while (g->pendings > 0)
         IMF_TRY(end_decode(g));

@@ -34,7 +34,7 @@ static imf_status read_block(struct eval_run *r, struct eval_block *b, struct im
 void eval_read_pictures(struct eval_run *r)
 {
     struct eval_block *b;
-    while ((b = eval_next_block(r)) != NULL) {
+    while ((b = eval_next_block(r))) {
         struct imf_error err = {0};
         imf_status status = read_block(r, b, &err);
         if (status != IMF_OK) {

@@ -193,7 +193,7 @@ static bool open_queues(struct eval_run *r, const struct worker *workers, int n,
 static void close_run(struct eval_run *r)
 {
     struct eval_block *b;
-    while ((b = LIST_FIRST(&r->live)) != NULL)
+    while ((b = LIST_FIRST(&r->live)))
         retire(r, b);
     eval_queue_destroy(&r->pictures);
     eval_queue_destroy(&r->featured);

@@ -48,13 +48,13 @@ static void describe(const struct sockaddr *a, char peer[INET6_ADDRSTRLEN],
 static struct http_conn *idle_longest(struct http_server *s, const unsigned char *address)
 {
     struct http_conn *regular = NULL;
-    for (struct http_conn *c = s->first; c != NULL; c = c->next) {
+    for (struct http_conn *c = s->first; c; c = c->next) {
         bool idle = (c->phase == PHASE_HEAD && !c->ready) || c->phase == PHASE_LINGER;
-        if (!idle || (address != NULL && memcmp(c->address, address, 16) != 0))
+        if (!idle || (address && memcmp(c->address, address, 16) != 0))
             continue;
         if (c->served < HTTP_REGULAR)
             return c;
-        if (regular == NULL)
+        if (!regular)
             regular = c;
     }
     return regular;
@@ -63,7 +63,7 @@ static struct http_conn *idle_longest(struct http_server *s, const unsigned char
 static bool evict(struct http_server *s, const unsigned char *address)
 {
     struct http_conn *c = idle_longest(s, address);
-    if (c == NULL)
+    if (!c)
         return false;
     s->counts.evicted++;
     http__close(c, HTTP_SHED);
@@ -73,7 +73,7 @@ static bool evict(struct http_server *s, const unsigned char *address)
 static unsigned count(const struct http_server *s, const unsigned char *address)
 {
     unsigned n = 0;
-    for (const struct http_conn *c = s->first; c != NULL; c = c->next)
+    for (const struct http_conn *c = s->first; c; c = c->next)
         n += memcmp(c->address, address, 16) == 0;
     return n;
 }
@@ -100,7 +100,7 @@ void http__resume_accepting(struct http_server *s)
 {
     if (!s->paused || s->draining)
         return;
-    if (s->n_conns >= s->limits.max_connections && idle_longest(s, NULL) == NULL)
+    if (s->n_conns >= s->limits.max_connections && !idle_longest(s, NULL))
         return;
     s->paused = false;
     for (int i = 0; i < s->n_listeners; i++)
@@ -115,7 +115,7 @@ void http__on_listen(uv_poll_t *poll, int status, int events)
     (void)events;
     for (int i = 0; i < HTTP_TURN_ACCEPTS; i++) {
         bool full = s->n_conns >= s->limits.max_connections;
-        if (full && idle_longest(s, NULL) == NULL) {
+        if (full && !idle_longest(s, NULL)) {
             pause_accepting(s);
             return;
         }

@@ -36,7 +36,7 @@ static bool text_char(char c)
 static bool name_char(char c)
 {
     return (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') ||
-           (c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL);
+           (c != '\0' && strchr("!#$%&'*+-.^_`|~", c));
 }
 
 /* Takes a byte of a chunk's first line. */

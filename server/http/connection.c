@@ -21,7 +21,7 @@ static void append(struct http_conn *c)
     struct http_server *s = c->server;
     c->previous = s->last;
     c->next = NULL;
-    if (s->last != NULL)
+    if (s->last)
         s->last->next = c;
     else
         s->first = c;
@@ -31,11 +31,11 @@ static void append(struct http_conn *c)
 static void take_out(struct http_conn *c)
 {
     struct http_server *s = c->server;
-    if (c->previous != NULL)
+    if (c->previous)
         c->previous->next = c->next;
     else
         s->first = c->next;
-    if (c->next != NULL)
+    if (c->next)
         c->next->previous = c->previous;
     else
         s->last = c->previous;
@@ -49,7 +49,7 @@ static void leave_queue(struct http_conn *c)
     struct http_conn *before = NULL;
     for (struct http_conn *at = s->ready_first; at != c; at = at->next_ready)
         before = at;
-    if (before != NULL)
+    if (before)
         before->next_ready = c->next_ready;
     else
         s->ready_first = c->next_ready;
@@ -62,10 +62,10 @@ static void leave_queue(struct http_conn *c)
 static bool input_take(struct http_conn *c)
 {
     struct http_server *s = c->server;
-    if (c->input != NULL)
+    if (c->input)
         return true;
     c->begin = c->end = 0;
-    if (s->free_inputs != NULL) {
+    if (s->free_inputs) {
         c->input = s->free_inputs;
         memcpy(&s->free_inputs, c->input, sizeof(s->free_inputs));
         s->n_free_inputs--;
@@ -78,7 +78,7 @@ static bool input_take(struct http_conn *c)
 static void input_give(struct http_conn *c)
 {
     struct http_server *s = c->server;
-    if (c->input == NULL)
+    if (!c->input)
         return;
     if (s->n_free_inputs < HTTP_FREE_INPUTS) {
         memcpy(c->input, &s->free_inputs, sizeof(s->free_inputs));
@@ -93,12 +93,12 @@ static void input_give(struct http_conn *c)
 
 void http__free_pools(struct http_server *s)
 {
-    while (s->free_requests != NULL) {
+    while (s->free_requests) {
         struct http_request *r = s->free_requests;
         s->free_requests = r->next_free;
         free(r);
     }
-    while (s->free_inputs != NULL) {
+    while (s->free_inputs) {
         char *input = s->free_inputs;
         memcpy(&s->free_inputs, input, sizeof(s->free_inputs));
         free(input);
@@ -130,7 +130,7 @@ bool http__open(struct http_listener *l, int fd, const char *peer, const unsigne
 {
     struct http_server *s = l->server;
     struct http_conn *c = calloc(1, sizeof(*c));
-    if (c == NULL || uv_poll_init(s->loop, &c->poll, fd) != 0) {
+    if (!c || uv_poll_init(s->loop, &c->poll, fd) != 0) {
         send_no_memory(fd);
         free(c);
         close(fd);
@@ -154,7 +154,7 @@ bool http__open(struct http_listener *l, int fd, const char *peer, const unsigne
 void http__close(struct http_conn *c, enum http_end end)
 {
     struct http_server *s = c->server;
-    if (c->request != NULL)
+    if (c->request)
         http__request_end(c->request, end);
     c->phase = PHASE_CLOSED;
     leave_queue(c);
@@ -224,7 +224,7 @@ void http__sent(struct http_conn *c)
 static void on_gone(struct http_conn *c)
 {
     struct http_server *s = c->server;
-    if (c->request != NULL && c->phase >= PHASE_WAITING)
+    if (c->request && c->phase >= PHASE_WAITING)
         s->app.on_gone(s->app.user, c->request);
     http__close(c, HTTP_GONE);
 }
@@ -256,7 +256,7 @@ void http__watch(struct http_conn *c, int events)
 void http__refuse_bare(struct http_conn *c)
 {
     send_no_memory(c->fd);
-    if (c->request != NULL)
+    if (c->request)
         http__request_end(c->request, HTTP_SENT);
     c->linger = true;
     finish(c);
@@ -266,8 +266,8 @@ void http__refuse_bare(struct http_conn *c)
 static void refuse(struct http_conn *c, int status, const char *message)
 {
     struct http_server *s = c->server;
-    struct http_request *r = c->request != NULL ? c->request : http__request_new(c);
-    if (r == NULL) {
+    struct http_request *r = c->request ? c->request : http__request_new(c);
+    if (!r) {
         http__refuse_bare(c);
         return;
     }
@@ -299,7 +299,7 @@ static void head_complete(struct http_conn *c)
     struct http_head *h = &c->head;
     c->begin += h->size;
     struct http_request *r = http__request_new(c);
-    if (r == NULL) {
+    if (!r) {
         http__refuse_bare(c);
         return;
     }
@@ -412,7 +412,7 @@ static bool receive(struct http_conn *c)
         return true;
     }
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
-        if (c->begin == c->end && c->request == NULL)
+        if (c->begin == c->end && !c->request)
             input_give(c);
         return false;
     }

@@ -68,7 +68,7 @@ static bool alphanumeric(unsigned char c)
 
 static bool token_char(unsigned char c)
 {
-    return alphanumeric(c) || (c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL);
+    return alphanumeric(c) || (c != '\0' && strchr("!#$%&'*+-.^_`|~", c));
 }
 
 /* A blank, a tab, or something that prints; bytes above 127 are let through in values. */
@@ -110,7 +110,7 @@ bool http_authority_valid(const char *text, size_t n)
         host++;
     } else {
         while (host < n && (alphanumeric((unsigned char)text[host]) ||
-                            (text[host] != '\0' && strchr("-._~", text[host]) != NULL)))
+                            (text[host] != '\0' && strchr("-._~", text[host]))))
             host++;
     }
     if (host == 0)
@@ -196,7 +196,7 @@ static enum head_result read_request_line(struct http_head *h, char *line, size_
 static bool has_token(const char *list, const char *token)
 {
     size_t length = strlen(token);
-    while (list != NULL && *list != '\0') {
+    while (list && *list != '\0') {
         list += strspn(list, " \t,");
         size_t n = strcspn(list, ","), end = n;
         while (end > 0 && (list[end - 1] == ' ' || list[end - 1] == '\t'))
@@ -235,7 +235,7 @@ static enum head_result read_field(struct http_head *h, char *line, size_t n)
             h->close |= has_token(line + begin, "close");
             h->keep_alive |= has_token(line + begin, "keep-alive");
         }
-        if (h->headers[i] == NULL)
+        if (!h->headers[i])
             h->headers[i] = line + begin;
         else if (known[i].repeat == ONE)
             return bad(h, 400, "a header that may be given once is repeated");
@@ -253,7 +253,7 @@ bool http_head_join(struct http_head *h, char *bytes, char **joined)
         return true;
     /* A value comes with a name, which is longer than ", " and the NUL. */
     char *out = malloc(h->size);
-    if (out == NULL)
+    if (!out)
         return false;
     *joined = out;
     for (int i = 0; i < HTTP_HEADER_COUNT; i++) {
@@ -292,25 +292,25 @@ static enum head_result end_of_head(struct http_head *h)
     const char *length = h->headers[HTTP_CONTENT_LENGTH];
     const char *coding = h->headers[HTTP_TRANSFER_ENCODING];
     const char *expect = h->headers[HTTP_EXPECT], *host = h->headers[HTTP_HOST];
-    if (host == NULL && !h->http10)
+    if (!host && !h->http10)
         return bad(h, 400, "the header Host is missing");
-    if (host != NULL && !http_authority_valid(host, strlen(host)))
+    if (host && !http_authority_valid(host, strlen(host)))
         return bad(h, 400, "the header Host names no host");
-    if (coding != NULL && strcasecmp(coding, "chunked") != 0)
+    if (coding && strcasecmp(coding, "chunked") != 0)
         return bad(h, 400, "the only Transfer-Encoding supported is chunked");
-    if (coding != NULL && length != NULL)
+    if (coding && length)
         return bad(h, 400, "Content-Length and Transfer-Encoding exclude each other");
-    if (coding != NULL && h->http10)
+    if (coding && h->http10)
         return bad(h, 400, "HTTP/1.0 has no Transfer-Encoding");
-    if (length != NULL && !digits_only(length, strlen(length)))
+    if (length && !digits_only(length, strlen(length)))
         return bad(h, 400, "Content-Length is not a number");
-    if (expect != NULL && strcasecmp(expect, "100-continue") != 0)
+    if (expect && strcasecmp(expect, "100-continue") != 0)
         return bad(h, 400, "the only Expect supported is 100-continue");
-    if (h->host != NULL) /* an absolute target's */
+    if (h->host) /* an absolute target's */
         h->headers[HTTP_HOST] = h->host;
     h->chunked = coding != NULL;
-    h->length = length != NULL ? parse_length(length) : 0;
-    h->expects_continue = expect != NULL && !h->http10;
+    h->length = length ? parse_length(length) : 0;
+    h->expects_continue = expect && !h->http10;
     return HEAD_DONE;
 }
 
@@ -331,7 +331,7 @@ enum head_result http_head_read(struct http_head *h, char *bytes, size_t n)
     for (;;) {
         char *line = bytes + h->size;
         char *end = memchr(bytes + h->scanned, '\n', n - h->scanned);
-        if (end == NULL) {
+        if (!end) {
             h->scanned = n;
             return check_partial(h, line, n - h->size);
         }

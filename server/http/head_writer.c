@@ -64,14 +64,14 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *connection, c
     (void)version;
     (void)upload;
     (void)upload_size;
-    if (*state == NULL) { /* its first call is for the head alone */
+    if (!*state) { /* its first call is for the head alone */
         *state = w;
         return MHD_YES;
     }
     /* A size unknown would add a last chunk even to HEAD. */
     uint64_t size = has_length(w->request) ? w->request->size : 0;
     struct MHD_Response *response = MHD_create_response_from_callback(size, 1, no_body, NULL, NULL);
-    if (response == NULL)
+    if (!response)
         return MHD_NO;
     enum MHD_Result result = MHD_queue_response(connection, (unsigned)w->request->status, response);
     MHD_destroy_response(response);
@@ -89,14 +89,14 @@ static void on_log(void *cls, const char *format, va_list args)
 static void on_panic(void *cls, const char *file, unsigned int line, const char *reason)
 {
     (void)cls;
-    fprintf(stderr, "imfd: libmicrohttpd: %s:%u: %s\n", file, line, reason != NULL ? reason : "");
+    fprintf(stderr, "imfd: libmicrohttpd: %s:%u: %s\n", file, line, reason ? reason : "");
     abort();
 }
 
 struct http_writer *http__writer_create(void)
 {
     struct http_writer *w = calloc(1, sizeof(*w));
-    if (w == NULL)
+    if (!w)
         return NULL;
     w->fd = -1;
     MHD_set_panic_func(on_panic, NULL);
@@ -104,7 +104,7 @@ struct http_writer *http__writer_create(void)
                                  NULL, NULL, on_access, w, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
                                  MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)2 * HTTP_HEAD_OUT,
                                  MHD_OPTION_CONNECTION_LIMIT, 2u, MHD_OPTION_END);
-    if (w->daemon == NULL) {
+    if (!w->daemon) {
         free(w);
         return NULL;
     }
@@ -123,7 +123,7 @@ static void disconnect(struct http_writer *w)
 
 void http__writer_destroy(struct http_writer *w)
 {
-    if (w == NULL)
+    if (!w)
         return;
     disconnect(w);
     MHD_stop_daemon(w->daemon);

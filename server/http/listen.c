@@ -17,7 +17,7 @@ static int fail(struct imf_error *err, int fd, const char *address, const char *
 {
     if (fd >= 0)
         close(fd);
-    if (err != NULL) {
+    if (err) {
         err->status = IMF_EINVAL;
         snprintf(err->message, sizeof(err->message), "listen %.200s: %s%s", address, reason,
                  strcmp(reason, strerror(EADDRINUSE)) == 0
@@ -66,7 +66,7 @@ static bool parse_address(const char *address, struct sockaddr_storage *out, soc
 {
     char host[64];
     const char *colon = strrchr(address, ':');
-    if (colon == NULL)
+    if (!colon)
         return false;
     const char *begin = address, *end = colon;
     bool bracket = begin[0] == '[' && end > begin + 1 && end[-1] == ']';
@@ -131,7 +131,7 @@ enum { FIRST_PASSED = 3 };
 int http_listen_passed(void)
 {
     const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
-    if (pid == NULL || count == NULL || strtol(pid, NULL, 10) != (long)getpid())
+    if (!pid || !count || strtol(pid, NULL, 10) != (long)getpid())
         return 0;
     long n = strtol(count, NULL, 10);
     return n > 0 && n <= HTTP_MAX_LISTENERS ? (int)n : 0;
@@ -150,7 +150,7 @@ static int take_passed(const char *address, char *bound, size_t bound_size, stru
         return fail(err, -1, address, "what systemd passed is no listening stream socket");
     if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0 || fcntl(fd, F_SETFL, O_NONBLOCK) != 0)
         return fail(err, -1, address, strerror(errno));
-    if (bound != NULL)
+    if (bound)
         describe(fd, bound, bound_size);
     return fd;
 }
@@ -159,7 +159,7 @@ int http_listen_socket(const char *address, char *unix_path, char *bound, size_t
                        struct imf_error *err)
 {
     unix_path[0] = '\0';
-    if (bound != NULL)
+    if (bound)
         snprintf(bound, bound_size, "%s", address);
     if (strncmp(address, "unix:", 5) == 0)
         return listen_unix(address, unix_path, err);
@@ -185,7 +185,7 @@ int http_listen_socket(const char *address, char *unix_path, char *bound, size_t
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     if (bind(fd, (const struct sockaddr *)&a, length) != 0 || listen(fd, SOMAXCONN) != 0)
         return fail(err, fd, address, strerror(errno));
-    if (bound != NULL)
+    if (bound)
         describe(fd, bound, bound_size);
     return fd;
 }

@@ -65,8 +65,8 @@ imf_status proxy_trust_create(struct proxy_trust **out, char *const *items, int 
                               struct imf_error *err)
 {
     struct proxy_trust *t = calloc(1, sizeof(*t) + (size_t)n * sizeof(t->networks[0]));
-    if (t == NULL) {
-        if (err != NULL)
+    if (!t) {
+        if (err)
             *err = (struct imf_error){IMF_ENOMEM, "out of memory"};
         return IMF_ENOMEM;
     }
@@ -76,7 +76,7 @@ imf_status proxy_trust_create(struct proxy_trust **out, char *const *items, int 
         } else if (parse_network(items[i], &t->networks[t->n])) {
             t->n++;
         } else {
-            if (err != NULL) {
+            if (err) {
                 err->status = IMF_EINVAL;
                 snprintf(err->message, sizeof(err->message),
                          "trusted_proxies: \"%.100s\" is no address, network or \"unix\"",
@@ -133,10 +133,10 @@ static size_t last_entry(const char *text, size_t length, char out[PROXY_ADDRESS
     if (begin < end && text[begin] == '[') { /* [v6]:port */
         const char *bracket = memchr(text + begin, ']', end - begin);
         begin++;
-        end = bracket != NULL ? (size_t)(bracket - text) : begin;
+        end = bracket ? (size_t)(bracket - text) : begin;
     } else { /* v4:port */
         const char *colon = memchr(text + begin, ':', end - begin);
-        if (colon != NULL && memchr(colon + 1, ':', (size_t)(text + end - colon - 1)) == NULL)
+        if (colon && !memchr(colon + 1, ':', (size_t)(text + end - colon - 1)))
             end = (size_t)(colon - text);
     }
     size_t n = end - begin < PROXY_ADDRESS_SIZE ? end - begin : 0;
@@ -149,7 +149,7 @@ void proxy_client(const struct proxy_trust *t, const char *peer, const char *for
                   char out[PROXY_ADDRESS_SIZE])
 {
     snprintf(out, PROXY_ADDRESS_SIZE, "%s", peer);
-    size_t length = forwarded_for != NULL ? strlen(forwarded_for) : 0;
+    size_t length = forwarded_for ? strlen(forwarded_for) : 0;
     while (length > 0 && proxy_trusted(t, out)) {
         char entry[PROXY_ADDRESS_SIZE];
         unsigned char address[16];

@@ -33,7 +33,7 @@ void http_header(struct http_request *r, const char *name, const char *value)
 {
     size_t size = strlen(value) + 1;
     char *at = r->n_reply_headers < HTTP_MAX_REPLY_HEADERS ? reply_text(r, size) : NULL;
-    if (at == NULL || strpbrk(value, "\r\n") != NULL) {
+    if (!at || strpbrk(value, "\r\n")) {
         r->broken = true;
         return;
     }
@@ -66,7 +66,7 @@ void http_clear_headers(struct http_request *r)
 static void wake(struct http_request *r)
 {
     struct http_conn *c = r->conn;
-    if (!c->stepping && c->pending == NULL && c->phase >= PHASE_WAITING)
+    if (!c->stepping && !c->pending && c->phase >= PHASE_WAITING)
         http__ready(c);
 }
 
@@ -113,7 +113,7 @@ void http_reply_head(struct http_request *r, int status)
 
 static void segments_free(struct http_request *r)
 {
-    while (r->first != NULL) {
+    while (r->first) {
         struct http_segment *segment = r->first;
         r->first = segment->next;
         blob_drop(segment->blob);
@@ -152,14 +152,14 @@ static size_t take_segments(struct http_request *r, char *out)
     struct http_server *s = r->server;
     size_t n = 0;
     uint32_t marks = 0;
-    while (r->first != NULL) {
+    while (r->first) {
         struct http_segment *segment = r->first;
         n += take_bytes(segment, (uint8_t *)out + n, HTTP_PIECE - n);
         if (segment->offset < segment->size)
             break;
         marks += segment->marked;
         r->first = segment->next;
-        if (r->first == NULL)
+        if (!r->first)
             r->last = NULL;
         blob_drop(segment->blob);
         free(segment);
@@ -187,7 +187,7 @@ size_t http__take_piece(struct http_request *r, char *out)
         memcpy(out + size, "\r\n", 2);
         size += 2;
     }
-    if (r->stream_ended && r->first == NULL && !r->stream_failed) {
+    if (r->stream_ended && !r->first && !r->stream_failed) {
         memcpy(out + size, "0\r\n\r\n", 5);
         size += 5;
         r->chunked = false; /* that was its end */
@@ -204,14 +204,14 @@ void http_reply_stream(struct http_request *r, int status, uint64_t size)
 
 static void push(struct http_request *r, struct http_segment *segment)
 {
-    if (segment == NULL) {
+    if (!segment) {
         r->broken = true; /* answered with 503 when nothing was sent yet */
         http_stream_fail(r);
         return;
     }
     segment->next = NULL;
     segment->offset = 0;
-    if (r->last != NULL)
+    if (r->last)
         r->last->next = segment;
     else
         r->first = segment;
@@ -225,7 +225,7 @@ void http_push_copy(struct http_request *r, const void *data, size_t size)
         return;
     assert(!r->stream_ended);
     struct http_segment *segment = malloc(sizeof(*segment) + size);
-    if (segment != NULL) {
+    if (segment) {
         memcpy(segment->copy, data, size);
         segment->blob = NULL;
         segment->data = segment->copy;
@@ -243,7 +243,7 @@ void http_push_blob(struct http_request *r, struct blob *b, size_t offset, size_
     assert(!r->stream_ended);
     assert(offset <= b->size && size <= b->size - offset);
     struct http_segment *segment = malloc(sizeof(*segment));
-    if (segment != NULL) {
+    if (segment) {
         segment->blob = blob_take(b);
         segment->data = b->data + offset;
         segment->size = size;
@@ -268,5 +268,5 @@ void http_stream_fail(struct http_request *r)
 
 bool http_stream_idle(const struct http_request *r)
 {
-    return r->first == NULL;
+    return !r->first;
 }

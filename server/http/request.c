@@ -9,18 +9,18 @@ struct http_request *http__request_new(struct http_conn *c)
 {
     struct http_server *s = c->server;
     struct http_request *r = s->free_requests;
-    if (r != NULL) {
+    if (r) {
         s->free_requests = r->next_free;
         s->n_free--;
-    } else if ((r = malloc(sizeof(*r))) == NULL) {
+    } else if (!(r = malloc(sizeof(*r)))) {
         return NULL;
     }
     memset(r, 0, offsetof(struct http_request, text));
     buffer_init(&r->body, s->limits.max_body);
     const struct http_head *h = &c->head;
-    r->method = h->method_name != NULL ? h->method : HTTP_OTHER;
-    r->method_name = h->method_name != NULL ? h->method_name : "-";
-    r->uri = h->target != NULL ? h->target : "";
+    r->method = h->method_name ? h->method : HTTP_OTHER;
+    r->method_name = h->method_name ? h->method_name : "-";
+    r->uri = h->target ? h->target : "";
     r->http10 = h->http10;
     r->start_ns = uv_hrtime();
     r->server = s;

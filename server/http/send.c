@@ -33,7 +33,7 @@ static bool keep(struct http_conn *c, const struct iovec *parts, int n, size_t t
     if (taken >= size)
         return true;
     c->pending = malloc(size - taken);
-    if (c->pending == NULL)
+    if (!c->pending)
         return false;
     c->pending_size = size - taken;
     c->pending_sent = 0;
@@ -145,7 +145,7 @@ static bool send_parts(struct http_conn *c)
     }
     if ((size_t)taken > first)
         r->sent += (size_t)taken - first;
-    if (c->pending != NULL || (size_t)taken < first + whole) {
+    if (c->pending || (size_t)taken < first + whole) {
         blocked(c);
         return false;
     }
@@ -160,7 +160,7 @@ void http__send(struct http_conn *c)
         c->progress = 0;
         c->deadline = 0;
     }
-    if (c->pending != NULL && !send_pending(c))
+    if (c->pending && !send_pending(c))
         return;
     if (!send_parts(c))
         return;
@@ -168,7 +168,7 @@ void http__send(struct http_conn *c)
         http__sent(c);
     } else if (r->stream_failed) {
         http__close(c, HTTP_ABORTED);
-    } else if (r->first != NULL || (r->stream_ended && r->chunked)) {
+    } else if (r->first || (r->stream_ended && r->chunked)) {
         http__ready(c); /* the rest when its turn comes */
     } else if (!r->stream_ended) {
         http__set_deadline(c, 0);

@@ -21,7 +21,7 @@ void http__ready(struct http_conn *c)
         return;
     c->ready = true;
     c->next_ready = NULL;
-    if (s->ready_last != NULL)
+    if (s->ready_last)
         s->ready_last->next_ready = c;
     else
         s->ready_first = c;
@@ -35,10 +35,10 @@ static void on_check(uv_check_t *check)
 {
     struct http_server *s = check->data;
     unsigned steps = s->n_ready < HTTP_TURN_STEPS ? s->n_ready : HTTP_TURN_STEPS;
-    for (; steps > 0 && s->ready_first != NULL; steps--) {
+    for (; steps > 0 && s->ready_first; steps--) {
         struct http_conn *c = s->ready_first;
         s->ready_first = c->next_ready;
-        if (s->ready_first == NULL)
+        if (!s->ready_first)
             s->ready_last = NULL;
         s->n_ready--;
         c->ready = false;
@@ -52,7 +52,7 @@ static void on_sweep(uv_timer_t *timer)
 {
     struct http_server *s = timer->data;
     uint64_t now = uv_now(s->loop);
-    for (struct http_conn *c = s->first, *next; c != NULL; c = next) {
+    for (struct http_conn *c = s->first, *next; c; c = next) {
         next = c->next;
         if (c->deadline != 0 && now >= c->deadline)
             http__overdue(c);
@@ -64,7 +64,7 @@ void http_server_counts(const struct http_server *s, struct http_counts *out)
 {
     *out = s->counts;
     out->idle = out->reading = out->waiting = out->writing = 0;
-    for (const struct http_conn *c = s->first; c != NULL; c = c->next) {
+    for (const struct http_conn *c = s->first; c; c = c->next) {
         if (c->phase == PHASE_WAITING)
             out->waiting++;
         else if (c->phase >= PHASE_SENDING)
@@ -86,13 +86,13 @@ imf_status http_server_create(struct http_server **out, uv_loop_t *loop,
                               struct imf_error *err)
 {
     struct http_server *s = calloc(1, sizeof(*s));
-    if (s == NULL)
+    if (!s)
         return imf__fail(err, IMF_ENOMEM, "out of memory");
     s->loop = loop;
     s->limits = *limits;
     s->app = *app;
     s->writer = http__writer_create();
-    if (s->writer == NULL) {
+    if (!s->writer) {
         free(s);
         return imf__fail(err, IMF_ENOMEM,
                          "libmicrohttpd could not start: no memory or descriptors");
@@ -114,7 +114,7 @@ imf_status http_server_listen(struct http_server *s, const char *address, int ta
     if (s->n_listeners == HTTP_MAX_LISTENERS)
         return imf__fail(err, IMF_EINVAL, "too many addresses to listen on");
     struct http_listener *l = calloc(1, sizeof(*l));
-    if (l == NULL)
+    if (!l)
         return imf__fail(err, IMF_ENOMEM, "out of memory");
     l->server = s;
     l->tag = tag;
@@ -170,10 +170,10 @@ static void on_listener_closed(uv_handle_t *handle)
 
 void http_server_destroy(struct http_server *s)
 {
-    if (s == NULL)
+    if (!s)
         return;
     http_server_quiesce(s);
-    while (s->first != NULL)
+    while (s->first)
         http__close(s->first, HTTP_ABORTED);
     for (int i = 0; i < s->n_listeners; i++)
         uv_close((uv_handle_t *)&s->listeners[i]->poll, on_listener_closed);

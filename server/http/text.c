@@ -80,8 +80,8 @@ int query_next(const char **query, struct query_pair *out)
     }
     size_t length = strcspn(at, "&");
     const char *equals = memchr(at, '=', length);
-    size_t key = equals != NULL ? (size_t)(equals - at) : length;
-    const char *value = equals != NULL ? equals + 1 : at + length;
+    size_t key = equals ? (size_t)(equals - at) : length;
+    const char *value = equals ? equals + 1 : at + length;
     *query = at + length;
     if (!percent_decode(out->key, sizeof(out->key), at, key, true) ||
         !percent_decode(out->value, sizeof(out->value), value, (size_t)(at + length - value), true))
@@ -144,7 +144,7 @@ static int match_range(const char *range, size_t n, const char *type, double *qu
 double accept_quality(const char *accept, const char *type, int *specificity)
 {
     *specificity = 0;
-    if (accept == NULL || *skip_blanks(accept) == '\0')
+    if (!accept || *skip_blanks(accept) == '\0')
         return 1;
     double best = 0;
     int best_specificity = -1;
@@ -166,7 +166,7 @@ double accept_quality(const char *accept, const char *type, int *specificity)
 bool encoding_accepted(const char *accept, const char *coding)
 {
     bool accepted = false;
-    while (accept != NULL && *accept != '\0') {
+    while (accept && *accept != '\0') {
         accept = skip_blanks(accept);
         size_t n = strcspn(accept, ","), name = strcspn(accept, ",; \t");
         if (name == strlen(coding) && strncasecmp(accept, coding, name) == 0)
@@ -182,7 +182,7 @@ bool etag_matches(const char *if_none_match, const char *etag)
 {
     size_t length = strlen(etag);
     const char *at = if_none_match;
-    while (at != NULL && *at != '\0') {
+    while (at && *at != '\0') {
         at += strspn(at, " \t,");
         if (*at == '*')
             return true;
@@ -193,7 +193,7 @@ bool etag_matches(const char *if_none_match, const char *etag)
         if (*at != '"')
             return false;
         at = strchr(at + 1, '"');
-        if (at != NULL)
+        if (at)
             at++;
     }
     return false;
@@ -205,7 +205,7 @@ static bool only(const char *text, const char *extra, size_t most)
     for (; text[n] != '\0'; n++) {
         char c = text[n];
         bool alnum = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-        if (n >= most || (!alnum && strchr(extra, c) == NULL))
+        if (n >= most || (!alnum && !strchr(extra, c)))
             return false;
     }
     return n > 0;

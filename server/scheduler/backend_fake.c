@@ -64,7 +64,7 @@ struct fake_lane {
 struct backend_fake_control *backend_fake_control_new(const char *name)
 {
     struct backend_fake_control *c = calloc(1, sizeof(*c));
-    if (c == NULL)
+    if (!c)
         return NULL;
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->change, NULL);
@@ -78,7 +78,7 @@ struct backend_fake_control *backend_fake_control_new(const char *name)
 
 void backend_fake_control_free(struct backend_fake_control *c)
 {
-    if (c == NULL)
+    if (!c)
         return;
     pthread_mutex_lock(&controls_lock);
     struct backend_fake_control **link = &controls;
@@ -95,7 +95,7 @@ static struct backend_fake_control *find_control(const char *name)
 {
     pthread_mutex_lock(&controls_lock);
     struct backend_fake_control *c = controls;
-    while (c != NULL && strcmp(c->name, name) != 0)
+    while (c && strcmp(c->name, name) != 0)
         c = c->next;
     pthread_mutex_unlock(&controls_lock);
     return c;
@@ -134,7 +134,7 @@ int backend_fake_live_lanes(struct backend_fake_control *c)
 
 static void count_lane(struct backend_fake_control *c, int change)
 {
-    if (c == NULL)
+    if (!c)
         return;
     pthread_mutex_lock(&c->lock);
     c->lanes += change;
@@ -144,7 +144,7 @@ static void count_lane(struct backend_fake_control *c, int change)
 /* Waits while blocked; true when the call is to fail. */
 static bool gate(struct backend_fake_control *c)
 {
-    if (c == NULL)
+    if (!c)
         return false;
     pthread_mutex_lock(&c->lock);
     c->waiting++;
@@ -207,12 +207,11 @@ static imf_status parse_device(struct imf_engine *d, const char *text, struct im
         return imf__fail(err, IMF_EINVAL, "the fake device's options are too long");
     strcpy(copy, text);
     char *save = NULL, *options = strchr(copy, ':');
-    if (options == NULL)
+    if (!options)
         return IMF_OK;
-    for (char *item = strtok_r(options + 1, ",", &save); item != NULL;
-         item = strtok_r(NULL, ",", &save)) {
+    for (char *item = strtok_r(options + 1, ",", &save); item; item = strtok_r(NULL, ",", &save)) {
         char *equals = strchr(item, '=');
-        if (equals == NULL)
+        if (!equals)
             return imf__fail(err, IMF_EINVAL, "fake device: '%s' is not key=value", item);
         *equals = '\0';
         if (strcmp(item, "name") == 0)
@@ -227,7 +226,7 @@ static imf_status device_open(struct imf_engine **out, const struct imf_engine_p
                               struct imf_error *err)
 {
     struct imf_engine *d = calloc(1, sizeof(*d));
-    if (d == NULL)
+    if (!d)
         return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
     d->options = (struct fake_options){
         .fail_label = -1, .hang_label = -1, .max_batch = 8, .size = 256, .classes = 1000};
@@ -278,7 +277,7 @@ static void spend(const struct fake_options *o, int64_t us)
 
 static void model_unload(struct imf_model *m)
 {
-    for (int i = 0; m != NULL && i < IMF_DECODES; i++)
+    for (int i = 0; m && i < IMF_DECODES; i++)
         free(m->decode[i].z);
     free(m);
 }
@@ -288,15 +287,15 @@ static imf_status model_load(struct imf_model **out, struct imf_engine *d,
 {
     const struct fake_options *o = &d->options;
     for (int64_t ms = 0; ms < o->load_ms; ms += 10) {
-        if (p->progress != NULL)
+        if (p->progress)
             p->progress(p->progress_user, (double)ms / (double)o->load_ms);
         spend(o, 10000);
     }
     if (o->fail_load)
         return imf__fail(err, IMF_EFORMAT, "%s: told to fail",
-                         p->checkpoint != NULL ? p->checkpoint : "fake");
+                         p->checkpoint ? p->checkpoint : "fake");
     struct imf_model *m = calloc(1, sizeof(*m));
-    if (m == NULL)
+    if (!m)
         return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
     m->device = d;
     struct imf_model_info *info = &m->info;
@@ -318,7 +317,7 @@ static imf_status model_load(struct imf_model **out, struct imf_engine *d,
     snprintf(info->fingerprint, sizeof(info->fingerprint), "fa4e%012x", (unsigned)o->size);
     for (int i = 0; i < IMF_DECODES; i++) {
         m->decode[i].z = calloc((size_t)info->decode_batch, sizeof(uint64_t));
-        if (m->decode[i].z == NULL) {
+        if (!m->decode[i].z) {
             model_unload(m);
             return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
         }
@@ -350,7 +349,7 @@ static uint64_t mix(uint64_t h, uint64_t v)
 static imf_status lane_create(struct imf_lane **out, const struct imf_model *m)
 {
     struct fake_lane *l = calloc(1, sizeof(*l));
-    if (l == NULL)
+    if (!l)
         return IMF_ENOMEM;
     l->device = m->device;
     count_lane(l->device->control, 1);
@@ -373,7 +372,7 @@ static imf_status lane_start(struct imf_lane *lane, const struct imf_model *m, i
 
 static void lane_destroy(struct imf_lane *lane)
 {
-    if (lane != NULL)
+    if (lane)
         count_lane(((struct fake_lane *)lane)->device->control, -1);
     free(lane);
 }

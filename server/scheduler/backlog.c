@@ -22,7 +22,7 @@ static void rest_add(struct rest *rest, int steps, double pictures)
 static struct rest rest_of(const struct sched_core *c, int model)
 {
     struct rest rest = {0};
-    for (const struct picture *p = c->pictures; p != NULL; p = p->hh.next) {
+    for (const struct picture *p = c->pictures; p; p = p->hh.next) {
         bool waits = p->state == PICTURE_QUEUED || p->state == PICTURE_RUNNING;
         if (p->key.model == model && p->state != PICTURE_ENCODING)
             rest_add(&rest, waits ? p->key.sampling.steps - p->step : 0, 1);

@@ -27,7 +27,7 @@ static void encode_one(struct encoder *e, struct picture *p, int width, int heig
     uint64_t begin = shell_now();
     struct picture_text text = {0};
     struct blob *png = NULL;
-    if (o->describe != NULL)
+    if (o->describe)
         o->describe(o->describe_user, &p->key, &text);
     imf_status status = IMF_ENOMEM;
     for (int attempt = 0; attempt < 2 && status == IMF_ENOMEM; attempt++) {
@@ -55,7 +55,7 @@ static void encode_until_stop(void *arg)
     uv_mutex_lock(&s->lock);
     while (!s->stop) {
         struct picture *p = core_encode_next(&s->core);
-        if (p == NULL) {
+        if (!p) {
             uv_cond_wait(&s->to_encode, &s->lock);
             continue;
         }

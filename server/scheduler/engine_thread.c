@@ -104,12 +104,12 @@ static imf_status warm_up(struct engine_thread *t, struct imf_model *model, uint
     sampling.steps = 1;
     struct imf_lane *lane = NULL;
     uint8_t *pixels = malloc((size_t)info->image_width * (size_t)info->image_height * 3 + 1);
-    imf_status status = pixels != NULL ? t->ops->lane_create(&lane, model) : IMF_ENOMEM;
+    imf_status status = pixels ? t->ops->lane_create(&lane, model) : IMF_ENOMEM;
     if (status == IMF_OK)
         status = t->ops->lane_start(lane, model, 0, 0, &sampling, err);
     if (status == IMF_OK)
         status = make_one(t, model, lane, pixels, step_us, decode_us);
-    if (status == IMF_OK && t->ops->lane_fetch != NULL)
+    if (status == IMF_OK && t->ops->lane_fetch)
         status = t->ops->lane_fetch(model, lane);
     if (status == IMF_OK && !finite_latent(lane))
         status = unfit(err, "the network gives values that are not numbers: its weights are bad, "
@@ -157,10 +157,10 @@ static void load_model(struct engine_thread *t, int index)
     if (err.message[0] == '\0')
         snprintf(err.message, sizeof(err.message), "%s", imf_status_sentence(status));
     struct noise *noise = NULL;
-    if (status == IMF_OK && t->ops->noise != NULL && t->noise == NULL)
+    if (status == IMF_OK && t->ops->noise && !t->noise)
         status = noise_create(&noise, t->ops->noise);
     uv_mutex_lock(&s->lock);
-    const struct imf_model_info *info = model != NULL ? t->ops->model_info(model) : NULL;
+    const struct imf_model_info *info = model ? t->ops->model_info(model) : NULL;
     if (status == IMF_OK && !core_model_ready(&s->core, index, t->index, info)) {
         status = IMF_ENOMEM;
         snprintf(err.message, sizeof(err.message), "%s", imf_status_sentence(status));
@@ -168,13 +168,13 @@ static void load_model(struct engine_thread *t, int index)
     if (status == IMF_OK) {
         core_guess(&s->core.model[index], step_us, decode_us, shell_now());
         t->model[index] = model;
-        t->noise = t->noise != NULL ? t->noise : noise;
+        t->noise = t->noise ? t->noise : noise;
         t->weights_bytes += info->weights_bytes;
         t->arena_bytes += info->arena_bytes;
         m->pending--;
         m->load_fraction = 1;
         m->changed = true;
-        if (m->info == NULL) {
+        if (!m->info) {
             m->info = info;
             m->device = t->info;
             m->ops = t->ops;
@@ -230,7 +230,7 @@ static size_t large_noise(const struct engine_thread *t, int model)
 {
     const struct imf_model_info *info = t->ops->model_info(t->model[model]);
     size_t count = (size_t)info->channels * (size_t)info->input_size * (size_t)info->input_size;
-    return t->noise != NULL && count >= NOISE_LARGE ? count : 0;
+    return t->noise && count >= NOISE_LARGE ? count : 0;
 }
 
 /* Has noise drawn for the batch to begin, and for pictures that are likely to be in the next one.
@@ -280,7 +280,7 @@ static imf_status begin_step(struct engine_thread *t, struct flight *f)
     for (int i = 0; i < f->work.n; i++) {
         struct picture *p = f->work.picture[i];
         imf_status status = IMF_OK;
-        if (p->lane == NULL)
+        if (!p->lane)
             status = t->ops->lane_create(&p->lane, model);
         if (status == IMF_OK && p->step == 0)
             status = start_lane(t, p->lane, &p->key, &f->err);
@@ -302,11 +302,11 @@ static imf_status begin_decode(struct engine_thread *t, struct flight *f)
     for (int i = 0; i < f->work.n; i++) {
         struct picture *p = f->work.picture[i];
         p->rgb = blob_new(bytes);
-        if (p->rgb == NULL) { /* what is cached is worth less than a picture asked for */
+        if (!p->rgb) { /* what is cached is worth less than a picture asked for */
             sched_shed(t->scheduler);
             p->rgb = blob_new(bytes);
         }
-        f->work.bad[i] = p->rgb == NULL;
+        f->work.bad[i] = !p->rgb;
         if (f->work.bad[i]) {
             f->work.short_of_memory = true;
             snprintf(f->err.message, sizeof(f->err.message), "out of memory for a picture");
@@ -359,7 +359,7 @@ static void device_lost(struct engine_thread *t, const char *message)
     snprintf(t->message, sizeof(t->message), "%s", message);
     t->lost = true;
     for (int m = 0; m < s->core.model_count; m++) {
-        if (t->model[m] != NULL && s->core.model[m].devices == 0) {
+        if (t->model[m] && s->core.model[m].devices == 0) {
             snprintf(s->model[m]->message, sizeof(s->model[m]->message), "%s", message);
             s->model[m]->changed = true;
         }
@@ -453,7 +453,7 @@ static void close_device(struct engine_thread *t)
         uv_mutex_unlock(&s->lock);
         for (uint32_t i = 0; i < count; i++)
             t->ops->lane_destroy(d->spare[m][i]);
-        if (t->model[m] != NULL)
+        if (t->model[m])
             t->ops->model_unload(t->model[m]);
     }
     t->ops->device_close(t->backend);
@@ -491,7 +491,7 @@ static void thread_main(void *arg)
 imf_status engine_thread_start(struct engine_thread *t)
 {
     t->flights = calloc(2, sizeof(*t->flights));
-    if (t->flights == NULL)
+    if (!t->flights)
         return IMF_ENOMEM;
     /* Engines' libraries decide how deep they go: the usual stack. */
     if (shell_thread_start(t->scheduler, &t->thread, 0, thread_main, t) != IMF_OK)

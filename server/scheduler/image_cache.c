@@ -35,7 +35,7 @@ void picture_key_normalise(struct picture_key *key)
 struct image_cache *image_cache_new(size_t capacity_bytes)
 {
     struct image_cache *c = calloc(1, sizeof(*c));
-    if (c == NULL)
+    if (!c)
         return NULL;
     c->capacity = capacity_bytes;
     list_init(&c->used);
@@ -64,7 +64,7 @@ void image_cache_clear(struct image_cache *c)
 
 void image_cache_free(struct image_cache *c)
 {
-    if (c == NULL)
+    if (!c)
         return;
     image_cache_clear(c);
     free(c);
@@ -80,7 +80,7 @@ static struct entry *find(const struct image_cache *c, const struct picture_key 
 struct blob *image_cache_get(struct image_cache *c, const struct picture_key *key)
 {
     struct entry *e = find(c, key);
-    if (e == NULL)
+    if (!e)
         return NULL;
     list_remove(&e->used);
     list_append(&c->used, &e->used);
@@ -94,10 +94,10 @@ bool image_cache_has(const struct image_cache *c, const struct picture_key *key)
 
 void image_cache_put(struct image_cache *c, const struct picture_key *key, struct blob *png)
 {
-    if (cost(png) > c->capacity / 4 || find(c, key) != NULL)
+    if (cost(png) > c->capacity / 4 || find(c, key))
         return;
     struct entry *e = malloc(sizeof(*e));
-    if (e == NULL)
+    if (!e)
         return;
     while (c->bytes + cost(png) > c->capacity)
         remove_entry(c, LIST_OF(c->used.next, struct entry, used));

@@ -36,7 +36,7 @@ static struct drawing *next_wanted(struct noise *n)
     struct drawing *first = NULL;
     for (int i = 0; i < NOISE_KEPT; i++) {
         struct drawing *d = &n->drawing[i];
-        if (d->state == DRAWING_WANTED && (first == NULL || d->wanted_at < first->wanted_at))
+        if (d->state == DRAWING_WANTED && (!first || d->wanted_at < first->wanted_at))
             first = d;
     }
     return first;
@@ -48,7 +48,7 @@ static void thread_main(void *arg)
     uv_mutex_lock(&n->lock);
     while (!n->stop) {
         struct drawing *d = next_wanted(n);
-        if (d == NULL) {
+        if (!d) {
             uv_cond_wait(&n->work, &n->lock);
             continue;
         }
@@ -66,7 +66,7 @@ imf_status noise_create(struct noise **out,
                         void (*draw)(const struct imf_model *m, float *z, uint64_t seed))
 {
     struct noise *n = calloc(1, sizeof(*n));
-    if (n == NULL)
+    if (!n)
         return IMF_ENOMEM;
     n->draw = draw;
     uv_mutex_init(&n->lock);
@@ -85,7 +85,7 @@ imf_status noise_create(struct noise **out,
 
 void noise_destroy(struct noise *n)
 {
-    if (n == NULL)
+    if (!n)
         return;
     uv_mutex_lock(&n->lock);
     n->stop = true;
@@ -110,7 +110,7 @@ static struct drawing *place(struct noise *n, const struct imf_model *m, uint64_
         struct drawing *d = &n->drawing[i];
         if (d->state != DRAWING_NONE && d->model == m && d->seed == seed)
             return d;
-        if (d->state != DRAWING_AT_WORK && (oldest == NULL || d->wanted_at < oldest->wanted_at))
+        if (d->state != DRAWING_AT_WORK && (!oldest || d->wanted_at < oldest->wanted_at))
             oldest = d;
     }
     return oldest;
@@ -123,13 +123,13 @@ static bool assign(struct noise *n, struct drawing *d, const struct imf_model *m
     if (d->capacity < count) {
         free(d->z);
         d->z = malloc(count * sizeof(float));
-        d->capacity = d->z != NULL ? count : 0;
+        d->capacity = d->z ? count : 0;
     }
-    d->state = d->z != NULL ? DRAWING_WANTED : DRAWING_NONE;
+    d->state = d->z ? DRAWING_WANTED : DRAWING_NONE;
     d->model = m;
     d->seed = seed;
     d->count = count;
-    if (d->z != NULL)
+    if (d->z)
         uv_cond_signal(&n->work);
     return d->z != NULL;
 }
@@ -138,8 +138,8 @@ static bool assign(struct noise *n, struct drawing *d, const struct imf_model *m
 static struct drawing *want(struct noise *n, const struct imf_model *m, uint64_t seed, size_t count)
 {
     struct drawing *d = place(n, m, seed);
-    bool there = d != NULL && d->state != DRAWING_NONE && d->model == m && d->seed == seed;
-    if (d == NULL || (!there && !assign(n, d, m, seed, count)))
+    bool there = d && d->state != DRAWING_NONE && d->model == m && d->seed == seed;
+    if (!d || (!there && !assign(n, d, m, seed, count)))
         return NULL;
     d->wanted_at = ++n->calls;
     return d;
@@ -157,10 +157,10 @@ imf_status noise_take(struct noise *n, const struct imf_model *m, uint64_t seed,
 {
     uv_mutex_lock(&n->lock);
     struct drawing *d = want(n, m, seed, count);
-    while (d != NULL && d->state != DRAWING_DONE)
+    while (d && d->state != DRAWING_DONE)
         uv_cond_wait(&n->done, &n->lock);
     uv_mutex_unlock(&n->lock);
-    if (d == NULL)
+    if (!d)
         return IMF_ENOMEM;
     memcpy(z, d->z, count * sizeof(float)); /* only this thread gives places away */
     return IMF_OK;

@@ -108,7 +108,7 @@ static struct picture *next_step(struct sched_core *c, int device, struct sched_
             continue;
         if (p->state == PICTURE_RUNNING && p->device == device)
             return p;
-        if (p->state == PICTURE_QUEUED && room && queued == NULL)
+        if (p->state == PICTURE_QUEUED && room && !queued)
             queued = p;
     }
     return queued;
@@ -129,7 +129,7 @@ static bool best_step(struct sched_core *c, int device, uint64_t now, struct can
         LIST_EACH(it, &c->model[m].requests)
         {
             struct sched_request *r = LIST_OF(it, struct sched_request, of_model);
-            if ((r->deadline != 0 && r->deadline <= now) || next_step(c, device, r) == NULL)
+            if ((r->deadline != 0 && r->deadline <= now) || !next_step(c, device, r))
                 continue;
             struct candidate this = rank(c, r, now);
             if (!found || before(&this, best))
@@ -162,7 +162,7 @@ static void pick_steps(struct sched_core *c, int device, int model, bool contend
     LIST_EACH(it, &c->model[model].requests)
     {
         struct sched_request *r = LIST_OF(it, struct sched_request, of_model);
-        if ((r->deadline == 0 || r->deadline > now) && next_step(c, device, r) != NULL) {
+        if ((r->deadline == 0 || r->deadline > now) && next_step(c, device, r)) {
             assert(n < c->heap_capacity);
             c->heap[n++] = rank(c, r, now);
         }
@@ -176,7 +176,7 @@ static void pick_steps(struct sched_core *c, int device, int model, bool contend
         /* A tenant's service may have grown through another of its requests. */
         struct candidate fresh = rank(c, r, now);
         struct picture *p = next_step(c, device, r);
-        if (p == NULL) {
+        if (!p) {
             c->heap[0] = c->heap[--n];
         } else if (work->n == c->model[model].max_batch) {
             contended = true;
@@ -241,7 +241,7 @@ static struct candidate rank_picture(const struct sched_core *c, const struct pi
     LIST_EACH(it, &p->waiters)
     {
         struct candidate this = rank(c, LIST_OF(it, struct waiter, of_picture)->request, now);
-        if (best.request == NULL || before(&this, &best))
+        if (!best.request || before(&this, &best))
             best = this;
     }
     return best;
@@ -258,7 +258,7 @@ static struct picture *best_decode(struct sched_core *c, int device, int model, 
         if (model >= 0 && p->key.model != model)
             continue;
         struct candidate this = rank_picture(c, p, now);
-        if (found == NULL || before(&this, best)) {
+        if (!found || before(&this, best)) {
             found = p;
             *best = this;
         }
@@ -276,7 +276,7 @@ static void pick_decodes(struct sched_core *c, int device, int model, bool conte
            (work->n == 0 || c->encoding < c->options.max_encoding)) {
         struct candidate best;
         struct picture *p = best_decode(c, device, model, now, &best);
-        if (p == NULL)
+        if (!p)
             break;
         list_remove(&p->place);
         p->in_hand = true;
@@ -304,7 +304,7 @@ static void choose(struct sched_core *c, int device, struct sched_work *work, ui
     bool can_step = best_step(c, device, now, &step);
     /* Encoding that cannot keep up holds decoding back, so pixels do not pile up. */
     bool can_decode =
-        c->encoding < c->options.max_encoding && best_decode(c, device, -1, now, &decode) != NULL;
+        c->encoding < c->options.max_encoding && best_decode(c, device, -1, now, &decode);
     if (can_step && (!can_decode || step_first(c, &step, &decode))) {
         int model = step.request->spec.model;
         uint64_t until = hold_step(c, device, model, now);
@@ -455,7 +455,7 @@ void core_complete(struct sched_core *c, int device, struct sched_work *work, im
 static struct picture *any_picture_on(struct sched_core *c, int device)
 {
     struct picture *p = c->pictures;
-    while (p != NULL && p->device != device)
+    while (p && p->device != device)
         p = p->hh.next;
     return p;
 }
@@ -465,7 +465,7 @@ void core_device_failed(struct sched_core *c, int device, const char *message, u
     struct picture *p;
     c->device[device].failed = true;
     /* Failing one may drop others with it, so each is looked up afresh. */
-    while ((p = any_picture_on(c, device)) != NULL)
+    while ((p = any_picture_on(c, device)))
         core__picture_fail(c, p, SCHED_FAILED, message, now);
     for (int m = 0; m < c->model_count; m++) {
         if (!serves(c, device, m))
@@ -492,7 +492,7 @@ void core_encoded(struct sched_core *c, struct picture *p, struct blob *png, uin
                   uint64_t now)
 {
     p->in_hand = false;
-    if (png == NULL) {
+    if (!png) {
         core_shed(c);
         core__picture_fail(c, p, SCHED_MEMORY, "out of memory while encoding the picture", now);
         return;

@@ -21,7 +21,7 @@ static struct picture *picture_new(struct sched_core *c, const struct picture_ke
                                    uint64_t now)
 {
     struct picture *p = calloc(1, sizeof(*p));
-    if (p == NULL)
+    if (!p)
         return NULL;
     p->key = *key;
     p->state = PICTURE_QUEUED;
@@ -46,7 +46,7 @@ void core__lane_free(struct sched_core *c, struct picture *p)
     int m = p->key.model;
     assert(d->lanes[m] > 0);
     d->lanes[m]--;
-    if (p->lane != NULL) {
+    if (p->lane) {
         assert(d->spare_count[m] < d->lane_limit[m]);
         d->spare[m][d->spare_count[m]++] = p->lane;
     }
@@ -82,12 +82,12 @@ bool core__picture_join(struct sched_core *c, struct waiter *w, uint64_t now)
 {
     struct sched_request *r = w->request;
     struct picture *p = picture_find(c, &w->result.key);
-    if (p != NULL) {
+    if (p) {
         w->result.source = SCHED_COALESCED;
         c->stats.coalesced++;
     } else {
         p = picture_new(c, &w->result.key, now);
-        if (p == NULL)
+        if (!p)
             return false;
         w->result.source = SCHED_COMPUTED;
     }
@@ -120,7 +120,7 @@ void core__picture_ready(struct sched_core *c, struct picture *p, struct blob *p
         if ((r->spec.want & ~wanting) != 0)
             continue;
         struct sched_picture *out = &w->result;
-        out->png = (r->spec.want & SCHED_PNG) != 0 && png != NULL ? blob_take(png) : NULL;
+        out->png = (r->spec.want & SCHED_PNG) != 0 && png ? blob_take(png) : NULL;
         out->rgb = (r->spec.want & SCHED_RGB) != 0 ? blob_take(p->rgb) : NULL;
         out->timings = (struct sched_timings){
             .queue = span(0, p->started_at, w->joined_at),

@@ -37,7 +37,7 @@ bool core_next_event(struct sched_core *c, struct core_event *event)
     struct ready *ready = LIST_OF(c->events.next, struct ready, link);
     list_remove(&ready->link);
     struct waiter *w = ready->waiter;
-    if (w == NULL) {
+    if (!w) {
         event->request = LIST_OF(ready, struct sched_request, end);
         event->is_end = true;
         event->request->end_taken = true;
@@ -58,9 +58,9 @@ struct picture_key core__sample_key(const struct sched_spec *s, uint32_t index)
 {
     struct picture_key key = {
         .model = s->model,
-        .label = s->labels != NULL ? s->labels[index] : s->label,
-        .seed = s->seeds != NULL ? s->seeds[index] : s->seed + index,
-        .sampling = s->samplings != NULL ? s->samplings[index] : s->sampling,
+        .label = s->labels ? s->labels[index] : s->label,
+        .seed = s->seeds ? s->seeds[index] : s->seed + index,
+        .sampling = s->samplings ? s->samplings[index] : s->sampling,
         .encoding = s->encoding,
     };
     picture_key_normalise(&key);
@@ -83,7 +83,7 @@ static void materialise(struct sched_core *c, struct sched_request *r, uint64_t 
         r->next++;
         r->outstanding++;
         c->stats.queue_images--; /* a picture to be computed counts again */
-        if (out->png != NULL) {
+        if (out->png) {
             c->stats.cache_hits++;
             out->source = SCHED_CACHED;
             core__waiter_ready(c, w, now);
@@ -102,7 +102,7 @@ static void materialise(struct sched_core *c, struct sched_request *r, uint64_t 
 
 static void request_free(struct sched_request *r)
 {
-    if (r == NULL)
+    if (!r)
         return;
     free((void *)(uintptr_t)r->spec.labels);
     free((void *)(uintptr_t)r->spec.seeds);
@@ -113,8 +113,8 @@ static void request_free(struct sched_request *r)
 /* NULL when there is none, or no memory. */
 static void *copy_list(const void *list, size_t size)
 {
-    void *copy = list != NULL ? malloc(size) : NULL;
-    if (copy != NULL)
+    void *copy = list ? malloc(size) : NULL;
+    if (copy)
         memcpy(copy, list, size);
     return copy;
 }
@@ -142,7 +142,7 @@ static struct sched_request *request_new(const struct sched_core *c, const struc
     if (window > s->n)
         window = s->n;
     struct sched_request *r = calloc(1, sizeof(*r) + window * sizeof(struct waiter));
-    if (r == NULL)
+    if (!r)
         return NULL;
     list_init(&r->of_model);
     list_init(&r->of_tenant);
@@ -173,7 +173,7 @@ static bool reserve_heap(struct sched_core *c)
         return true;
     size_t capacity = c->heap_capacity == 0 ? 64 : 2 * c->heap_capacity;
     struct candidate *grown = realloc(c->heap, capacity * sizeof(*grown));
-    if (grown == NULL)
+    if (!grown)
         return false;
     c->heap = grown;
     c->heap_capacity = capacity;
@@ -190,9 +190,9 @@ struct sched_request *core_submit(struct sched_core *c, const struct sched_spec 
     core_arrived(c, now);
     if (!core__admit(c, s, now, refusal))
         return NULL;
-    struct tenant *t = core__tenant_get(c, s->tenant != NULL ? s->tenant : "");
-    struct sched_request *r = t != NULL && reserve_heap(c) ? request_new(c, s, now) : NULL;
-    if (r == NULL) {
+    struct tenant *t = core__tenant_get(c, s->tenant ? s->tenant : "");
+    struct sched_request *r = t && reserve_heap(c) ? request_new(c, s, now) : NULL;
+    if (!r) {
         core_shed(c);
         core__refuse(c, refusal, SCHED_REJECT_MEMORY, 1000000, "out of memory");
         return NULL;

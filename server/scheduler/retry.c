@@ -52,7 +52,7 @@ static void play_lanes(const struct sched_core *c, struct play *p, uint64_t now)
     struct {
         double pictures, evaluations, longest;
     } lanes[SCHED_MAX_DEVICES][SCHED_MAX_MODELS] = {{{0}}};
-    for (const struct picture *at = c->pictures; at != NULL; at = at->hh.next) {
+    for (const struct picture *at = c->pictures; at; at = at->hh.next) {
         int m = at->key.model;
         if (at->state == PICTURE_QUEUED) {
             p->backlog[m].pictures++;

@@ -138,7 +138,7 @@ uint64_t core_estimate(const struct sched_core *c, const struct sched_spec *s, u
     LIST_EACH(t_it, &c->tenants)
     {
         const struct tenant *t = LIST_OF(t_it, struct tenant, active);
-        bool same = strcmp(t->id, s->tenant != NULL ? s->tenant : "") == 0;
+        bool same = strcmp(t->id, s->tenant ? s->tenant : "") == 0;
         double theirs = 0;
         LIST_EACH(it, &t->requests)
         {

@@ -12,7 +12,7 @@ imf_status core_init(struct sched_core *c, const struct sched_options *o)
     memset(c, 0, sizeof(*c));
     c->options = *o;
     c->cache = image_cache_new(o->cache_bytes);
-    if (c->cache == NULL)
+    if (!c->cache)
         return IMF_ENOMEM;
     list_init(&c->tenants);
     list_init(&c->to_encode);
@@ -22,7 +22,7 @@ imf_status core_init(struct sched_core *c, const struct sched_options *o)
 
 void core_destroy(struct sched_core *c)
 {
-    assert(c->requests == 0 && c->pictures == NULL && list_empty(&c->events));
+    assert(c->requests == 0 && !c->pictures && list_empty(&c->events));
     core__tenants_free(c);
     for (int d = 0; d < c->device_count; d++) {
         for (int m = 0; m < c->model_count; m++)
@@ -76,7 +76,7 @@ bool core_model_ready(struct sched_core *c, int model, int device,
     m->decode_cost = (uint64_t)(CORE_EVALUATION * (ratio < 64 ? ratio : 64));
     d->lane_limit[model] = lane_limit(info, m->max_batch);
     d->spare[model] = calloc(d->lane_limit[model], sizeof(struct imf_lane *));
-    if (d->spare[model] == NULL)
+    if (!d->spare[model])
         return false;
     m->devices |= 1u << device;
     m->state = SCHED_MODEL_READY;

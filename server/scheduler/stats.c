@@ -27,7 +27,7 @@ void core_get_stats(const struct sched_core *c, struct sched_stats *out)
     out->requests = c->requests;
     /* queue_images counts places without a waiter too; pictures in flight that are not queued run.
      */
-    for (const struct picture *p = c->pictures; p != NULL; p = p->hh.next)
+    for (const struct picture *p = c->pictures; p; p = p->hh.next)
         out->running_images += p->state != PICTURE_QUEUED;
     for (int m = 0; m < c->model_count; m++) {
         LIST_EACH(r_it, &c->model[m].requests)

@@ -50,13 +50,13 @@ struct tenant *core__tenant_get(struct sched_core *c, const char *id)
 {
     struct tenant *t;
     HASH_FIND_STR(c->tenant_table, id, t);
-    if (t != NULL)
+    if (t)
         return t;
     if (HASH_COUNT(c->tenant_table) >= 64)
         forget_tenants(c);
     size_t size = strlen(id) + 1;
     t = calloc(1, sizeof(*t) + size);
-    if (t == NULL)
+    if (!t)
         return NULL;
     memcpy(t->id, id, size);
     list_init(&t->active);

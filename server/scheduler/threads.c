@@ -77,7 +77,7 @@ imf_status sched_create(struct scheduler **out, uv_loop_t *loop, const struct sc
         o->return_gap_percent > 100)
         return imf__fail(err, IMF_EINVAL, "scheduler: an option is out of range");
     struct scheduler *s = calloc(1, sizeof(*s));
-    if (s == NULL)
+    if (!s)
         return imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
     if (core_init(&s->core, o) != IMF_OK) {
         free(s);
@@ -106,7 +106,7 @@ int sched_add_device(struct scheduler *s, const struct imf_engine_params *p, str
     const struct backend_ops *ops = backend_for_device(p->device);
     struct engine_thread *t = calloc(1, sizeof(*t));
     char *name = strdup(p->device);
-    if (t == NULL || name == NULL || uv_cond_init(&t->wake) != 0) {
+    if (!t || !name || uv_cond_init(&t->wake) != 0) {
         free(t);
         free(name);
         imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
@@ -130,8 +130,8 @@ int sched_add_device(struct scheduler *s, const struct imf_engine_params *p, str
 
 static char *copy_string(const char *s, bool *failed)
 {
-    char *copy = s != NULL ? strdup(s) : NULL;
-    *failed |= s != NULL && copy == NULL;
+    char *copy = s ? strdup(s) : NULL;
+    *failed |= s && !copy;
     return copy;
 }
 
@@ -145,7 +145,7 @@ int sched_add_model(struct scheduler *s, const char *id, const struct imf_model_
     }
     bool failed = false;
     struct shell_model *m = calloc(1, sizeof(*m));
-    if (m == NULL) {
+    if (!m) {
         imf__fail(err, IMF_ENOMEM, "%s", imf_status_sentence(IMF_ENOMEM));
         return -1;
     }
@@ -248,7 +248,7 @@ const char *sched_class_name(struct scheduler *s, int model, int label)
     const struct imf_model *backend = m->backend;
     const struct backend_ops *ops = m->ops;
     uv_mutex_unlock(&s->lock);
-    return backend != NULL ? ops->class_name(backend, label) : NULL;
+    return backend ? ops->class_name(backend, label) : NULL;
 }
 
 bool sched_ready(struct scheduler *s)
@@ -350,14 +350,14 @@ struct sched_request *sched_submit(struct scheduler *s, const struct sched_spec 
 {
     uv_mutex_lock(&s->lock);
     struct sched_request *r = core_submit(&s->core, spec, shell_now(), refusal);
-    if (r != NULL) {
+    if (r) {
         r->scheduler = s;
         r->callbacks = *callbacks;
         r->user = user;
         engine_threads_wake(s);
     }
     bool news = !list_empty(&s->core.events);
-    uint64_t deadline = r != NULL ? r->deadline : 0;
+    uint64_t deadline = r ? r->deadline : 0;
     uv_mutex_unlock(&s->lock);
     if (news)
         uv_async_send(&s->wake);
@@ -438,7 +438,7 @@ static void on_wake(uv_async_t *handle)
     struct scheduler *s = handle->data;
     deliver(s, EVENTS_PER_TURN);
     const struct sched_options *o = &s->core.options;
-    for (int i = 0; o->on_model != NULL && i < s->core.model_count; i++) {
+    for (int i = 0; o->on_model && i < s->core.model_count; i++) {
         uv_mutex_lock(&s->lock);
         bool changed = s->model[i]->changed;
         s->model[i]->changed = false;
@@ -446,7 +446,7 @@ static void on_wake(uv_async_t *handle)
         if (changed)
             o->on_model(o->on_model_user, s, i);
     }
-    for (int i = 0; o->on_device_lost != NULL && i < s->core.device_count; i++) {
+    for (int i = 0; o->on_device_lost && i < s->core.device_count; i++) {
         uv_mutex_lock(&s->lock);
         bool lost = s->device[i]->lost;
         s->device[i]->lost = false;
@@ -474,7 +474,7 @@ static void on_watch(uv_timer_t *handle)
         if (stuck == s->device[i]->told_stuck)
             continue;
         s->device[i]->told_stuck = stuck;
-        if (o->on_device_stuck != NULL)
+        if (o->on_device_stuck)
             o->on_device_stuck(o->on_device_stuck_user, s, i, stuck);
     }
 }
@@ -518,7 +518,7 @@ bool sched_stop(struct scheduler *s, uint64_t ms)
 
 void sched_destroy(struct scheduler *s)
 {
-    if (s == NULL)
+    if (!s)
         return;
     (void)sched_stop(s, 0);
     for (int i = 0; i < s->core.device_count; i++)

@@ -53,7 +53,7 @@ imf_status settings__read_text(struct settings *s, const char *text, size_t leng
                                const char *name, struct imf_error *err)
 {
     char *plain = malloc(length + 1);
-    if (plain == NULL)
+    if (!plain)
         return imf__fail(err, IMF_EINVAL, "out of memory");
     memcpy(plain, text, length);
     plain[length] = '\0';
@@ -61,16 +61,16 @@ imf_status settings__read_text(struct settings *s, const char *text, size_t leng
     struct imf__json_fault fault;
     cJSON *root = json_read(plain, length, &fault);
     imf_status status = IMF_OK;
-    if (root == NULL && fault.twice) {
+    if (!root && fault.twice) {
         status = imf__fail(err, IMF_EINVAL, "%s: line %d: key \"%s\" is given twice", name,
                            json_line(plain, fault.at), fault.key);
-    } else if (root == NULL) {
+    } else if (!root) {
         status = imf__fail(err, IMF_EINVAL, "%s: line %d: not valid JSON: %s", name,
                            json_line(plain, fault.at), fault.why);
     } else if (!cJSON_IsObject(root)) {
         status = imf__fail(err, IMF_EINVAL, "%s: one object { ... } is expected", name);
     }
-    for (const cJSON *value = root != NULL ? root->child : NULL; value != NULL && status == IMF_OK;
+    for (const cJSON *value = root ? root->child : NULL; value && status == IMF_OK;
          value = value->next) {
         int i = settings__find(value->string, strlen(value->string));
         if (i < 0)
@@ -86,12 +86,12 @@ imf_status settings__read_text(struct settings *s, const char *text, size_t leng
 imf_status settings__read_file(struct settings *s, const char *path, struct imf_error *err)
 {
     FILE *f = fopen(path, "re");
-    if (f == NULL)
+    if (!f)
         return imf__fail(err, IMF_EINVAL, "%s: %s", path, strerror(errno));
     imf_status status = IMF_OK;
     char *text = malloc(MAX_FILE);
-    size_t n = text != NULL ? fread(text, 1, MAX_FILE, f) : 0;
-    if (text == NULL)
+    size_t n = text ? fread(text, 1, MAX_FILE, f) : 0;
+    if (!text)
         status = imf__fail(err, IMF_EINVAL, "out of memory");
     else if (ferror(f))
         status = imf__fail(err, IMF_EINVAL, "%s: %s", path, strerror(errno));
@@ -103,7 +103,7 @@ imf_status settings__read_file(struct settings *s, const char *path, struct imf_
     free(text);
     if (status == IMF_OK) {
         s->file = strdup(path);
-        if (s->file == NULL)
+        if (!s->file)
             status = imf__fail(err, IMF_EINVAL, "out of memory");
     }
     return status;

@@ -46,7 +46,7 @@ static struct model_setting *models_add(struct model_settings *m)
 {
     struct model_setting *items =
         m->n < SETTINGS_MAX_ITEMS ? realloc(m->items, (size_t)(m->n + 1) * sizeof(*items)) : NULL;
-    if (items == NULL)
+    if (!items)
         return NULL;
     m->items = items;
     struct model_setting *s = &items[m->n];
@@ -79,7 +79,7 @@ imf_status settings__models_check(struct model_settings *m, struct imf_error *er
         struct model_setting *s = &m->items[i];
         for (int f = 0; f < N_FIELDS; f++) {
             char **field = field_at(s, f);
-            if (*field == NULL && (*field = strdup("")) == NULL)
+            if (!*field && !(*field = strdup("")))
                 return imf__fail(err, IMF_EINVAL, "out of memory");
         }
         if (s->checkpoint[0] == '\0')
@@ -104,12 +104,12 @@ imf_status settings_add_model(struct settings *s, const char *id, const char *ch
                               const char *decoder)
 {
     struct model_setting *m = models_add(&s->models);
-    if (m == NULL)
+    if (!m)
         return IMF_ENOMEM;
     m->id = strdup(id);
     m->checkpoint = strdup(checkpoint);
     m->decoder = strdup(decoder);
-    if (m->id == NULL || m->checkpoint == NULL || m->decoder == NULL)
+    if (!m->id || !m->checkpoint || !m->decoder)
         return IMF_ENOMEM;
     return settings__models_check(&s->models, NULL);
 }
@@ -123,20 +123,20 @@ imf_status settings__models_parse_short(struct model_settings *m, const char *te
         size_t length = strcspn(text, ";");
         const char *end = text + length;
         struct model_setting *s = length > 0 ? models_add(m) : NULL;
-        if (length > 0 && s == NULL)
+        if (length > 0 && !s)
             return imf__fail(err, IMF_EINVAL, "models: too many");
         while (text < end) {
             size_t part = strcspn(text, ",;");
             const char *equals = memchr(text, '=', part);
-            if (equals == NULL)
+            if (!equals)
                 return imf__fail(err, IMF_EINVAL, "models: \"%.*s\" is not name=value", (int)part,
                                  text);
             char **field = find_field(s, text, (size_t)(equals - text));
-            if (field == NULL)
+            if (!field)
                 return imf__fail(err, IMF_EINVAL, "models: unknown field \"%.*s\"",
                                  (int)(equals - text), text);
             free(*field);
-            if ((*field = strndup(equals + 1, (size_t)(text + part - equals - 1))) == NULL)
+            if (!(*field = strndup(equals + 1, (size_t)(text + part - equals - 1))))
                 return imf__fail(err, IMF_EINVAL, "out of memory");
             text += part + (text + part < end);
         }
@@ -154,15 +154,15 @@ imf_status settings__models_parse_json(struct model_settings *m, const cJSON *ar
     cJSON_ArrayForEach(entry, array)
     {
         struct model_setting *s = cJSON_IsObject(entry) ? models_add(m) : NULL;
-        if (s == NULL)
+        if (!s)
             return imf__fail(err, IMF_EINVAL, "models: a list of objects is expected");
         const cJSON *value;
         cJSON_ArrayForEach(value, entry)
         {
             char **field = find_field(s, value->string, strlen(value->string));
-            if (field == NULL)
+            if (!field)
                 return imf__fail(err, IMF_EINVAL, "models: unknown field \"%.64s\"", value->string);
-            if (*field != NULL)
+            if (*field)
                 return imf__fail(err, IMF_EINVAL, "models: field \"%s\" is given twice",
                                  value->string);
             char number[32];
@@ -171,7 +171,7 @@ imf_status settings__models_parse_json(struct model_settings *m, const cJSON *ar
                 return imf__fail(err, IMF_EINVAL, "models: field \"%s\" is not a string",
                                  value->string);
             snprintf(number, sizeof(number), "%g", value->valuedouble);
-            if ((*field = strdup(is_number ? number : value->valuestring)) == NULL)
+            if (!(*field = strdup(is_number ? number : value->valuestring)))
                 return imf__fail(err, IMF_EINVAL, "out of memory");
         }
     }

@@ -7,8 +7,8 @@
 static void print_value(const struct settings *s, int i, FILE *f)
 {
     cJSON *json = settings__value_json(s, i);
-    char *text = json != NULL ? cJSON_PrintUnformatted(json) : NULL;
-    fprintf(f, "    \"%s\": %s%s", settings__table[i].key, text != NULL ? text : "null",
+    char *text = json ? cJSON_PrintUnformatted(json) : NULL;
+    fprintf(f, "    \"%s\": %s%s", settings__table[i].key, text ? text : "null",
             i + 1 < settings__row_count ? "," : "");
     cJSON_free(text);
     cJSON_Delete(json);
@@ -40,7 +40,7 @@ static void print_indented(FILE *f, const char *lead, const char *text)
 /* "4096..1073741824", "auto|fp32|bf16" or "". */
 static void print_bounds(FILE *f, const char *lead, const struct setting_row *row)
 {
-    if (row->choices != NULL)
+    if (row->choices)
         fprintf(f, "%sOne of %s.\n", lead, row->choices);
     else if (row->type == TYPE_INTEGER || row->type == TYPE_BYTES)
         fprintf(f, "%s%lld to %lld%s.\n", lead, (long long)row->low, (long long)row->high,
@@ -64,7 +64,7 @@ void settings_print_defaults(FILE *f)
         "// file. Unknown keys stop the start. `imfd serve --print-config` shows the result and\n"
         "// where each value came from. This text is `imfd serve --print-default-config`.\n{\n");
     for (int i = 0; i < settings__row_count; i++) {
-        if (settings__table[i].group != NULL)
+        if (settings__table[i].group)
             fprintf(f, "%s    // ---- %s ----\n", i > 0 ? "\n" : "", settings__table[i].group);
         fprintf(f, "\n");
         print_indented(f, "    // ", settings__table[i].help);
@@ -89,7 +89,7 @@ void settings_print_help(FILE *f)
         "  --print-default-config  the commented configuration file\n"
         "  --help                  this text\n");
     for (int i = 0; i < settings__row_count; i++) {
-        if (settings__table[i].group != NULL)
+        if (settings__table[i].group)
             fprintf(f, "\n%s\n", settings__table[i].group);
         char flag[40];
         snprintf(flag, sizeof(flag), "--%s", settings__table[i].key);

@@ -38,9 +38,9 @@ static bool is_engine_variable(const char *name)
 
 static imf_status read_environment(struct settings *s, char **environment, struct imf_error *err)
 {
-    for (char **e = environment; *e != NULL; e++) {
+    for (char **e = environment; *e; e++) {
         const char *equals = strchr(*e, '=');
-        if (equals == NULL || strncmp(*e, prefix, PREFIX_LENGTH) != 0 || is_service_link(*e) ||
+        if (!equals || strncmp(*e, prefix, PREFIX_LENGTH) != 0 || is_service_link(*e) ||
             is_engine_variable(*e))
             continue;
         char key[64];
@@ -71,7 +71,7 @@ static const char *flag_value(int *a, int argc, char **argv, size_t *key_length,
                               struct imf_error *err)
 {
     const char *flag = argv[*a] + 2, *equals = strchr(flag, '=');
-    if (equals != NULL) {
+    if (equals) {
         *key_length = (size_t)(equals - flag);
         return equals + 1;
     }
@@ -86,7 +86,7 @@ static const char *flag_value(int *a, int argc, char **argv, size_t *key_length,
 static imf_status read_flags(struct settings *s, const char **config, enum settings_action *action,
                              int argc, char **argv, struct imf_error *err)
 {
-    bool apply = config == NULL; /* first pass: find --config and the actions; second: set */
+    bool apply = !config; /* first pass: find --config and the actions; second: set */
     for (int a = 1; a < argc; a++) {
         const char *arg = argv[a];
         if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
@@ -109,7 +109,7 @@ static imf_status read_flags(struct settings *s, const char **config, enum setti
         if (!is_config && i < 0)
             return imf__fail(err, IMF_EINVAL, "unknown flag --%.*s (see imfd serve --help)",
                              (int)length, key);
-        if (value == NULL)
+        if (!value)
             return IMF_EINVAL;
         if (is_config && !apply)
             *config = value;
@@ -141,14 +141,14 @@ static imf_status check_together(struct settings *s, struct imf_error *err)
         return imf__fail(err, IMF_EINVAL, "decode_batch: %lld is more than max_batch, %lld",
                          (long long)s->decode_batch, (long long)s->max_batch);
     if (n > 0 && (s->root_path[0] != '/' || s->root_path[n - 1] == '/' || n > 200 ||
-                  strpbrk(s->root_path, "?#% \"\\<>") != NULL))
+                  strpbrk(s->root_path, "?#% \"\\<>")))
         return imf__fail(err, IMF_EINVAL,
                          "root_path: \"%.100s\" must begin with '/' and not end with it",
                          s->root_path);
     for (int i = 0; i < s->cors_origins.n; i++) {
         const char *origin = s->cors_origins.items[i], *host = strstr(origin, "://");
         if (strcmp(origin, "*") != 0 &&
-            (host == NULL || host[3] == '\0' || strpbrk(host + 3, "/?# \r\n\t\"") != NULL))
+            (!host || host[3] == '\0' || strpbrk(host + 3, "/?# \r\n\t\"")))
             return imf__fail(err, IMF_EINVAL,
                              "cors_origins: \"%.100s\" is no origin such as https://example.org",
                              origin);
@@ -167,7 +167,7 @@ imf_status settings_load(struct settings *s, enum settings_action *action, int a
 {
     const char *config = NULL;
     *action = SETTINGS_RUN;
-    for (char **e = environment; *e != NULL; e++) {
+    for (char **e = environment; *e; e++) {
         if (strncmp(*e, "IMFD_CONFIG=", 12) == 0)
             config = *e + 12;
     }
@@ -176,7 +176,7 @@ imf_status settings_load(struct settings *s, enum settings_action *action, int a
         status = read_flags(s, &config, action, argc, argv, err);
     if (status == IMF_OK && (*action == SETTINGS_HELP || *action == SETTINGS_PRINT_DEFAULTS))
         return IMF_OK;
-    if (status == IMF_OK && config != NULL && config[0] != '\0')
+    if (status == IMF_OK && config && config[0] != '\0')
         status = settings__read_file(s, config, err);
     if (status == IMF_OK)
         status = read_environment(s, environment, err);

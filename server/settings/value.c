@@ -24,11 +24,11 @@ static bool list_add(struct string_list *l, const char *text, size_t length)
     if (l->n >= SETTINGS_MAX_ITEMS)
         return false;
     char **items = realloc(l->items, (size_t)(l->n + 1) * sizeof(*items));
-    if (items == NULL)
+    if (!items)
         return false;
     l->items = items;
     char *item = strndup(text, length);
-    if (item == NULL)
+    if (!item)
         return false;
     l->items[l->n++] = item;
     return true;
@@ -43,13 +43,13 @@ static imf_status parse_number(int64_t *out, const struct setting_row *row, cons
     bool good = end != text && errno == 0;
     if (good && row->type == TYPE_BYTES && *end != '\0') {
         const char *suffix = strchr("KMGkmg", *end);
-        int shift = suffix == NULL ? 0 : 10 * (1 + (int)(suffix - "KMGkmg") % 3);
+        int shift = !suffix ? 0 : 10 * (1 + (int)(suffix - "KMGkmg") % 3);
         end++;
         if (*end == 'i')
             end++;
         if (*end == 'B')
             end++;
-        good = suffix != NULL && !__builtin_mul_overflow(value, 1LL << shift, &value);
+        good = suffix && !__builtin_mul_overflow(value, 1LL << shift, &value);
     }
     if (!good || *end != '\0')
         return imf__fail(err, IMF_EINVAL, "%s: \"%.64s\" is not a whole number%s", row->key, text,
@@ -67,7 +67,7 @@ static bool is_choice(const char *choices, const char *text)
     for (const char *c = choices; length > 0; c = strchr(c, '|') + 1) {
         if (strncmp(c, text, length) == 0 && (c[length] == '|' || c[length] == '\0'))
             return true;
-        if (strchr(c, '|') == NULL)
+        if (!strchr(c, '|'))
             break;
     }
     return false;
@@ -112,10 +112,10 @@ static imf_status set_pairs_json(struct string_list *list, const struct setting_
     cJSON_ArrayForEach(item, object)
     {
         char *pair = NULL;
-        if (item->string == NULL || !cJSON_IsString(item))
+        if (!item->string || !cJSON_IsString(item))
             return imf__fail(err, IMF_EINVAL, "%s: names with strings are expected", row->key);
         int n = asprintf(&pair, "%s=%s", item->string, item->valuestring);
-        bool added = n >= 0 && strchr(item->string, '=') == NULL && list_add(list, pair, (size_t)n);
+        bool added = n >= 0 && !strchr(item->string, '=') && list_add(list, pair, (size_t)n);
         if (n >= 0)
             free(pair);
         if (!added)
@@ -130,7 +130,7 @@ static imf_status check_pairs(const struct string_list *list, const struct setti
 {
     for (int i = 0; i < list->n; i++) {
         const char *pair = list->items[i], *equals = strchr(pair, '=');
-        if (equals == NULL || equals == pair || equals[1] == '\0')
+        if (!equals || equals == pair || equals[1] == '\0')
             return imf__fail(err, IMF_EINVAL, "%s: \"%.64s\" is not name=value", row->key, pair);
         for (int j = 0; j < i; j++) {
             if (strncmp(list->items[j], pair, (size_t)(equals - pair) + 1) == 0)
@@ -148,7 +148,7 @@ static bool looks_like_json(const struct setting_row *row, const char *text)
         return text[0] == '{';
     if (row->type != TYPE_LIST && row->type != TYPE_MODELS)
         return false;
-    return text[0] == '[' && strchr("\"{]", text[1 + strspn(text + 1, " \t\r\n")]) != NULL;
+    return text[0] == '[' && strchr("\"{]", text[1 + strspn(text + 1, " \t\r\n")]);
 }
 
 imf_status settings__set_text(struct settings *s, int i, const char *text,
@@ -161,7 +161,7 @@ imf_status settings__set_text(struct settings *s, int i, const char *text,
     if (looks_like_json(row, text)) {
         struct imf__json_fault fault;
         json = json_read(text, strlen(text), &fault);
-        if (json == NULL)
+        if (!json)
             return imf__fail(err, IMF_EINVAL, "%s: the list is not valid JSON: %s%s%s", row->key,
                              fault.why, fault.twice ? ": " : "", fault.key);
     }
@@ -179,7 +179,7 @@ imf_status settings__set_text(struct settings *s, int i, const char *text,
         /* fall through */
     case TYPE_TEXT: {
         char *value = strdup(text);
-        if (value == NULL)
+        if (!value)
             return imf__fail(err, IMF_EINVAL, "out of memory");
         free(*(char **)at);
         *(char **)at = value;
@@ -188,22 +188,20 @@ imf_status settings__set_text(struct settings *s, int i, const char *text,
     case TYPE_LIST:
         if (!append)
             list_free(at);
-        status =
-            json != NULL ? set_list_json(at, row, json, err) : set_list_text(at, row, text, err);
+        status = json ? set_list_json(at, row, json, err) : set_list_text(at, row, text, err);
         break;
     case TYPE_PAIRS:
         if (!append)
             list_free(at);
-        status =
-            json != NULL ? set_pairs_json(at, row, json, err) : set_list_text(at, row, text, err);
+        status = json ? set_pairs_json(at, row, json, err) : set_list_text(at, row, text, err);
         if (status == IMF_OK)
             status = check_pairs(at, row, err);
         break;
     case TYPE_MODELS:
         if (!append)
             settings__models_free(at);
-        status = json != NULL ? settings__models_parse_json(at, json, err)
-                              : settings__models_parse_short(at, text, err);
+        status = json ? settings__models_parse_json(at, json, err)
+                      : settings__models_parse_short(at, text, err);
         if (status == IMF_OK)
             status = settings__models_check(at, err);
         break;
@@ -218,13 +216,13 @@ imf_status settings__set_json(struct settings *s, int i, const cJSON *value, str
     const struct setting_row *row = &settings__table[i];
     bool listy = row->type == TYPE_LIST || row->type == TYPE_MODELS;
     const cJSON *odd = row->type == TYPE_LIST && cJSON_IsArray(value) ? value->child : NULL;
-    while (odd != NULL && cJSON_IsString(odd))
+    while (odd && cJSON_IsString(odd))
         odd = odd->next;
-    if (odd != NULL)
+    if (odd)
         return imf__fail(err, IMF_EINVAL, "%s: a list of strings is expected", row->key);
     if ((cJSON_IsArray(value) && listy) || (cJSON_IsObject(value) && row->type == TYPE_PAIRS)) {
         char *text = cJSON_PrintUnformatted(value);
-        if (text == NULL)
+        if (!text)
             return imf__fail(err, IMF_EINVAL, "out of memory");
         imf_status status = settings__set_text(s, i, text, ORIGIN_FILE, false, err);
         cJSON_free(text);

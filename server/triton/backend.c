@@ -12,7 +12,7 @@
 #define TRY(call)                                                                                  \
     do {                                                                                           \
         TRITONSERVER_Error *error_ = (call);                                                       \
-        if (error_ != NULL)                                                                        \
+        if (error_)                                                                                \
             return error_;                                                                         \
     } while (0)
 
@@ -51,24 +51,24 @@ static TRITONSERVER_Error *read_config(struct config *out, TRITONBACKEND_Model *
     TRY(TRITONBACKEND_ModelVersion(model, &version));
     TRY(TRITONBACKEND_ModelConfig(model, 1, &message));
     TRITONSERVER_Error *error = TRITONSERVER_MessageSerializeToJson(message, &text, &size);
-    cJSON *root = error == NULL ? cJSON_ParseWithLength(text, size) : NULL;
+    cJSON *root = !error ? cJSON_ParseWithLength(text, size) : NULL;
     const char *checkpoint = parameter(root, "checkpoint"), *decoder = parameter(root, "decoder");
     const char *device = parameter(root, "device"), *batch = parameter(root, "max_batch");
-    if (error == NULL && checkpoint == NULL)
+    if (!error && !checkpoint)
         error = triton_error(TRITONSERVER_ERROR_INVALID_ARG,
                              "config.pbtxt: parameters have no \"checkpoint\"");
-    if (error == NULL) {
+    if (!error) {
         set_path(out->checkpoint, folder, version, checkpoint);
-        set_path(out->decoder, folder, version, decoder != NULL ? decoder : "none");
-        snprintf(out->device, sizeof(out->device), "%s", device != NULL ? device : "auto");
-        out->max_batch = batch != NULL ? atoi(batch) : 8;
+        set_path(out->decoder, folder, version, decoder ? decoder : "none");
+        snprintf(out->device, sizeof(out->device), "%s", device ? device : "auto");
+        out->max_batch = batch ? atoi(batch) : 8;
         if (out->max_batch < 1 || out->max_batch > 256)
             error = triton_error(TRITONSERVER_ERROR_INVALID_ARG,
                                  "config.pbtxt: max_batch is outside 1 to 256");
     }
     cJSON_Delete(root);
     TRITONSERVER_Error *deleted = TRITONSERVER_MessageDelete(message);
-    if (deleted != NULL)
+    if (deleted)
         TRITONSERVER_ErrorDelete(deleted);
     return error;
 }
@@ -134,7 +134,7 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelIns
     TRY(TRITONBACKEND_ModelInstanceModel(instance, &model));
     TRY(read_config(&config, model));
     struct triton_instance *t = calloc(1, sizeof(*t));
-    if (t == NULL || uv_loop_init(&t->loop) != 0) {
+    if (!t || uv_loop_init(&t->loop) != 0) {
         free(t);
         return triton_error(TRITONSERVER_ERROR_UNAVAILABLE, "out of memory");
     }
@@ -143,7 +143,7 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelIns
         error = triton_error(TRITONSERVER_ERROR_INVALID_ARG, "imfd: %s", err.message);
     else
         error = TRITONBACKEND_ModelInstanceSetState(instance, t);
-    if (error != NULL)
+    if (error)
         stop(t);
     return error;
 }
@@ -152,7 +152,7 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInstanceFinalize(TRITONBACKEND_ModelInsta
 {
     void *state;
     TRY(TRITONBACKEND_ModelInstanceState(instance, &state));
-    if (state != NULL)
+    if (state)
         stop(state);
     return NULL;
 }
@@ -163,8 +163,8 @@ static void on_picture(void *user, struct sched_request *r, const struct sched_p
 {
     struct triton_call *c = user;
     (void)r;
-    c->files[p->index] = p->png != NULL ? blob_take(p->png) : NULL;
-    c->rgb[p->index] = p->rgb != NULL ? blob_take(p->rgb) : NULL;
+    c->files[p->index] = p->png ? blob_take(p->png) : NULL;
+    c->rgb[p->index] = p->rgb ? blob_take(p->rgb) : NULL;
 }
 
 static void on_end(void *user, struct sched_request *r, enum sched_result result,
@@ -192,8 +192,8 @@ static void submit(struct triton_call *c)
     if (spec.want == 0)
         spec.want = SCHED_RGB;
     c->sched = sched_submit(c->instance->scheduler, &spec, &callbacks, c, &refusal);
-    c->ended = c->sched == NULL;
-    if (c->sched == NULL)
+    c->ended = !c->sched;
+    if (!c->sched)
         c->error = triton_error(TRITONSERVER_ERROR_UNAVAILABLE, "imfd: %s", refusal.message);
 }
 
@@ -204,7 +204,7 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInstanceExecute(TRITONBACKEND_ModelInstan
     void *state;
     TRY(TRITONBACKEND_ModelInstanceState(instance, &state));
     struct triton_call *calls = calloc(count, sizeof(*calls));
-    if (calls == NULL)
+    if (!calls)
         return triton_error(TRITONSERVER_ERROR_UNAVAILABLE, "out of memory");
     /* From here on the requests are ours: each gets its response. */
     for (uint32_t i = 0; i < count; i++) {
@@ -218,7 +218,7 @@ TRITONSERVER_Error *TRITONBACKEND_ModelInstanceExecute(TRITONBACKEND_ModelInstan
     for (uint32_t i = 0; i < count; i++) {
         while (!calls[i].ended)
             uv_run(&calls[i].instance->loop, UV_RUN_ONCE);
-        if (calls[i].sched != NULL)
+        if (calls[i].sched)
             sched_close(calls[i].sched, SCHED_SENT);
         triton_send(&calls[i]);
     }

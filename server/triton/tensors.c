@@ -23,11 +23,11 @@ TRITONSERVER_Error *triton_error(TRITONSERVER_Error_Code code, const char *forma
 
 static bool refuse(struct triton_call *c, TRITONSERVER_Error *error)
 {
-    if (error != NULL && c->error == NULL)
+    if (error && !c->error)
         c->error = error;
-    else if (error != NULL)
+    else if (error)
         TRITONSERVER_ErrorDelete(error);
-    return error == NULL;
+    return !error;
 }
 
 #define INVALID(...) refuse(c, triton_error(TRITONSERVER_ERROR_INVALID_ARG, __VA_ARGS__))
@@ -43,7 +43,7 @@ static bool read_input(struct triton_call *c, const char *name, TRITONSERVER_Dat
     uint32_t dims, buffers;
     uint64_t bytes;
     *n = 0;
-    if (missing != NULL) {
+    if (missing) {
         TRITONSERVER_ErrorDelete(missing);
         return true;
     }
@@ -87,8 +87,7 @@ static bool read_classes(struct triton_call *c)
     c->samplings = calloc(c->n, sizeof(*c->samplings));
     c->files = calloc(c->n, sizeof(struct blob *));
     c->rgb = calloc(c->n, sizeof(struct blob *));
-    if (c->labels == NULL || c->seeds == NULL || c->samplings == NULL || c->files == NULL ||
-        c->rgb == NULL)
+    if (!c->labels || !c->seeds || !c->samplings || !c->files || !c->rgb)
         return refuse(c, triton_error(TRITONSERVER_ERROR_UNAVAILABLE, "out of memory"));
     for (uint32_t i = 0; i < c->n; i++) { /* the number of classes is the unconditional one */
         if (values[i] < 0 || values[i] > c->instance->info.classes)
@@ -212,7 +211,7 @@ static void write_outputs(struct triton_call *c, TRITONBACKEND_Response *respons
     for (uint32_t i = 0; i < c->n && c->image; i++)
         files += 4 + c->files[i]->size;
     if (c->image &&
-        (at = add_output(c, response, "image", TRITONSERVER_TYPE_BYTES, shape, 1, files)) != NULL) {
+        (at = add_output(c, response, "image", TRITONSERVER_TYPE_BYTES, shape, 1, files))) {
         for (uint32_t i = 0; i < c->n; i++) { /* length, little-endian, and bytes */
             uint32_t size = (uint32_t)c->files[i]->size;
             for (int b = 0; b < 4; b++)
@@ -222,12 +221,12 @@ static void write_outputs(struct triton_call *c, TRITONBACKEND_Response *respons
         }
     }
     if (c->pixels && (at = add_output(c, response, "pixels", TRITONSERVER_TYPE_UINT8, shape, 4,
-                                      c->n * picture)) != NULL) {
+                                      c->n * picture))) {
         for (uint32_t i = 0; i < c->n; i++)
             memcpy(at + i * picture, c->rgb[i]->data, picture);
     }
     if (c->seed && (at = add_output(c, response, "seed", TRITONSERVER_TYPE_INT64, shape, 1,
-                                    8 * (uint64_t)c->n)) != NULL)
+                                    8 * (uint64_t)c->n)))
         memcpy(at, c->seeds, 8 * (size_t)c->n);
 }
 
@@ -235,23 +234,23 @@ void triton_send(struct triton_call *c)
 {
     TRITONBACKEND_Response *response = NULL;
     TRITONSERVER_Error *failed = TRITONBACKEND_ResponseNew(&response, c->request);
-    if (failed == NULL) {
-        if (c->error == NULL)
+    if (!failed) {
+        if (!c->error)
             write_outputs(c, response);
         failed =
             TRITONBACKEND_ResponseSend(response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, c->error);
     }
-    if (failed != NULL) /* Triton cannot be told any more */
+    if (failed) /* Triton cannot be told any more */
         TRITONSERVER_ErrorDelete(failed);
-    if (c->error != NULL)
+    if (c->error)
         TRITONSERVER_ErrorDelete(c->error);
     failed = TRITONBACKEND_RequestRelease(c->request, TRITONSERVER_REQUEST_RELEASE_ALL);
-    if (failed != NULL)
+    if (failed)
         TRITONSERVER_ErrorDelete(failed);
     for (uint32_t i = 0; i < c->n; i++) {
-        if (c->files != NULL)
+        if (c->files)
             blob_drop(c->files[i]);
-        if (c->rgb != NULL)
+        if (c->rgb)
             blob_drop(c->rgb[i]);
     }
     free(c->files);

@@ -59,7 +59,7 @@ static bool read_png(struct picture *p, const char *path)
     p->width = (int)image.width;
     p->height = (int)image.height;
     p->rgb = malloc(PNG_IMAGE_SIZE(image));
-    return p->rgb != NULL && png_image_finish_read(&image, NULL, p->rgb, 0, NULL);
+    return p->rgb && png_image_finish_read(&image, NULL, p->rgb, 0, NULL);
 }
 
 static bool made_up(struct picture *p)
@@ -73,7 +73,7 @@ static bool made_up(struct picture *p)
     const struct backend_ops *o = &backend_fake;
     p->width = p->height = 256;
     p->rgb = malloc(256 * 256 * 3);
-    return p->rgb != NULL && o->device_open(&device, &ep, NULL) == IMF_OK &&
+    return p->rgb && o->device_open(&device, &ep, NULL) == IMF_OK &&
            o->model_load(&model, device, &mp, NULL) == IMF_OK &&
            o->lane_create(&lane, model) == IMF_OK &&
            o->lane_start(lane, model, 1, 1, &s, NULL) == IMF_OK &&

@@ -50,7 +50,7 @@ static void ask(void)
     static const struct sched_callbacks callbacks = {on_picture, on_end};
     struct sched_refusal why;
     spec.seed = fresh ? seed++ : seed++ % 64;
-    if (sched_submit(scheduler, &spec, &callbacks, NULL, &why) == NULL) {
+    if (!sched_submit(scheduler, &spec, &callbacks, NULL, &why)) {
         fprintf(stderr, "refused: %s\n", why.message);
         exit(1);
     }
@@ -135,7 +135,7 @@ static void run_core(int requests)
         snprintf(tenants[i % 100], sizeof(tenants[0]), "t%d", i % 100);
         spec.tenant = tenants[i % 100];
         spec.seed = (uint64_t)i;
-        if (core_submit(&core, &spec, 1, &why) == NULL)
+        if (!core_submit(&core, &spec, 1, &why))
             exit(1);
     }
     double submit = (double)(uv_hrtime() - begin) * 1e-3 / requests;

@@ -21,7 +21,7 @@ static enum MHD_Result answer(void *cls, struct MHD_Connection *connection, cons
                               size_t *data_size, void **state)
 {
     (void)cls, (void)url, (void)method, (void)version, (void)data, (void)data_size;
-    if (*state == NULL) { /* the header; the request is complete at the next call */
+    if (!*state) { /* the header; the request is complete at the next call */
         *state = &server;
         return MHD_YES;
     }
@@ -69,10 +69,10 @@ static void on_poll(uv_poll_t *handle, int status, int events)
 static bool read_file(const char *path)
 {
     FILE *f = fopen(path, "rb");
-    if (f == NULL)
+    if (!f)
         return false;
     content = malloc(1 << 24);
-    content_size = content != NULL ? fread(content, 1, 1 << 24, f) : 0;
+    content_size = content ? fread(content, 1, 1 << 24, f) : 0;
     fclose(f);
     return content_size > 0;
 }
@@ -91,7 +91,7 @@ int main(int argc, char **argv)
                               MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)32768,
                               MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_NOTIFY_CONNECTION,
                               on_connection, NULL, MHD_OPTION_END);
-    if (server == NULL)
+    if (!server)
         return 1;
     uv_loop_t *loop = uv_default_loop();
     uv_timer_init(loop, &timer);

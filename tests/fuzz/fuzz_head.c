@@ -16,22 +16,22 @@ static void check(bool condition)
 
 static bool same(const char *a, const char *b)
 {
-    return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
+    return !a || !b ? a == b : strcmp(a, b) == 0;
 }
 
 static void check_done(const struct http_head *h, size_t size)
 {
-    check(h->size <= size && h->size <= HEAD_MAX_SIZE && h->target != NULL);
+    check(h->size <= size && h->size <= HEAD_MAX_SIZE && h->target);
     check(h->target[0] == '/' || (strcmp(h->target, "*") == 0 && h->method == HTTP_OPTIONS));
     check(strlen(h->target) <= HTTP_MAX_URI);
     for (const char *c = h->target; *c != '\0'; c++)
         check((unsigned char)*c > ' ' && (unsigned char)*c < 0x7f && *c != '#');
-    check(!(h->chunked && h->headers[HTTP_CONTENT_LENGTH] != NULL));
-    check(h->http10 || h->headers[HTTP_HOST] != NULL);
-    if (h->headers[HTTP_HOST] != NULL)
+    check(!(h->chunked && h->headers[HTTP_CONTENT_LENGTH]));
+    check(h->http10 || h->headers[HTTP_HOST]);
+    if (h->headers[HTTP_HOST])
         check(http_authority_valid(h->headers[HTTP_HOST], strlen(h->headers[HTTP_HOST])));
     for (int i = 0; i < HTTP_HEADER_COUNT; i++) {
-        for (const char *c = h->headers[i]; c != NULL && *c != '\0'; c++)
+        for (const char *c = h->headers[i]; c && *c != '\0'; c++)
             check(*c == '\t' || ((unsigned char)*c >= ' ' && *c != 0x7f));
     }
 }
@@ -40,7 +40,7 @@ static void heads(const uint8_t *data, size_t size, size_t piece)
 {
     struct http_head whole = {0}, cut = {0};
     char *a = malloc(size + 1), *b = malloc(size + 1), *joined;
-    if (a == NULL || b == NULL)
+    if (!a || !b)
         abort();
     memcpy(a, data, size);
     memcpy(b, data, size);
@@ -51,7 +51,7 @@ static void heads(const uint8_t *data, size_t size, size_t piece)
     }
     check(size == 0 || one == other || (one == HEAD_BAD && other == HEAD_BAD));
     if (one == HEAD_BAD)
-        check(whole.status >= 400 && whole.message != NULL);
+        check(whole.status >= 400 && whole.message);
     if (one == HEAD_DONE) {
         check(whole.size == cut.size && whole.length == cut.length &&
               same(whole.target, cut.target));
@@ -81,7 +81,7 @@ static enum head_result body(const char *bytes, size_t size, size_t piece, uint6
             *digest = (*digest ^ (unsigned char)data[i]) * 1099511628211u;
         at += used;
     }
-    check(result != HEAD_BAD || c.message != NULL);
+    check(result != HEAD_BAD || c.message);
     return result;
 }
 
@@ -95,7 +95,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     char *bytes = malloc(size);
-    if (bytes == NULL)
+    if (!bytes)
         return 0;
     memcpy(bytes, data + 1, size - 1);
     uint64_t one = 1, other = 1;

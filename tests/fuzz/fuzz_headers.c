@@ -43,14 +43,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct proxy_trust *trust;
     static struct classes *classes;
-    if (trust == NULL) {
+    if (!trust) {
         char *items[] = {(char *)"10.0.0.0/8", (char *)"fd00::/7", (char *)"unix"};
         struct imf_error err;
         check(proxy_trust_create(&trust, items, 3, &err) == IMF_OK);
         classes = classes_create_imagenet();
     }
     char *text = malloc(size + 1);
-    if (text == NULL)
+    if (!text)
         return 0;
     memcpy(text, data, size);
     text[size] = '\0';

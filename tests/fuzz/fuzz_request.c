@@ -69,7 +69,7 @@ static bool parse_url(struct api *a, const char *text, struct picture_params *p,
 {
     char class_name[CLASSES_MAX_QUERY + 1], file[64];
     const char *slash = strchr(text, '/');
-    if (slash == NULL)
+    if (!slash)
         return api_problem_set(problem, API_NOT_FOUND, NULL, "no slash");
     size_t length = strcspn(slash + 1, "?");
     const char *query = slash[1 + length] == '?' ? slash + length + 2 : "";
@@ -90,8 +90,8 @@ static bool parse_inference(struct api *a, const char *text, size_t size, struct
         return api_problem_set(problem, API_BAD_REQUEST, NULL, "too short");
     size_t json = (size_t)(uint8_t)text[0] | (size_t)(uint8_t)text[1] << 8;
     struct infer_ask *ask = calloc(1, sizeof(*ask));
-    bool good = ask != NULL && infer_parse(a, "m", text + 2, size - 2,
-                                           json < size - 2 ? json : size - 2, p, ask, problem);
+    bool good = ask && infer_parse(a, "m", text + 2, size - 2, json < size - 2 ? json : size - 2, p,
+                                   ask, problem);
     if (good) {
         check(ask->n_outputs >= 1 && ask->n_outputs <= INFER_OUTPUTS && p->n <= INFER_MAX_N);
         for (uint32_t i = 0; i < p->n; i++) {
@@ -108,7 +108,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct api api;
     static struct settings settings = {.max_n = 100, .max_steps = 64, .request_timeout_ms = 60000};
-    if (api.imagenet == NULL) {
+    if (!api.imagenet) {
         api.imagenet = classes_create_imagenet();
         api.settings = &settings;
         api.models[0].info = &info;
@@ -119,7 +119,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static char policies[3][8] = {"strict", "nearest", "ignore"};
     settings.size_policy = policies[data[0] / 3 % 3];
     char *text = malloc(size); /* exactly as long as the text and its terminator */
-    if (text == NULL)
+    if (!text)
         return 0;
     memcpy(text, data + 1, size - 1);
     text[size - 1] = '\0';

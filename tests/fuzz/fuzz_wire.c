@@ -179,14 +179,13 @@ static void still_answers(void)
 static bool waiting(void)
 {
     const struct http_conn *c = server.http->first;
-    return c != NULL && (c->phase == PHASE_WAITING || c->phase == PHASE_SENDING) &&
-           n_got < sizeof(got);
+    return c && (c->phase == PHASE_WAITING || c->phase == PHASE_SENDING) && n_got < sizeof(got);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static uint64_t runs;
-    if (server.http == NULL)
+    if (!server.http)
         start();
     if (size < 2)
         return 0;

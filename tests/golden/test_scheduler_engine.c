@@ -63,7 +63,7 @@ static double run(struct asked *asked, int requests, uint32_t at_once)
     struct imf_engine_params ep;
     imf_engine_params_init(&ep);
     const char *device = getenv("IMFD_TEST_DEVICE");
-    ep.device = device != NULL ? device : "cpu";
+    ep.device = device ? device : "cpu";
     struct imf_model_params mp;
     imf_model_params_init(&mp);
     char *vae = golden_vae_tiny();

@@ -40,7 +40,7 @@ static int find_text(struct dl_phdr_info *info, size_t size, void *user)
 {
     (void)size;
     const char *slash = strrchr(info->dlpi_name, '/');
-    const char *name = slash != NULL ? slash + 1 : info->dlpi_name;
+    const char *name = slash ? slash + 1 : info->dlpi_name;
     int *first = user; /* the program comes first, without a name */
     for (int m = 0; m < MODULES; m++) {
         bool is = m == 0 ? *first : strncmp(name, modules[m], strlen(modules[m])) == 0;
@@ -68,7 +68,7 @@ static void find_real(void)
 __attribute__((constructor)) static void start(void)
 {
     const char *path = getenv("FAIL_NTH");
-    int first = 1, fd = path != NULL ? open(path, O_RDWR | O_CLOEXEC) : -1;
+    int first = 1, fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
     if (fd < 0)
         return;
     control = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -103,28 +103,28 @@ static bool fails(const void *caller)
 
 void *malloc(size_t n)
 {
-    if (real_malloc == NULL)
+    if (!real_malloc)
         find_real();
     return fails(__builtin_return_address(0)) ? NULL : real_malloc(n);
 }
 
 void *calloc(size_t n, size_t size)
 {
-    if (real_calloc == NULL)
+    if (!real_calloc)
         find_real();
     return fails(__builtin_return_address(0)) ? NULL : real_calloc(n, size);
 }
 
 void *realloc(void *p, size_t n)
 {
-    if (real_realloc == NULL)
+    if (!real_realloc)
         find_real();
     return n > 0 && fails(__builtin_return_address(0)) ? NULL : real_realloc(p, n);
 }
 
 int posix_memalign(void **out, size_t alignment, size_t n)
 {
-    if (real_posix_memalign == NULL)
+    if (!real_posix_memalign)
         find_real();
     return fails(__builtin_return_address(0)) ? ENOMEM : real_posix_memalign(out, alignment, n);
 }

@@ -173,7 +173,7 @@ TRITONSERVER_Error *TRITONBACKEND_InputProperties(TRITONBACKEND_Input *input, co
                                                   const int64_t **shape, uint32_t *dims,
                                                   uint64_t *bytes, uint32_t *buffers)
 {
-    if (name != NULL)
+    if (name)
         *name = input->name;
     *type = input->type;
     *shape = input->shape;
@@ -235,7 +235,7 @@ TRITONSERVER_Error *TRITONBACKEND_ResponseSend(TRITONBACKEND_Response *response,
     ck_assert_uint_eq(flags, TRITONSERVER_RESPONSE_COMPLETE_FINAL);
     ck_assert(!response->sent);
     response->sent = true;
-    if (error != NULL)
+    if (error)
         strcpy(response->error, error->message);
     return NULL;
 }
@@ -257,7 +257,7 @@ static void load(void)
     *(void **)&initialize = dlsym(module, "TRITONBACKEND_ModelInstanceInitialize");
     *(void **)&finalize = dlsym(module, "TRITONBACKEND_ModelInstanceFinalize");
     *(void **)&execute = dlsym(module, "TRITONBACKEND_ModelInstanceExecute");
-    ck_assert(initialize != NULL && finalize != NULL && execute != NULL);
+    ck_assert(initialize && finalize && execute);
 }
 
 static void add(TRITONBACKEND_Request *r, const char *name, TRITONSERVER_DataType type, int64_t n,
@@ -277,7 +277,7 @@ static void start(void)
 {
     load();
     TRITONSERVER_Error *e = initialize(&instance);
-    ck_assert_msg(e == NULL, "%s", e != NULL ? e->message : "");
+    ck_assert_msg(!e, "%s", e ? e->message : "");
     ck_assert_ptr_nonnull(instance.state);
 }
 

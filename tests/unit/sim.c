@@ -43,8 +43,8 @@ struct sim_request *sim_submit(struct sim *s, const struct sched_spec *spec,
                                struct sched_refusal *why)
 {
     struct sched_refusal mine;
-    struct sched_request *r = core_submit(&s->core, spec, s->now, why != NULL ? why : &mine);
-    if (r == NULL)
+    struct sched_request *r = core_submit(&s->core, spec, s->now, why ? why : &mine);
+    if (!r)
         return NULL;
     struct sim_request *q = calloc(1, sizeof(*q));
     q->r = r;
@@ -83,7 +83,7 @@ static void check_request(const struct sched_request *r)
     LIST_EACH(it, &r->waiting)
     {
         const struct waiter *w = LIST_OF(it, struct waiter, of_request);
-        ENSURE(w->request == r && w->picture != NULL);
+        ENSURE(w->request == r && w->picture);
         waiting++;
     }
     ENSURE_EQ(waiting, r->unfinished);
@@ -107,7 +107,7 @@ static void check_accounts(struct sim *s)
     }
     for (int i = 0; i < s->request_count; i++) {
         const struct sched_request *r = s->requests[i]->r;
-        if (r == NULL)
+        if (!r)
             continue;
         requests++;
         images += r->spec.n - (r->next - r->outstanding); /* not released */
@@ -120,7 +120,7 @@ void sim_check(struct sim *s)
 {
     const struct sched_core *c = &s->core;
     uint32_t queued = 0, encoding = 0, lanes[SCHED_MAX_DEVICES][SCHED_MAX_MODELS] = {{0}};
-    for (const struct picture *p = c->pictures; p != NULL; p = p->hh.next) {
+    for (const struct picture *p = c->pictures; p; p = p->hh.next) {
         ENSURE(p->in_hand || !list_empty(&p->waiters));
         queued += p->state == PICTURE_QUEUED;
         encoding += p->state == PICTURE_ENCODING || (p->state == PICTURE_DENOISED && p->in_hand);
@@ -128,7 +128,7 @@ void sim_check(struct sim *s)
         if (p->device >= 0)
             lanes[p->device][p->key.model]++;
         if (p->state == PICTURE_QUEUED)
-            ENSURE(!p->in_hand && p->lane == NULL && p->step == 0);
+            ENSURE(!p->in_hand && !p->lane && p->step == 0);
     }
     ENSURE_EQ(encoding, c->encoding);
     ENSURE_LE(c->encoding, c->options.max_encoding + IMF_MAX_BATCH);
@@ -155,7 +155,7 @@ static void check_conservation(struct sim *s, int device)
     const struct sched_core *c = &s->core;
     if (c->device[device].failed)
         return;
-    for (const struct picture *p = c->pictures; p != NULL; p = p->hh.next) {
+    for (const struct picture *p = c->pictures; p; p = p->hh.next) {
         int m = p->key.model;
         if (p->in_hand || (c->model[m].devices >> device & 1) == 0)
             continue;
@@ -203,7 +203,7 @@ static void start_device(struct sim *s, int d)
         ENSURE(p->in_hand);
         for (int k = 0; k < i; k++)
             ENSURE_NE(v->work.picture[k], p);
-        if (p->lane == NULL) {
+        if (!p->lane) {
             p->lane = calloc(1, sizeof(*p->lane));
             s->lanes_made++;
         }
@@ -251,7 +251,7 @@ static void start_encoders(struct sim *s)
 {
     while (s->encoding < s->encoders) {
         struct picture *p = core_encode_next(&s->core);
-        if (p == NULL)
+        if (!p)
             return;
         s->encode[s->encoding].p = p;
         s->encode[s->encoding++].done_at = s->now + s->encode_us;
@@ -275,7 +275,7 @@ static void deliver(struct sim *s)
             if (q->keep)
                 continue;
             sim_close(s, q, SCHED_SENT);
-            if (s->on_end != NULL)
+            if (s->on_end)
                 s->on_end(s, q);
             continue;
         }
@@ -286,9 +286,9 @@ static void deliver(struct sim *s)
         unsigned want = e.request->spec.want;
         ENSURE_EQ(p->png != NULL, (want & SCHED_PNG) != 0);
         ENSURE_EQ(p->rgb != NULL, (want & SCHED_RGB) != 0);
-        if (p->png != NULL)
+        if (p->png)
             ENSURE(memcmp(p->png->data, &p->key, sizeof(p->key)) == 0);
-        if (p->rgb != NULL)
+        if (p->rgb)
             ENSURE(memcmp(p->rgb->data, &p->key, sizeof(p->key)) == 0);
         blob_drop(p->png);
         blob_drop(p->rgb);
@@ -361,7 +361,7 @@ static void events_now(struct sim *s)
         int client = s->plan[i].client;
         s->plan[i] = s->plan[--s->plan_count];
         struct sim_request *q = sim_submit(s, &spec, NULL);
-        if (q != NULL)
+        if (q)
             q->client = client;
     }
     core_expire(&s->core, s->now);
@@ -403,14 +403,14 @@ void sim_finish(struct sim *s)
     s->on_end = NULL;
     s->plan_count = 0;
     for (int i = 0; i < s->request_count; i++) {
-        if (s->requests[i]->r != NULL && s->requests[i]->ended)
+        if (s->requests[i]->r && s->requests[i]->ended)
             sim_close(s, s->requests[i], SCHED_GONE);
         s->requests[i]->keep = false;
     }
     core_stop(&s->core, s->now);
     sim_run_all(s);
     const struct sched_core *c = &s->core;
-    ENSURE(c->pictures == NULL);
+    ENSURE(!c->pictures);
     ENSURE_EQ(c->requests, 0);
     ENSURE_EQ(c->encoding, 0);
     ENSURE_EQ(c->stats.queue_images, 0);

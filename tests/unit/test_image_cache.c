@@ -105,7 +105,7 @@ START_TEST(test_random)
         if (rand() % 2 == 0) {
             struct blob *b = image_cache_get(c, &key);
             ck_assert_int_eq(b != NULL, at < count);
-            if (b != NULL) {
+            if (b) {
                 ck_assert_uint_eq(b->data[0], (uint8_t)label);
                 blob_drop(b);
                 memmove(order + at, order + at + 1, (size_t)(count - at - 1) * sizeof(*order));

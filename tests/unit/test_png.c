@@ -171,10 +171,10 @@ static void round_trip(int level, int width, int height, enum pattern pattern,
     struct texts texts;
     read_png(a->data, a->size, back, width, height, &texts);
     ck_assert_mem_eq(back, rgb, size);
-    ck_assert_str_eq(texts.parameters, text != NULL ? text->parameters : "");
-    ck_assert_str_eq(texts.imfd, text != NULL ? text->imfd : "");
+    ck_assert_str_eq(texts.parameters, text ? text->parameters : "");
+    ck_assert_str_eq(texts.imfd, text ? text->imfd : "");
     ck_assert_int_eq(strstr(texts.xmp, "/trainedAlgorithmicMedia\"") != NULL,
-                     text != NULL && text->software[0] != '\0');
+                     text && text->software[0] != '\0');
     /* Without the text range: the picture and no text. */
     size_t after = a->text_offset + a->text_size;
     memmove(a->data + a->text_offset, a->data + after, a->size - after);

@@ -28,7 +28,7 @@ START_TEST(test_queue_bound)
     ENSURE(NULL == sim_submit(&sim, &spec, &why));
     uint64_t advice = why.retry_us, asked = sim.now;
     ENSURE_GT(advice, 10000);
-    while (sim_submit(&sim, &spec, &why) == NULL)
+    while (!sim_submit(&sim, &spec, &why))
         sim_run(&sim, sim.now + 1000);
     uint64_t took = sim.now - asked;
     ENSURE_LE(took, advice * 2);

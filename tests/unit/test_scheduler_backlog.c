@@ -22,7 +22,7 @@ static double agreement(int model)
     double predicted = stats->model[model].backlog_us;
     free(stats);
     uint64_t begin = sim.now;
-    while (sim.core.pictures != NULL && sim_step(&sim))
+    while (sim.core.pictures && sim_step(&sim))
         continue;
     double took = (double)(sim.now - begin);
     fflush(stdout);
@@ -102,16 +102,16 @@ START_TEST(test_two_models)
     for (int m = 0; m < 2; m++) {
         struct sched_spec spec = sim_spec(3, 77, 32, 3);
         spec.model = m;
-        ENSURE(sim_submit(&sim, &spec, NULL) != NULL);
+        ENSURE(sim_submit(&sim, &spec, NULL));
         sim_run_all(&sim);
         spec.seed = 5000;
         spec.n = 48;
-        ENSURE(sim_submit(&sim, &spec, NULL) != NULL);
+        ENSURE(sim_submit(&sim, &spec, NULL));
         if (m == 0)
             sim_run_all(&sim);
     }
     struct sched_spec spec = sim_spec(4, 1, 48, 3);
-    ENSURE(sim_submit(&sim, &spec, NULL) != NULL);
+    ENSURE(sim_submit(&sim, &spec, NULL));
     ENSURE_EQ((int)core_backlog_us(&sim.core, 0), (int)core_backlog_us(&sim.core, 1));
     ENSURE_AGREES(1);
     sim_finish(&sim);

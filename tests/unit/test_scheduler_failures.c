@@ -116,7 +116,7 @@ START_TEST(test_stuck)
     ENSURE(!core_answers(&sim.core, 1));
     ENSURE(core_answers(&sim.core, 0)); /* on the other device */
     spec.seed = 2;
-    ENSURE(sim_submit(&sim, &spec, &why) == NULL);
+    ENSURE(!sim_submit(&sim, &spec, &why));
     ENSURE_EQ(why.why, SCHED_REJECT_STUCK);
     ENSURE_EQ(q->result, SCHED_DONE); /* not ended: no other result */
     ENSURE(!q->ended);
@@ -125,7 +125,7 @@ START_TEST(test_stuck)
     sim_run_all(&sim);
     watch(1);
     ENSURE(q->ended && core_answers(&sim.core, 1));
-    ENSURE(sim_submit(&sim, &spec, &why) != NULL);
+    ENSURE(sim_submit(&sim, &spec, &why));
     sim_finish(&sim);
 }
 END_TEST

@@ -28,7 +28,7 @@ static struct sim_request *random_live(uint64_t *rng)
 {
     for (int tries = 0; tries < 8 && sim.request_count > 0; tries++) {
         struct sim_request *q = sim.requests[random_below(rng, (uint32_t)sim.request_count)];
-        if (q->r != NULL)
+        if (q->r)
             return q;
     }
     return NULL;
@@ -45,20 +45,20 @@ static void random_act(uint64_t *rng)
     case 3:
         spec = random_spec(rng);
         q = sim_submit(&sim, &spec, NULL);
-        if (q != NULL) {
+        if (q) {
             q->manual_release = random_below(rng, 3) == 0;
             q->keep = random_below(rng, 3) == 0;
         }
         break;
     case 4:
         q = random_live(rng);
-        if (q != NULL)
+        if (q)
             sim_close(&sim, q, random_below(rng, 4) == 0 ? SCHED_BROKEN : SCHED_GONE);
         break;
     case 5:
     case 6:
         q = random_live(rng);
-        if (q != NULL && q->held > 0) {
+        if (q && q->held > 0) {
             q->held--;
             core_release(&sim.core, q->r, 1, sim.now);
         }
@@ -107,7 +107,7 @@ START_TEST(test_random)
             more = false;
             for (int i = 0; i < sim.request_count; i++) {
                 struct sim_request *q = sim.requests[i];
-                if (q->r != NULL && q->held > 0) {
+                if (q->r && q->held > 0) {
                     core_release(&sim.core, q->r, q->held, sim.now);
                     q->held = 0;
                     q->manual_release = false;
@@ -116,7 +116,7 @@ START_TEST(test_random)
             }
         }
         for (int i = 0; i < sim.request_count; i++) {
-            if (sim.requests[i]->r != NULL && !sim.requests[i]->ended)
+            if (sim.requests[i]->r && !sim.requests[i]->ended)
                 ck_abort_msg("seed %d: request %d never ended", _i * 1000 + round, i);
         }
         sim_finish(&sim);

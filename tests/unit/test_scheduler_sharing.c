@@ -34,7 +34,7 @@ static struct sim_request *bring_to(int i, struct sim_request **blocker)
 static const struct picture *only_picture(int label)
 {
     const struct picture *p = sim.core.pictures;
-    while (p != NULL && p->key.label != label)
+    while (p && p->key.label != label)
         p = p->hh.next;
     return p;
 }
@@ -113,7 +113,7 @@ START_TEST(test_cancel_sending)
     struct sim_request *q = submit(1, 1, 4, 1, "a"), *broken = submit(1, 9, 4, 1, "a");
     q->keep = broken->keep = q->manual_release = true;
     sim_run_all(&sim);
-    ENSURE(q->ended && q->got == 4 && q->r != NULL);
+    ENSURE(q->ended && q->got == 4 && q->r);
     core_release(&sim.core, q->r, 3, sim.now);
     sim_close(&sim, q, SCHED_GONE);
     sim_close(&sim, broken, SCHED_BROKEN);

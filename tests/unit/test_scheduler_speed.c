@@ -29,7 +29,7 @@ static void fill(const struct retry_case *k, int label)
         uint32_t room = sim.core.options.max_queue - sim.core.stats.queue_images;
         struct sched_spec spec =
             sim_spec(label, seed * 100, room < k->fill_by ? room : k->fill_by, k->steps);
-        ENSURE(sim_submit(&sim, &spec, &why) != NULL);
+        ENSURE(sim_submit(&sim, &spec, &why));
     }
 }
 
@@ -40,7 +40,7 @@ static void check_advice(const struct retry_case *k, uint64_t seed)
     struct sched_refusal why;
     struct sched_spec spec = sim_spec(7, seed, k->n, k->steps);
     spec.tenant = "late";
-    ENSURE(sim_submit(&sim, &spec, &why) == NULL);
+    ENSURE(!sim_submit(&sim, &spec, &why));
     ENSURE_EQ(why.why, SCHED_REJECT_QUEUE);
     uint64_t asked = sim.now, advice = why.retry_us, fitted = 0;
     while (sim.now < asked + advice) {
@@ -51,7 +51,7 @@ static void check_advice(const struct retry_case *k, uint64_t seed)
     }
     uint64_t way = (uint64_t)k->steps * (k->step_us + (uint64_t)k->max_batch * k->step_lane_us) +
                    (uint64_t)k->max_batch * 2000;
-    ENSURE(sim_submit(&sim, &spec, &why) != NULL);
+    ENSURE(sim_submit(&sim, &spec, &why));
     if (fitted > 0)
         ENSURE_LE(advice, fitted + way + advice / 8 + 2000);
 }
@@ -91,25 +91,25 @@ START_TEST(test_retry_counts_every_device)
     struct sched_spec spec = sim_spec(1, 1, 1, 1);
     for (int m = 0; m < 2; m++) {
         spec.model = m;
-        ENSURE(sim_submit(&sim, &spec, NULL) != NULL);
+        ENSURE(sim_submit(&sim, &spec, NULL));
         sim_run_all(&sim);
     }
     for (uint64_t seed = 10; sim.core.stats.queue_images < 8; seed++) {
         spec = sim_spec(1, seed, 1, 64);
-        ENSURE(sim_submit(&sim, &spec, NULL) != NULL);
+        ENSURE(sim_submit(&sim, &spec, NULL));
     }
     sim_run(&sim, sim.now + 1);
     for (uint64_t seed = 100; sim.core.stats.queue_images < 8; seed++) {
         spec = sim_spec(1, seed, 1, 64);
-        ENSURE(sim_submit(&sim, &spec, NULL) != NULL);
+        ENSURE(sim_submit(&sim, &spec, NULL));
     }
     struct sched_refusal why;
     spec = sim_spec(2, 1, 1, 1);
     spec.model = 1; /* whose device idles */
-    ENSURE(sim_submit(&sim, &spec, &why) == NULL);
+    ENSURE(!sim_submit(&sim, &spec, &why));
     ENSURE_GT(why.retry_us, 63 * 10000);
     sim_run(&sim, sim.now + why.retry_us);
-    ENSURE(sim_submit(&sim, &spec, &why) != NULL);
+    ENSURE(sim_submit(&sim, &spec, &why));
     sim_finish(&sim);
 }
 END_TEST
@@ -122,7 +122,7 @@ START_TEST(test_retry_before_anything_is_known)
     submit(1, 1, 1, 1, "a");
     struct sched_refusal why;
     struct sched_spec spec = sim_spec(1, 2, 1, 1);
-    ENSURE(sim_submit(&sim, &spec, &why) == NULL);
+    ENSURE(!sim_submit(&sim, &spec, &why));
     ENSURE_EQ(why.retry_us, 1000000);
     sim_finish(&sim);
 }
@@ -136,7 +136,7 @@ static struct sim_request *ask(uint64_t seed, uint32_t n, uint64_t timeout_us)
     struct sched_spec spec = sim_spec(3, seed, n, 1);
     spec.timeout_us = timeout_us;
     struct sim_request *q = sim_submit(&sim, &spec, &why);
-    if (q == NULL)
+    if (!q)
         ENSURE_EQ(why.why, SCHED_REJECT_DEADLINE);
     return q;
 }
@@ -147,12 +147,12 @@ START_TEST(test_slow_start)
     begin(1, 1, 8, 8);
     core_guess(&sim.core.model[0], 229000000, 9000000, sim.now);
     struct sim_request *q = ask(1, 1, 2000000);
-    ENSURE(q != NULL);                  /* it is the measurement */
-    ENSURE(ask(2, 1, 2000000) == NULL); /* one is enough */
+    ENSURE(q);                   /* it is the measurement */
+    ENSURE(!ask(2, 1, 2000000)); /* one is enough */
     sim_run_all(&sim);
     ENSURE_EQ(q->result, SCHED_DONE);
     for (uint64_t seed = 10; seed < 20; seed++)
-        ENSURE(ask(seed, 1, 2000000) != NULL);
+        ENSURE(ask(seed, 1, 2000000));
     sim_run_all(&sim);
     sim_finish(&sim);
 }
@@ -165,17 +165,17 @@ START_TEST(test_slow_once)
     sim.step_us = 229000000;
     submit(1, 1, 1, 1, "a");
     sim_run_all(&sim);
-    ENSURE(ask(1, 1, 5000000) == NULL);
+    ENSURE(!ask(1, 1, 5000000));
     sim.step_us = 2000000; /* the machine has recovered, unseen so far */
     sim_run(&sim, sim.now + 4000000);
-    ENSURE(ask(1, 1, 5000000) == NULL);
+    ENSURE(!ask(1, 1, 5000000));
     sim_run(&sim, sim.now + 2000000);
     struct sim_request *q = ask(1, 1, 5000000);
-    ENSURE(q != NULL);
+    ENSURE(q);
     sim_run_all(&sim);
     ENSURE_EQ(q->result, SCHED_DONE);
-    ENSURE(ask(2, 8, 5000000) != NULL);
-    ENSURE(ask(50, 1, 1000000) == NULL); /* and what is impossible now is refused */
+    ENSURE(ask(2, 8, 5000000));
+    ENSURE(!ask(50, 1, 1000000)); /* and what is impossible now is refused */
     sim_run_all(&sim);
     sim_finish(&sim);
 }
@@ -211,7 +211,7 @@ START_TEST(test_one_size_was_slow)
         submit(2, (uint64_t)i * 10 + 1000, 8, 1, "a");
         sim_run_all(&sim);
     }
-    ENSURE(ask(1, 1, 2000000) != NULL);
+    ENSURE(ask(1, 1, 2000000));
     sim_run_all(&sim);
     sim_finish(&sim);
 }

@@ -23,7 +23,7 @@ struct asked {
 
 static uint64_t hash_bytes(uint64_t h, const struct blob *b)
 {
-    for (size_t i = 0; b != NULL && i < b->size; i++)
+    for (size_t i = 0; b && i < b->size; i++)
         h = (h ^ b->data[i]) * 0x100000001b3u;
     return h;
 }
@@ -91,7 +91,7 @@ static void start(const char *const *devices, int device_count, int models,
     o.describe = describe;
     o.describe_user = &describe_calls;
     o.on_model = on_model;
-    if (change != NULL)
+    if (change)
         change(&o);
     ck_assert_int_eq(uv_loop_init(&loop), 0);
     ck_assert_int_eq(sched_create(&scheduler, &loop, &o, &err), IMF_OK);
@@ -320,7 +320,7 @@ START_TEST(test_cancel_at_random)
         for (int k = 0; k < 3; k++)
             uv_run(&loop, UV_RUN_NOWAIT);
         struct asked *victim = asked[rand() % (i + 1)];
-        if (victim->r != NULL) {
+        if (victim->r) {
             ck_assert_int_ge(sched_close(victim->r, SCHED_GONE), 0);
             victim->r = NULL;
             victim->cancelled = true;
@@ -476,7 +476,7 @@ static void on_end_ask_again(void *user, struct sched_request *r, enum sched_res
     (void)message;
     ck_assert_int_eq(result, SCHED_DONE);
     struct asked *a = user;
-    if (r != NULL)
+    if (r)
         (void)sched_close(r, SCHED_SENT);
     memset(a->hash, 0, a->n * sizeof(*a->hash));
     a->got = 0;
