@@ -16,7 +16,8 @@ TYPES = {"u8": np.uint8, "b8": np.uint8, "s8": np.int8, "u16": np.uint16, "b16":
 WIDER = {"u16": np.uint32, "s16": np.int32, "u32": np.uint64, "s32": np.int64}
 SMALLEST_NORMAL = np.float32(2.0 ** -126)
 VECTOR = {"v2": 2, "v4": 4}
-PLAIN, BRANCH, BARRIER, RETURN = range(4)
+PLAIN, BRANCH, BARRIER, RETURN, WAIT = range(5)
+PARAMETERS = 0x7E0000000000  # generic addresses of a kernel's parameters
 
 
 def bits(size):
@@ -63,6 +64,8 @@ def constant(machine, token, kind):
         value = 0x400 + machine.kernel.shared[token]
     elif token in machine.tables:
         value = machine.tables[token]
+    elif token in machine.kernel.parameters:
+        value = PARAMETERS + machine.kernel.parameters[token][0]
     elif token.startswith("__local_depot"):
         value = 0
     else:
@@ -73,7 +76,7 @@ def constant(machine, token, kind):
 def source(machine, token, kind):
     """A function that gives the operand's value for every thread, as `kind` ("u32", "pred")."""
     if kind == "pred":
-        if token.startswith("%p"):
+        if not token.isdigit():
             return lambda: machine.register(token)
         return lambda: np.full(machine.threads, bool(int(token)))
     kind = TYPES[kind]
@@ -107,6 +110,7 @@ def registers(token):
 # ---- the table ----
 
 BUILDERS = {}
+WAITS = set()  # names of instructions that return the threads that have to stay
 
 
 def instruction(*names):
@@ -131,13 +135,21 @@ def decode(machine, i):
         return BRANCH, lambda active: (chosen(active), target)
     if i.name in ("ret", "exit"):
         return RETURN, chosen
-    if i.name in ("bar", "barrier") and "warp" not in i.flags:
+    if i.name in ("bar", "barrier") and "warp" not in i.flags and "cluster" not in i.flags:
         if i.guard:
             raise Fault("a guarded barrier")
-        return BARRIER, None
-    if i.name not in BUILDERS:
+        return BARRIER, [int(token) for token in i.operands] + [machine.block_threads] * (len(i.operands) == 1)
+    name = i.name
+    if name in ("cp", "mbarrier", "barrier", "wgmma"):  # the names of families
+        name = next((key for key in BUILDERS if key.split(".")[0] == name and set(key.split(".")[1:]) <= {*i.flags}),
+                    name)
+    if name not in BUILDERS:
         raise Fault("unknown instruction: " + i.text)
-    act = BUILDERS[i.name](machine, i)
+    act = BUILDERS[name](machine, i)
+    if name in WAITS:
+        if i.guard:
+            raise Fault("a guarded wait")
+        return WAIT, act
     if not i.guard:
         return PLAIN, act
 
@@ -348,7 +360,7 @@ def load_store(machine, i):
         if space == "global":
             return machine.memory.bytes, machine.memory.indices(at, size, not loads), threads
         if space == "shared":
-            index = machine.shared.indices(at, size)
+            index = machine.shared.indices(at, machine.home[threads], size)
             (machine.shared.read if loads else machine.shared.write)(index, threads)
             return machine.shared.bytes, index, threads
         return machine.local, (threads[:, None], at[:, None] + np.arange(size)), threads
@@ -372,21 +384,27 @@ def load_store(machine, i):
     return load if loads else store
 
 
-@instruction("cp")
+@instruction("cp.async.commit_group")
+def cp_commit(machine, i):
+    def commit(active, everybody):
+        machine.committed[active] += 1
+    return commit
+
+
+@instruction("cp.async.wait_group")
+def cp_wait(machine, i):
+    pending = int(i.operands[0])
+    return lambda active, everybody: machine.wait_copies(active, pending)
+
+
+@instruction("cp.async.shared.global")
 def cp_async(machine, i):
-    if "commit_group" in i.flags:
-        def commit(active, everybody):
-            machine.committed[active] += 1
-        return commit
-    if "wait_group" in i.flags:
-        pending = int(i.operands[0])
-        return lambda active, everybody: machine.wait_copies(active, pending)
     to, origin, size = address(machine, i.operands[0]), address(machine, i.operands[1]), int(i.operands[2])
     given = source(machine, i.operands[3], "u32") if len(i.operands) > 3 else None
 
     def start(active, everybody):
         count = given()[active].astype(np.int64) if given else np.full(active.sum(), size)
-        index = machine.shared.indices(to()[active], size)
+        index = machine.shared.indices(to()[active], machine.home[active], size)
         at = origin()[active]
         if not np.isin(count, (0, size)).all() or (at % size).any():
             raise Fault("cp.async of part of its bytes, or from a misaligned address")
@@ -432,7 +450,7 @@ def ldmatrix(machine, i):
         at, out = addresses(), np.zeros((count, machine.threads), np.uint32)
         for warp in whole_warps(machine, active, "ldmatrix"):
             rows = np.arange(32 * warp, 32 * warp + 8 * count)  # these threads' addresses are rows
-            index = machine.shared.indices(at[rows], 16)
+            index = machine.shared.indices(at[rows], machine.home[rows], 16)
             tiles = np.ascontiguousarray(machine.shared.read(index, rows)).view(np.uint16).reshape(count, 8, 8)
             if transposed:
                 tiles = np.ascontiguousarray(tiles.transpose(0, 2, 1))

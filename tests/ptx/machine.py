@@ -5,21 +5,25 @@ vectors, reads of what was never written, races between barriers in shared memor
 touched too early, warp instructions by part of a warp, barriers that not all threads reach.
 
 Threads that stand at the smallest address run first, so that diverged ones meet again. With order="warp"
-the warps of a block take turns of random length, and blocks come in random order. Copies by cp.async land
-when they are waited for (late) or at once.
+the warps of a block take turns of random length, and blocks come in random order; with order="first" the
+first warp that can run does, so that one block of a cluster ends long before the other. Copies land when
+they are waited for (late) or at once. The blocks of a cluster run together; what is asynchronous on sm_90
+is in hopper.py.
 """
 import struct
 
 import numpy as np
 
+from hopper import Hopper
 from instructions import decode
 from ptx import Fault, aligned
 
 np.seterr(all="ignore")  # infinities and NaNs are values here
 
-PLAIN, BRANCH, BARRIER, RETURN = range(4)  # kinds of decoded instructions
-RUNNING, WAITING, DONE = range(3)          # states of threads
-SHARED_BASE = 0x400                        # shared addresses begin here: 0 is no address
+PLAIN, BRANCH, BARRIER, RETURN, WAIT = range(5)  # kinds of decoded instructions
+RUNNING, WAITING, BLOCKED, DONE = range(4)       # states of threads: WAITING at a barrier of the block
+SHARED_BASE = 0x400                              # shared addresses begin here: 0 is no address
+WINDOW = 24                                      # bits of an address in the shared memory of one block
 SHARED_ALIGNMENT = 128
 NOBODY, SEVERAL = -1, 1 << 20              # instead of a thread
 
@@ -35,6 +39,7 @@ class Memory:
         self.valid = np.zeros(size, bool)
         self.written = np.zeros(size, bool)
         self.top = 4096
+        self.tensor_maps = []  # by the number that stands in a map's 128 bytes
 
     def reserve(self, size):
         """`size` bytes, not written yet: NaNs in every type."""
@@ -77,23 +82,34 @@ class Memory:
 
 
 class Shared:
-    """A block's shared memory, with the last reader and writer of every byte since the last barrier."""
+    """The shared memory of a cluster's blocks, one behind the other, with the last reader and writer of every
+    byte since the last barrier."""
 
-    def __init__(self, size):
+    def __init__(self, of_block, blocks):
+        self.of_block = of_block
+        size = of_block * blocks
         self.bytes = np.full(size, 0xFF, np.uint8)
         self.written = np.zeros(size, bool)
-        self.in_flight = np.zeros(size, np.int16)  # cp.async on their way to a byte
+        self.in_flight = np.zeros(size, np.int16)  # copies on their way to a byte
+        self.reading = np.zeros(size, np.int16)    # products that may still read it
         self.epoch = 0                             # barriers passed
         self.read_epoch = np.full(size, -1, np.int32)
         self.write_epoch = np.full(size, -1, np.int32)
         self.reader = np.full(size, NOBODY, np.int32)
         self.writer = np.full(size, NOBODY, np.int32)
+        self.generic = np.zeros(size, bool)        # written by threads, not yet fenced for TMA and wgmma
 
-    def indices(self, addresses, size):
-        at = addresses.astype(np.int64) - SHARED_BASE
-        if ((at < 0) | (at + size > len(self.bytes))).any():
+    def flat(self, addresses, homes, size):
+        """Indices of the first bytes. Addresses are of the thread's own block (number `homes`), or mapa's."""
+        window, at = addresses >> WINDOW, (addresses & (1 << WINDOW) - 1) - SHARED_BASE
+        block = np.where(window == 0, homes, window - 1)
+        if ((at < 0) | (at + size > self.of_block) | (block * self.of_block >= len(self.bytes))).any():
             raise Fault("shared address out of bounds")
-        if (at % size).any():
+        return block * self.of_block + at
+
+    def indices(self, addresses, homes, size):
+        at = self.flat(addresses.astype(np.int64), homes, size)
+        if (addresses % size).any():
             raise Fault("shared access of %d bytes, misaligned" % size)
         return at[:, None] + np.arange(size)
 
@@ -114,6 +130,8 @@ class Shared:
         """To be followed by storing into .bytes[index]."""
         if self.in_flight[index].any():
             raise Fault("shared write while a cp.async to it is in flight")
+        if self.reading[index].any():
+            raise Fault("shared write while a product may still read it")
         warp = (threads // 32)[:, None]
         if (((self.read_epoch[index] == self.epoch) & (self.reader[index] // 32 != warp)) |
                 ((self.write_epoch[index] == self.epoch) & (self.writer[index] // 32 != warp))).any():
@@ -123,6 +141,7 @@ class Shared:
         self.writer[index] = threads[:, None]
         self.write_epoch[index] = self.epoch
         self.written[index] = True
+        self.generic[index] = True
 
 
 class Copy:
@@ -152,31 +171,39 @@ class Machine:
             if len(raw) != size:
                 raise Fault("an argument of %d bytes where %d are wanted" % (len(raw), size))
             self.parameters[at:at + size] = raw
-        blocks = [(x, y, z) for z in range(grid[2]) for y in range(grid[1]) for x in range(grid[0])]
+        if block[1:] != (1, 1) or block[0] % 32 or grid[0] % self.kernel.cluster:
+            raise Fault("blocks of one dimension, whole warps, whole clusters are what this interpreter knows")
+        blocks = [(x, y, z) for z in range(grid[2]) for y in range(grid[1])
+                  for x in range(0, grid[0], self.kernel.cluster)]
         if self.order == "warp":
             self.random.shuffle(blocks)
         for at in blocks:
-            self.run_block(grid, block, dynamic, at)
+            self.run_cluster(grid, block, dynamic, at)
 
-    # ---- one block ----
+    # ---- the blocks of a cluster: one, unless the kernel says otherwise ----
 
-    def run_block(self, grid, block, dynamic, at):
-        self.threads = block[0]
-        if block[1:] != (1, 1) or self.threads % 32:
-            raise Fault("blocks of one dimension and whole warps are what this interpreter knows")
+    def run_cluster(self, grid, block, dynamic, at):
+        self.blocks, self.block_threads = self.kernel.cluster, block[0]
+        self.threads = self.blocks * self.block_threads
         self.warps = self.threads // 32
-        self.special = {"%tid.x": np.arange(self.threads, dtype=np.uint32)}
+        thread = np.arange(self.threads)
+        self.home = thread // self.block_threads
+        self.special = {"%tid.x": (thread % self.block_threads).astype(np.uint32),
+                        "%cluster_ctarank": self.home.astype(np.uint32)}
         for axis, size, count, position in zip("xyz", block, grid, at):
             self.special["%ntid." + axis] = np.uint32(size)
             self.special["%nctaid." + axis] = np.uint32(count)
             self.special["%ctaid." + axis] = np.uint32(position)
+        self.special["%ctaid.x"] = (at[0] + self.home).astype(np.uint32)
         self.dynamic_at = aligned(self.kernel.shared_bytes, SHARED_ALIGNMENT)
-        self.shared = Shared(self.dynamic_at + dynamic)
+        self.shared = Shared(aligned(self.dynamic_at + dynamic, SHARED_ALIGNMENT), self.blocks)
+        self.hopper = Hopper(self)
         self.local = np.zeros((self.threads, max(self.kernel.local_bytes, 1)), np.uint8)
         self.registers = {}
         self.copies, self.committed = [], np.zeros(self.threads, np.int64)
         self.pc = np.zeros(self.threads, np.int64)
         self.state = np.zeros(self.threads, np.int8)
+        self.barrier = np.zeros((self.threads, 2), np.int32)  # where a thread waits: number, threads
         if self.code is None:
             self.code = [decode(self, instruction) for instruction in self.kernel.code]
         size = self.threads if self.order == "block" else 32
@@ -184,27 +211,38 @@ class Machine:
         while True:
             ready = [g for g in groups if (self.state[g] == RUNNING).any()]
             if not ready:
-                if not self.pass_barrier():
+                if (self.state == DONE).all():
                     break
+                if not (self.pass_barriers() or self.hopper.land_one()):
+                    self.stuck()
                 continue
-            group = ready[0] if self.order == "block" else ready[self.random.integers(len(ready))]
-            self.run_group(group, 1 << 60 if self.order == "block" else int(self.random.integers(1, 400)))
+            group = ready[self.random.integers(len(ready))] if self.order == "warp" else ready[0]
+            self.run_group(group, int(self.random.integers(1, 400)) if self.order == "warp" else 1 << 60)
         if any(copy.live.any() for copy in self.copies):
             raise Fault("the kernel ended with a cp.async in flight")
+        self.hopper.end()
 
-    def pass_barrier(self):
-        """Everybody waits or is done; False when nobody waits."""
-        waiting = self.state == WAITING
-        if not waiting.any():
-            return False
-        if len(np.unique(self.pc[waiting])) > 1:
-            raise Fault("threads wait at different barriers")
-        if not waiting.all():
+    def pass_barriers(self):
+        """Nobody runs. Opens barriers that have all their threads; False when there is none."""
+        passed = False
+        for block in range(self.blocks):
+            waiting = (self.state == WAITING) & (self.home == block)
+            for number in np.unique(self.barrier[waiting, 0]):
+                here = waiting & (self.barrier[:, 0] == number)
+                if len(np.unique(self.pc[here])) > 1 or len(np.unique(self.barrier[here, 1])) > 1:
+                    raise Fault("threads wait at different barriers")
+                if here.sum() == self.barrier[here, 1][0]:
+                    self.pc[here] += 1
+                    self.state[here] = RUNNING
+                    passed = True
+        if passed:
+            self.shared.epoch += 1
+        return passed
+
+    def stuck(self):
+        if (self.state == WAITING).any():
             raise Fault("a barrier that some threads never reach")
-        self.pc += 1
-        self.state[:] = RUNNING
-        self.shared.epoch += 1
-        return True
+        raise Fault("threads wait forever at " + self.kernel.code[self.pc[self.state == BLOCKED][0]].text)
 
     def run_group(self, group, turns):
         while turns > 0:
@@ -240,6 +278,12 @@ class Machine:
             elif kind == BARRIER:
                 self.pc[active] = pc
                 self.state[active] = WAITING
+                self.barrier[active] = act
+            elif kind == WAIT:
+                stay = act(active)
+                self.pc[active] = pc + 1
+                self.pc[stay] = pc
+                self.state[stay] = BLOCKED
             else:
                 ended = act(active)
                 self.pc[active] = pc + 1
@@ -251,7 +295,7 @@ class Machine:
     def register(self, name):
         r = self.registers.get(name)
         if r is None:
-            kind = (bool if name.startswith("%p") else np.uint16 if name.startswith("%rs")
+            kind = (bool if name.startswith("%p") or name in self.kernel.predicates else np.uint16 if name.startswith("%rs")
                     else np.uint64 if name.startswith(("%rd", "%fd", "%SP")) else np.uint32)
             r = self.registers[name] = np.zeros(self.threads, kind)
         return r
@@ -272,6 +316,11 @@ class Machine:
             self.registers[name] = np.array(value)
         else:
             r[active] = value[active]
+        self.hopper.note_write(name, active)
+
+    def wake(self):
+        """Something happened that blocked threads may wait for."""
+        self.state[self.state == BLOCKED] = RUNNING
 
     # ---- cp.async ----
 

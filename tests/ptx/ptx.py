@@ -13,7 +13,9 @@ ARRAY = re.compile(r"\.(shared|local)\s+\.align\s+(\d+)\s+\.b8\s+(\w+)\[(\d+)\];
 TABLE = re.compile(r"\.global\s+\.align\s+\d+\s+\.b8\s+(\w+)\[\d+\]\s*=\s*\{([^}]*)\};")
 DIRECTIVE = re.compile(r"(?<=\s)\.(?:(?:shared|local|reg|pragma)\b[^;]*;|loc\s.*)")
 LABEL = re.compile(r"^[{}\s]*(\$\w+):\s*")
-GUARD = re.compile(r"^@(!?)(%p\d+)\s+")
+GUARD = re.compile(r"^@(!?)([%\w]+)\s+")
+PREDICATES = re.compile(r"\.reg\s+\.pred\s+([^;%]+);")  # of inline assembly, by name
+CLUSTER = re.compile(r"\.reqnctapercluster\s+(\d+)\s*(?:,\s*1\s*)*\{")
 
 
 class Fault(Exception):
@@ -53,16 +55,20 @@ class Instruction:
 
     @property
     def synchronises(self):
-        """Barriers and waits: what a test takes out to see whether anybody notices."""
-        return self.name == "bar" and "warp" not in self.flags or self.name == "cp" and "wait_group" in self.flags
+        """Barriers, waits and fences: what a test takes out to see whether anybody notices."""
+        return (self.name in ("bar", "barrier", "mbarrier", "fence") and "warp" not in self.flags or
+                self.name == "cp" and "wait_group" in self.flags or
+                self.name == "wgmma" and "mma_async" not in self.flags)
 
 
 class Kernel:
     """One .entry: parameters {name: (offset, bytes)}, shared and local arrays, code and labels."""
 
-    def __init__(self, name, parameters, body, tables):
+    def __init__(self, name, parameters, body, tables, cluster=1):
         self.name = name
         self.tables = tables
+        self.cluster = cluster  # blocks in a cluster, side by side in x
+        self.predicates = {name.strip() for names in PREDICATES.findall(body) for name in names.split(",")}
         self.parameters, self.parameter_bytes = {}, 0
         for alignment, kind, parameter, count in PARAMETER.findall(parameters):
             size = int(count) if count else PARAMETER_BYTES[kind]
@@ -95,7 +101,8 @@ class Kernel:
         """The same kernel with one instruction taken out."""
         other = copy.copy(self)
         other.code = list(self.code)
-        other.code[index] = Instruction("nop")
+        gone = other.code[index]
+        other.code[index] = Instruction("mov.pred %s, 1" % gone.operands[0] if "try_wait" in gone.flags else "nop")
         return other
 
 
@@ -112,5 +119,9 @@ def parse(text):
     """{name: Kernel} of a PTX file's text."""
     text = re.sub(r"//.*", "", text)
     tables = {name: bytes(int(v) for v in values.split(",")) for name, values in TABLE.findall(text)}
-    return {m.group(1): Kernel(m.group(1), m.group(2), body_at(text, m.end()), tables)
-            for m in ENTRY.finditer(text)}
+    kernels = {}
+    for m in ENTRY.finditer(text):
+        cluster = CLUSTER.search(m.group(0))
+        kernels[m.group(1)] = Kernel(m.group(1), m.group(2), body_at(text, m.end()), tables,
+                                     int(cluster.group(1)) if cluster else 1)
+    return kernels
