@@ -46,6 +46,8 @@ imf_server_fuzz(headers ${corpus}/headers)
 
 # The wire: heads and chunks by themselves, and HTTP to the real server in this process. HTTP, API and
 # settings are built for fuzzing; scheduler and engine come from the build as they are, in one library.
+# Comparisons are not traced: that costs a third of the speed, and found nothing that counters did not.
+set(wire_flags -fno-sanitize-coverage=trace-cmp)
 function(imf_fuzz_objects out)
     set(objects)
     foreach(source ${ARGN})
@@ -54,7 +56,7 @@ function(imf_fuzz_objects out)
         cmake_path(GET source STEM name)
         set(object ${CMAKE_CURRENT_BINARY_DIR}/${folder}_${name}.o)
         add_custom_command(OUTPUT ${object}
-            COMMAND ${FUZZ_CLANG} ${server_flags} ${WIRE_CFLAGS} -MD -MF ${object}.d -c ${source} -o ${object}
+            COMMAND ${FUZZ_CLANG} ${server_flags} ${wire_flags} ${WIRE_CFLAGS} -MD -MF ${object}.d -c ${source} -o ${object}
             DEPENDS ${source} DEPFILE ${object}.d VERBATIM)
         list(APPEND objects ${object})
     endforeach()
@@ -65,7 +67,7 @@ function(imf_wire_fuzz name)
     set(target ${CMAKE_CURRENT_BINARY_DIR}/fuzz_${name})
     set(source ${CMAKE_CURRENT_SOURCE_DIR}/fuzz_${name}.c)
     add_custom_command(OUTPUT ${target}
-        COMMAND ${FUZZ_CLANG} ${server_flags} ${WIRE_CFLAGS} -fsanitize=fuzzer -MD -MF ${target}.d ${source}
+        COMMAND ${FUZZ_CLANG} ${server_flags} ${wire_flags} ${WIRE_CFLAGS} -fsanitize=fuzzer -MD -MF ${target}.d ${source}
             ${ARGN} -o ${target}
         DEPENDS ${source} ${wire_objects} fuzz_engine DEPFILE ${target}.d VERBATIM)
     set_property(GLOBAL APPEND PROPERTY IMFD_FUZZ_TARGETS ${target})
