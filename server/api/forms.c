@@ -326,7 +326,7 @@ static void push_scratch(struct picture_job *job)
 {
     struct http_request *r = job->call->http;
     if (job->scratch.failed)
-        http_stream_fail(r);
+        http_stream_starve(r);
     else if (job->scratch.size > 0)
         http_push_copy(r, job->scratch.data, job->scratch.size);
     job->scratch.size = 0;
@@ -464,12 +464,12 @@ void form_fail(struct picture_job *job, const struct api_problem *p)
     struct json_writer w;
     job->broken = true;
     job->call->failure = api_status(p);
-    if (!http_has_reply(r)) {
+    if (http_has_reply(r) && (!r->streaming || r->stream_ended || r->stream_failed))
+        return; /* the reply is complete already */
+    if (!http_has_reply(r) || http_stream_withdraw(r)) {
         api_fail(job->call, p);
         return;
     }
-    if (!r->streaming || r->stream_ended || r->stream_failed)
-        return; /* the reply is complete already */
     if (job->form != FORM_SSE && job->form != FORM_OPENAI_SSE) {
         /* The status line said 200: only a cut connection still tells the client. */
         http_stream_fail(r);

@@ -119,6 +119,10 @@ void http__on_listen(uv_poll_t *poll, int status, int events)
             pause_accepting(s);
             return;
         }
+        if (!http__prepare(s)) { /* newcomers wait: the next sweep tries again */
+            pause_accepting(s);
+            return;
+        }
         struct sockaddr_storage from = {0};
         socklen_t length = sizeof(from);
         int fd = accept4(l->fd, (struct sockaddr *)&from, &length, SOCK_NONBLOCK | SOCK_CLOEXEC);

@@ -93,6 +93,7 @@ static void input_give(struct http_conn *c)
 
 void http__free_pools(struct http_server *s)
 {
+    free(s->spare);
     while (s->free_requests) {
         struct http_request *r = s->free_requests;
         s->free_requests = r->next_free;
@@ -110,8 +111,12 @@ void http__free_pools(struct http_server *s)
 static void on_closed(uv_handle_t *handle)
 {
     struct http_conn *c = handle->data;
-    c->server->open_handles--;
-    free(c);
+    struct http_server *s = c->server;
+    s->open_handles--;
+    if (s->spare)
+        free(c);
+    else
+        s->spare = c;
 }
 
 /* 503 without anything that would take memory. */
@@ -126,16 +131,25 @@ static void send_no_memory(int fd)
     (void)!send(fd, text, sizeof(text) - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+bool http__prepare(struct http_server *s)
+{
+    if (!s->spare)
+        s->spare = malloc(sizeof(*s->spare));
+    return s->spare != NULL;
+}
+
 bool http__open(struct http_listener *l, int fd, const char *peer, const unsigned char address[16])
 {
     struct http_server *s = l->server;
-    struct http_conn *c = calloc(1, sizeof(*c));
-    if (!c || uv_poll_init(s->loop, &c->poll, fd) != 0) {
+    struct http_conn *c = s->spare;
+    memset(c, 0, sizeof(*c));
+    if (uv_poll_init(s->loop, &c->poll, fd) != 0) {
         send_no_memory(fd);
-        free(c);
         close(fd);
         return false;
     }
+    s->spare = NULL;
+    (void)http__prepare(s); /* while there is memory */
     c->poll.data = c;
     c->server = s;
     c->listener = l;

@@ -78,6 +78,7 @@ struct http_server {
     unsigned active;
     struct http_counts counts;
     struct http_conn *first, *last; /* connections */
+    struct http_conn *spare;        /* for the next one: who is accepted can be answered */
     unsigned n_conns;
     struct http_conn *ready_first, *ready_last;
     unsigned n_ready;
@@ -104,7 +105,10 @@ void http__resume_accepting(struct http_server *s);
 void http__ready(struct http_conn *c);
 
 /* connection.c */
-/* Takes the socket over. False when out of memory or descriptors; the socket is closed then. */
+/* Whether there is memory for one more connection. */
+bool http__prepare(struct http_server *s);
+/* Takes the socket over, after http__prepare. False when the loop does not take it; it is closed
+ * then. */
 bool http__open(struct http_listener *l, int fd, const char *peer, const unsigned char address[16]);
 /* Closes and frees; a request on it ends that way first. */
 void http__close(struct http_conn *c, enum http_end end);

@@ -205,8 +205,7 @@ void http_reply_stream(struct http_request *r, int status, uint64_t size)
 static void push(struct http_request *r, struct http_segment *segment)
 {
     if (!segment) {
-        r->broken = true; /* answered with 503 when nothing was sent yet */
-        http_stream_fail(r);
+        http_stream_starve(r);
         return;
     }
     segment->next = NULL;
@@ -264,6 +263,25 @@ void http_stream_fail(struct http_request *r)
     r->stream_failed = true;
     segments_free(r);
     wake(r);
+}
+
+void http_stream_starve(struct http_request *r)
+{
+    r->broken = true; /* send.c gives another reply where that can be done */
+    http_stream_fail(r);
+}
+
+bool http_stream_withdraw(struct http_request *r)
+{
+    assert(r->streaming);
+    if (r->head_sent)
+        return false;
+    segments_free(r);
+    http_clear_headers(r);
+    r->has_reply = r->streaming = r->stream_ended = r->stream_failed = r->chunked = false;
+    r->status = 0;
+    r->size = r->body_bytes = 0;
+    return true;
 }
 
 bool http_stream_idle(const struct http_request *r)

@@ -78,7 +78,7 @@ static bool send_pending(struct http_conn *c)
     return true;
 }
 
-/* A reply that cannot be made as it should be: 500 when nothing of it was sent. */
+/* A reply that cannot be made as it should be, and of which nothing was sent. */
 static void fall_back(struct http_request *r)
 {
     static const char text[] =

@@ -159,7 +159,7 @@ void http_server_destroy(struct http_server *s);
 /* ---- Replies ------------------------------------------------------------------------------- */
 
 /* Adds a header to the coming reply. Values are copied. One that does not fit or holds a line break
- * makes the reply a 500: no reply goes out without a header it should have. */
+ * makes the reply a 503: no reply goes out without a header it should have. */
 void http_header(struct http_request *r, const char *name, const char *value);
 __attribute__((format(printf, 3, 4))) void http_headerf(struct http_request *r, const char *name,
                                                         const char *format, ...);
@@ -180,13 +180,18 @@ void http_reply_head(struct http_request *r, int status);
 /* A reply that comes in pieces; `size` is the total, or UINT64_MAX. Push, then end or fail; both
  * may be called before, during and after the wait. */
 void http_reply_stream(struct http_request *r, int status, uint64_t size);
-/* Memory shortage makes the stream fail. `marked` segments are reported to on_drained when used up.
+/* Memory shortage is http_stream_starve. `marked` segments are reported to on_drained when used up.
  */
 void http_push_copy(struct http_request *r, const void *data, size_t size);
 void http_push_blob(struct http_request *r, struct blob *b, size_t offset, size_t size, bool base64,
                     bool marked);
 void http_stream_end(struct http_request *r);
 void http_stream_fail(struct http_request *r); /* cuts the connection, so that the client notices */
+/* Memory is short: 503 when nothing of the reply was sent yet, else as above. */
+void http_stream_starve(struct http_request *r);
+/* Takes back a stream of which nothing was sent, headers and all: another reply must be given now.
+ * False when it is too late for that. */
+bool http_stream_withdraw(struct http_request *r);
 /* Nothing is queued for sending. */
 bool http_stream_idle(const struct http_request *r);
 

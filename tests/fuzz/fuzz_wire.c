@@ -148,7 +148,8 @@ static void connect_client(struct client *c, const uint8_t *data, size_t size)
     check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) == 0, "sockets");
     if (c->flags & NARROW)
         setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &narrow, sizeof(narrow));
-    check(http__open(&server.listeners[c->flags & METRICS ? 1 : 0], pair[1], "unix", address),
+    check(http__prepare(server.http) &&
+              http__open(&server.listeners[c->flags & METRICS ? 1 : 0], pair[1], "unix", address),
           "out of memory");
     c->fd = pair[0];
     c->server_fd = pair[1];
