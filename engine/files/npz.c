@@ -296,41 +296,90 @@ imf_status imf__npz_read_float(struct imf__npz *z, const struct imf__npz_array *
     return read_values(z, a, NULL, dst, err);
 }
 
-/* ---- Bytes where they lie -------------------------------------------------------------------- */
+/* ---- Bytes ----------------------------------------------------------------------------------- */
 
-static imf_status find_bytes(uint64_t *offset, const struct imf__npz *z, const struct entry *e,
+struct imf__npz_bytes {
+    const struct imf__npz *z;
+    const struct entry *e;
+    struct imf__zip_stream s; /* behind the header */
+    uint64_t offset;          /* stored: of the first value in the file */
+    uint64_t next;            /* deflated: of the value that the stream gives next */
+};
+
+/* At the first value; *s is closed by imf__zip_stream_close whatever happens. */
+static imf_status rewind_bytes(struct imf__npz_bytes *b, struct imf_error *err)
+{
+    const struct imf__npy_header *h = &b->e->header;
+    struct imf__npy_header again;
+    imf__zip_stream_close(&b->s);
+    b->next = 0;
+    IMF_TRY(open_stream(&b->s, b->z, b->e, err));
+    IMF_TRY(imf__npy_read_header(&again, &b->s, err));
+    b->offset = b->s.offset;
+    return b->s.left == h->bytes ? IMF_OK
+                                 : imf__fail(err, IMF_EFORMAT, "does not hold its shape");
+}
+
+imf_status imf__npz_bytes_open(struct imf__npz_bytes **out, const struct imf__npz *z,
+                               const struct imf__npz_array *a, struct imf_error *err)
+{
+    const struct entry *e = (const struct entry *)(const void *)a;
+    const struct imf__npy_header *h = &e->header;
+    struct imf_error why = {0};
+    struct imf__npz_bytes *b = calloc(1, sizeof(*b));
+    if (!b)
+        return imf__fail(err, IMF_ENOMEM, "%s: out of memory", z->file.label);
+    b->z = z;
+    b->e = e;
+    imf_status status;
+    if (h->type != IMF__NPY_U8 || h->fortran)
+        status = imf__fail(&why, IMF_EFORMAT, "is %s%s, not bytes (uint8, C order)",
+                           h->fortran ? "Fortran-ordered " : "", h->descr);
+    else
+        status = rewind_bytes(b, &why);
+    if (status != IMF_OK) {
+        imf__npz_bytes_close(b);
+        return named(z, a->name, status, &why, err);
+    }
+    *out = b;
+    return IMF_OK;
+}
+
+void imf__npz_bytes_close(struct imf__npz_bytes *b)
+{
+    if (!b)
+        return;
+    imf__zip_stream_close(&b->s);
+    free(b);
+}
+
+bool imf__npz_bytes_packed(const struct imf__npz_bytes *b)
+{
+    return b->e->packed && b->e->packed->method != IMF__ZIP_STORED;
+}
+
+static imf_status inflate_to(struct imf__npz_bytes *b, uint8_t *dst, uint64_t n, uint64_t at,
                              struct imf_error *err)
 {
-    const struct imf__npy_header *h = &e->header;
-    struct imf__npy_header again;
-    struct imf__zip_stream s;
-    if (h->type != IMF__NPY_U8 || h->fortran)
-        return imf__fail(err, IMF_EFORMAT, "is %s%s, not bytes (uint8, C order)",
-                         h->fortran ? "Fortran-ordered " : "", h->descr);
-    if (e->packed && e->packed->method != IMF__ZIP_STORED)
-        return imf__fail(err, IMF_EFORMAT,
-                         "is deflated; write it with numpy.savez instead of savez_compressed");
-    IMF_TRY(open_stream(&s, z, e, err));
-    imf_status status = imf__npy_read_header(&again, &s, err);
-    if (status == IMF_OK && s.left != h->bytes)
-        status = imf__fail(err, IMF_EFORMAT, "does not hold its shape");
-    *offset = s.offset;
-    imf__zip_stream_close(&s);
-    return status;
+    if (at < b->next)
+        IMF_TRY(rewind_bytes(b, err));
+    for (; b->next < at; ) { /* what is left out passes through the caller's memory */
+        uint64_t skip = at - b->next < n ? at - b->next : n;
+        IMF_TRY(imf__zip_stream_read(&b->s, dst, (size_t)skip, err));
+        b->next += skip;
+    }
+    IMF_TRY(imf__zip_stream_read(&b->s, dst, (size_t)n, err));
+    b->next += n;
+    return b->s.left == 0 ? imf__zip_stream_check(&b->s, err) : IMF_OK;
 }
 
-imf_status imf__npz_bytes(uint64_t *offset, const struct imf__npz *z,
-                          const struct imf__npz_array *a, struct imf_error *err)
-{
-    struct imf_error why = {0};
-    return named(z, a->name, find_bytes(offset, z, (const struct entry *)(const void *)a, &why),
-                 &why, err);
-}
-
-imf_status imf__npz_read_bytes(const struct imf__npz *z, void *dst, uint64_t n, uint64_t offset,
+imf_status imf__npz_bytes_read(struct imf__npz_bytes *b, void *dst, uint64_t n, uint64_t at,
                                struct imf_error *err)
 {
-    return imf__file_read(&z->file, dst, n, offset, err);
+    struct imf_error why = {0};
+    if (!imf__npz_bytes_packed(b))
+        return imf__file_read(&b->z->file, dst, n, b->offset + at, err);
+    return named(b->z, b->e->array.name, inflate_to(b, dst, n, at, &why), &why, err);
 }
 
 /* ---- Writing --------------------------------------------------------------------------------- */

@@ -37,13 +37,19 @@ IMF_MUST_CHECK imf_status imf__npz_read_double(struct imf__npz *z, const struct 
 IMF_MUST_CHECK imf_status imf__npz_read_float(struct imf__npz *z, const struct imf__npz_array *a,
                                               float *dst, struct imf_error *err);
 
-/* Where the values of an array of bytes ("|u1", C order) lie in the file, for imf__npz_read_bytes; it
- * must be stored, not deflated. Its shape is in `a`. */
-IMF_MUST_CHECK imf_status imf__npz_bytes(uint64_t *offset, const struct imf__npz *z,
-                                         const struct imf__npz_array *a, struct imf_error *err);
-/* n bytes of the file; no checksum is verified. May be called by several threads at a time. */
-IMF_MUST_CHECK imf_status imf__npz_read_bytes(const struct imf__npz *z, void *dst, uint64_t n,
-                                              uint64_t offset, struct imf_error *err);
+/* The values of an array of bytes ("|u1", C order), piece by piece. */
+struct imf__npz_bytes; /* opaque; borrows the archive */
+
+IMF_MUST_CHECK imf_status imf__npz_bytes_open(struct imf__npz_bytes **out, const struct imf__npz *z,
+                                              const struct imf__npz_array *a,
+                                              struct imf_error *err);
+void imf__npz_bytes_close(struct imf__npz_bytes *b); /* NULL is fine */
+/* Deflated: only one thread may read at a time, and going back begins at the beginning again. */
+bool imf__npz_bytes_packed(const struct imf__npz_bytes *b);
+/* n bytes of the array from byte `at` on. The checksum of deflated ones is verified at their end,
+ * that of stored ones is not. */
+IMF_MUST_CHECK imf_status imf__npz_bytes_read(struct imf__npz_bytes *b, void *dst, uint64_t n,
+                                              uint64_t at, struct imf_error *err);
 
 /* What imf__npz_write stores; exactly one of f32 and f64 is set. */
 struct imf__npz_source {

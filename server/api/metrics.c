@@ -29,7 +29,7 @@ struct metrics {
 
 static const char *const route_names[ROUTE_COUNT] = {
     [ROUTE_GENERATE] = "/v1/generate",
-    [ROUTE_IMAGE] = "/v1/images/{model}/{class}/{seed}.png",
+    [ROUTE_IMAGE] = "/v1/images/{model}/{class}/{seed}.{format}",
     [ROUTE_OPENAI] = "/v1/images/generations",
     [ROUTE_V2_INFER] = "/v2/models/{id}/infer",
     [ROUTE_V2_MODEL] = "/v2/models/{id}",

@@ -18,7 +18,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { PING_AFTER_MS = 5000, MIN_WINDOW = 16, MAX_WINDOW = 64 };
+enum { PING_AFTER_MS = 5000 };
 
 /* ---- Form by Accept -------------------------------------------------------------------------- */
 
@@ -72,9 +72,7 @@ bool api_generate_acceptable(const struct api_call *c)
 static struct picture_job *job_new(struct api_call *c, enum form form,
                                    struct picture_params *params)
 {
-    const struct imf_model_info *info = c->api->models[params->model].info;
-    uint32_t window = 2 * (uint32_t)info->max_batch;
-    window = window < MIN_WINDOW ? MIN_WINDOW : window > MAX_WINDOW ? MAX_WINDOW : window;
+    uint32_t window = sched_window(c->api->scheduler, params->model);
     if (window > params->n || form == FORM_INFER)
         window = params->n;
     uint32_t held = form == FORM_INFER ? 2 * window : window;

@@ -161,8 +161,10 @@ void eval_source_describe(const struct eval_source *s, char text[160]);
 /* Names, sizes and times of what is read, so that a changed folder is noticed: 32 digits. */
 IMF_MUST_CHECK imf_status eval_source_fingerprint(const struct eval_source *s, char text[33],
                                                   struct imf_error *err);
+/* Whether pictures are better read one after the other, by one thread: going back is slow. */
+bool eval_source_in_order(const struct eval_source *s);
 /* Picture i: rgb (height, width, 3), malloc'd. Any thread. */
-IMF_MUST_CHECK imf_status eval_source_read(const struct eval_source *s, int64_t i, uint8_t **rgb,
+IMF_MUST_CHECK imf_status eval_source_read(struct eval_source *s, int64_t i, uint8_t **rgb,
                                            int *width, int *height, struct imf_error *err);
 
 /* ---- png_read.c, lossy_read.c ---- */

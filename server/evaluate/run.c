@@ -162,7 +162,8 @@ static struct worker *hire(struct eval_run *r, struct eval_device *devices, int 
     struct worker *all =
         calloc((size_t)n_devices * (1 + EVAL_MAX_LANES) + 2 * MAX_HELPERS, sizeof(*all));
     *n = 0;
-    for (int i = 0; all && r->job->source && i < helpers(); i++)
+    int readers = !r->job->source ? 0 : eval_source_in_order(r->job->source) ? 1 : helpers();
+    for (int i = 0; all && i < readers; i++)
         all[(*n)++] = (struct worker){.run = r, .kind = READER};
     for (int i = 0; all && i < n_devices; i++) {
         struct eval_device *d = &devices[i];

@@ -34,7 +34,8 @@ struct eval_source {
     int64_t count;
     char **files; /* sorted paths, or NULL */
     struct imf__npz *npz;
-    uint64_t offset; /* of its first picture */
+    struct imf__npz_bytes *samples;
+    pthread_mutex_t lock; /* of samples, where they are deflated */
     int width, height;
     int64_t of_format[FORMATS], others; /* files read, pictures of formats that are not */
 };
@@ -151,7 +152,7 @@ static imf_status open_npz(struct eval_source *s, int64_t limit, struct imf_erro
         return imf__fail(err, IMF_EFORMAT,
                          "%s: arr_0 is not of shape (n, height, width, 3), pictures in RGB",
                          s->path);
-    IMF_TRY(imf__npz_bytes(&s->offset, s->npz, a, err));
+    IMF_TRY(imf__npz_bytes_open(&s->samples, s->npz, a, err));
     s->count = (int64_t)a->shape[0];
     s->height = (int)a->shape[1];
     s->width = (int)a->shape[2];
@@ -164,15 +165,20 @@ static imf_status open_npz(struct eval_source *s, int64_t limit, struct imf_erro
     return IMF_OK;
 }
 
-static imf_status read_sample(const struct eval_source *s, int64_t i, uint8_t **rgb, int *width,
+static imf_status read_sample(struct eval_source *s, int64_t i, uint8_t **rgb, int *width,
                               int *height, struct imf_error *err)
 {
     size_t bytes = (size_t)s->width * (size_t)s->height * 3;
     uint8_t *pixels = malloc(bytes);
     if (!pixels)
         return imf__fail(err, IMF_ENOMEM, "%s: out of memory", s->path);
+    bool alone = imf__npz_bytes_packed(s->samples);
+    if (alone)
+        pthread_mutex_lock(&s->lock);
     imf_status status =
-        imf__npz_read_bytes(s->npz, pixels, bytes, s->offset + (uint64_t)i * bytes, err);
+        imf__npz_bytes_read(s->samples, pixels, bytes, (uint64_t)i * bytes, err);
+    if (alone)
+        pthread_mutex_unlock(&s->lock);
     if (status != IMF_OK) {
         free(pixels);
         return status;
@@ -193,6 +199,7 @@ imf_status eval_source_open(struct eval_source **out, const char *path, bool rec
         free(s);
         return imf__fail(err, IMF_ENOMEM, "out of memory");
     }
+    pthread_mutex_init(&s->lock, NULL);
     imf_status status =
         ends_with(path, ".npz") ? open_npz(s, limit, err) : open_folder(s, recursive, limit, err);
     if (status == IMF_OK)
@@ -209,7 +216,9 @@ void eval_source_close(struct eval_source *s)
     for (int64_t i = 0; s->files && i < s->count; i++)
         free(s->files[i]);
     free(s->files);
+    imf__npz_bytes_close(s->samples);
     imf__npz_close(s->npz);
+    pthread_mutex_destroy(&s->lock);
     free(s->path);
     free(s);
 }
@@ -261,7 +270,12 @@ imf_status eval_source_fingerprint(const struct eval_source *s, char text[33],
     return IMF_OK;
 }
 
-imf_status eval_source_read(const struct eval_source *s, int64_t i, uint8_t **rgb, int *width,
+bool eval_source_in_order(const struct eval_source *s)
+{
+    return s->samples && imf__npz_bytes_packed(s->samples);
+}
+
+imf_status eval_source_read(struct eval_source *s, int64_t i, uint8_t **rgb, int *width,
                             int *height, struct imf_error *err)
 {
     if (s->npz)

@@ -11,6 +11,7 @@ imf_status encoders_create(struct scheduler *s)
     if (uv_cpu_info(&cpus, &count) == 0)
         uv_free_cpu_info(cpus, count);
     s->encoder_count = count < 1 ? 1 : count > SHELL_ENCODERS ? SHELL_ENCODERS : count;
+    s->core.encoders = s->encoder_count;
     for (int i = 0; i < s->encoder_count; i++) {
         s->encoder[i].scheduler = s;
         imf_status status = picture_encoder_create(&s->encoder[i].files, s->core.options.png_level);

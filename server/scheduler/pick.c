@@ -497,6 +497,7 @@ void core_encoded(struct sched_core *c, struct picture *p, struct blob *png, uin
         core__picture_fail(c, p, SCHED_MEMORY, "out of memory while encoding the picture", now);
         return;
     }
+    core_measure_encode(c, duration_us);
     histogram_add(&c->stats.duration[SCHED_ENCODE], sched_duration_bounds, SCHED_DURATION_BUCKETS,
                   (double)duration_us * 1e-6);
     histogram_add(&c->stats.batch[SCHED_ENCODE], sched_batch_bounds, SCHED_BATCH_BUCKETS, 1);

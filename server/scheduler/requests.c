@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Bounds of what a request may hold, the upper one for every device. */
+enum { MIN_WINDOW = 16, MAX_WINDOW = 64 };
+
 /* ---- Events ---------------------------------------------------------------------------------- */
 
 static void push_event(struct sched_core *c, struct ready *ready, struct waiter *waiter)
@@ -131,14 +134,21 @@ static bool copy_spec(struct sched_request *r, const struct sched_spec *s)
            (r->spec.samplings != NULL) == (s->samplings != NULL);
 }
 
+uint32_t core_window(const struct sched_core *c, int model)
+{
+    const struct core_model *m = &c->model[model];
+    uint32_t devices = (uint32_t)__builtin_popcount(m->devices);
+    devices = devices > 0 ? devices : 1;
+    uint32_t window = (devices + 1) * (uint32_t)m->max_batch, most = MAX_WINDOW * devices;
+    return window < MIN_WINDOW ? MIN_WINDOW : window > most ? most : window;
+}
+
 static struct sched_request *request_new(const struct sched_core *c, const struct sched_spec *s,
                                          uint64_t now)
 {
-    /* Two batches: one in the engine, one being encoded and sent, so a single large request keeps
-     * an engine busy. */
     uint32_t window = s->window != 0 ? s->window : c->options.window;
     if (window == 0)
-        window = 2 * (uint32_t)c->model[s->model].max_batch;
+        window = core_window(c, s->model);
     if (window > s->n)
         window = s->n;
     struct sched_request *r = calloc(1, sizeof(*r) + window * sizeof(struct waiter));

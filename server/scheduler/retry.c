@@ -32,8 +32,7 @@ static double way_us(const struct core_model *m, double pictures, double evaluat
            ceil(pictures / d) * core__batch_us(&m->decode, d, m->max_batch);
 }
 
-/* Until the batch in hand is over. */
-static double hand_us(const struct sched_core *c, const struct core_device *d, uint64_t now)
+double core__hand_us(const struct sched_core *c, const struct core_device *d, uint64_t now)
 {
     if (d->in_hand == 0)
         return 0;
@@ -67,7 +66,7 @@ static void play_lanes(const struct sched_core *c, struct play *p, uint64_t now)
             lanes[at->device][m].longest = left;
     }
     for (int d = 0; d < c->device_count; d++) {
-        p->free_at[d] = hand_us(c, &c->device[d], now);
+        p->free_at[d] = core__hand_us(c, &c->device[d], now);
         for (int m = 0; m < c->model_count; m++)
             p->free_at[d] += way_us(&c->model[m], lanes[d][m].pictures, lanes[d][m].evaluations,
                                     lanes[d][m].longest);

@@ -46,7 +46,7 @@ void picture_key_normalise(struct picture_key *key);
 
 struct sched_options {
     uint32_t max_queue;    /* pictures waiting, all requests together; 1024 */
-    uint32_t window;       /* pictures of one request that may exist at once; 0: 2 max_batch */
+    uint32_t window;       /* pictures of one request that may exist at once; 0: by batch, devices */
     uint64_t max_delay_us; /* how long a batch that is not full may be held; 0: see below */
     uint64_t ageing_us;    /* a waiting request gains one priority per this time; 5 s */
     /* With max_delay_us 0 engines never idle while there is work, with one exception: a batch that
@@ -218,6 +218,9 @@ struct sched_refusal {
     uint64_t retry_us; /* when to try again, from queue depth and measured speed; 0: unknown */
     char message[200]; /* a sentence for the client */
 };
+
+/* The window of a request for this model that does not say. */
+uint32_t sched_window(struct scheduler *s, int model);
 
 /* Admission, decided now. The spec's class, seed and sampling must have been checked against the
  * model's info already (asserted). On success returns the request, which lives until sched_close;

@@ -51,6 +51,11 @@ void core_measure(struct core_model *m, enum work_kind kind, int n, uint64_t us,
     speed_follow(&s->lane, duration / n, now);
 }
 
+void core_measure_encode(struct sched_core *c, uint64_t us)
+{
+    average(&c->encode_us, us > 0 ? (double)us : 0.5);
+}
+
 void core_guess(struct core_model *m, uint64_t step_us, uint64_t decode_us, uint64_t now)
 {
     if (m->step.lane.us > 0)

@@ -154,6 +154,9 @@ struct candidate {
     struct sched_request *request;
 };
 
+/* More threads that encode than these are not told apart. */
+#define CORE_ENCODERS 16
+
 /* Recent departures, to learn how soon clients that got their answer ask again. */
 #define CORE_DEPARTURES 256
 
@@ -168,6 +171,8 @@ struct sched_core {
     struct tenant *tenant_table; /* hash table: active or remembered */
     struct list tenants;         /* active */
     struct list to_encode, events;
+    double encode_us; /* mean of a picture; 0: not measured */
+    int encoders;     /* threads */
     struct image_cache *cache;
     uint64_t sequence;
     uint32_t requests, encoding; /* encoding: decoded or in decoding, PNG not yet made */
@@ -201,6 +206,9 @@ void core_model_failed(struct sched_core *c, int model, const char *message, uin
 /* ---- Requests; requests.c ---- */
 struct sched_request *core_submit(struct sched_core *c, const struct sched_spec *spec, uint64_t now,
                                   struct sched_refusal *refusal);
+/* Pictures of one request that may exist at once, unless it says: a batch for every device, and one
+ * being encoded and sent, so that a single large request keeps them all busy. */
+uint32_t core_window(const struct sched_core *c, int model);
 void core_release(struct sched_core *c, struct sched_request *r, uint32_t count, uint64_t now);
 /* As sched_close. Frees the request. */
 int core_close(struct sched_core *c, struct sched_request *r, enum sched_outcome outcome);
@@ -233,6 +241,7 @@ void core_encoded(struct sched_core *c, struct picture *p, struct blob *png, uin
 
 /* ---- Measured speed and what follows from it; speed.c, retry.c ---- */
 void core_measure(struct core_model *m, enum work_kind kind, int n, uint64_t us, uint64_t now);
+void core_measure_encode(struct sched_core *c, uint64_t us);
 /* The warm-up's picture: better than nothing until there is a measurement. */
 void core_guess(struct core_model *m, uint64_t step_us, uint64_t decode_us, uint64_t now);
 /* Whether the next request of an idle model should be let in to measure it. */
@@ -243,6 +252,8 @@ uint64_t core_estimate(const struct sched_core *c, const struct sched_spec *spec
                        uint64_t now);
 /* Microseconds until the queue has room for n more pictures, if nobody else comes. */
 uint64_t core_retry_us(const struct sched_core *c, int model, uint32_t n, uint64_t now);
+/* Until the batch that the device has in hand is over. */
+double core__hand_us(const struct sched_core *c, const struct core_device *d, uint64_t now);
 /* Duration of a batch of n: measured lately at that size, or else no more than any bigger batch
  * took and n lanes' share of batches as they are. */
 double core__batch_us(const struct core_stage_speed *s, int n, int max);
@@ -262,11 +273,11 @@ void core_watch(struct sched_core *c, uint64_t elapsed_us);
 bool core_answers(const struct sched_core *c, int model);
 
 /* ---- Work ahead; backlog.c ---- */
-/* As sched_stats.model[].backlog_us. */
-double core_backlog_us(const struct sched_core *c, int model);
+/* As sched_stats.model[].backlog_us, for every model. */
+void core_backlog(const struct sched_core *c, uint64_t now, double us[SCHED_MAX_MODELS]);
 
 /* ---- Statistics; stats.c ---- */
-void core_get_stats(const struct sched_core *c, struct sched_stats *out);
+void core_get_stats(const struct sched_core *c, struct sched_stats *out, uint64_t now);
 void histogram_add(struct sched_histogram *h, const double *bounds, int count, double value);
 
 /* ---- Between the core's files: requests.c ---- */

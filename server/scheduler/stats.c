@@ -20,8 +20,10 @@ void histogram_add(struct sched_histogram *h, const double *bounds, int count, d
     }
 }
 
-void core_get_stats(const struct sched_core *c, struct sched_stats *out)
+void core_get_stats(const struct sched_core *c, struct sched_stats *out, uint64_t now)
 {
+    double backlog[SCHED_MAX_MODELS];
+    core_backlog(c, now, backlog);
     *out = c->stats;
     out->queue_capacity = c->options.max_queue;
     out->requests = c->requests;
@@ -43,7 +45,7 @@ void core_get_stats(const struct sched_core *c, struct sched_stats *out)
             else
                 out->model[m].waiting++;
         }
-        out->model[m].backlog_us = core_backlog_us(c, m);
+        out->model[m].backlog_us = backlog[m];
         for (int d = 0; d < c->device_count; d++)
             out->lanes += c->device[d].lanes[m];
     }

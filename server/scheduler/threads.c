@@ -311,10 +311,18 @@ void sched_device_get(struct scheduler *s, int device, struct sched_device_statu
     uv_mutex_unlock(&s->lock);
 }
 
+uint32_t sched_window(struct scheduler *s, int model)
+{
+    uv_mutex_lock(&s->lock);
+    uint32_t window = core_window(&s->core, model);
+    uv_mutex_unlock(&s->lock);
+    return window;
+}
+
 void sched_get_stats(struct scheduler *s, struct sched_stats *out)
 {
     uv_mutex_lock(&s->lock);
-    core_get_stats(&s->core, out);
+    core_get_stats(&s->core, out, shell_now());
     uv_mutex_unlock(&s->lock);
 }
 

@@ -21,6 +21,7 @@
 struct config {
     char checkpoint[4096], decoder[4096], device[64];
     int max_batch;
+    bool decoupled;
 };
 
 /* parameters { key: "NAME" value: { string_value: "..." } } of config.pbtxt. */
@@ -62,6 +63,8 @@ static TRITONSERVER_Error *read_config(struct config *out, TRITONBACKEND_Model *
         set_path(out->decoder, folder, version, decoder ? decoder : "none");
         snprintf(out->device, sizeof(out->device), "%s", device ? device : "auto");
         out->max_batch = batch ? atoi(batch) : 8;
+        out->decoupled = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(
+            cJSON_GetObjectItemCaseSensitive(root, "model_transaction_policy"), "decoupled"));
         if (out->max_batch < 1 || out->max_batch > 256)
             error = triton_error(TRITONSERVER_ERROR_INVALID_ARG,
                                  "config.pbtxt: max_batch is outside 1 to 256");
@@ -91,6 +94,7 @@ static imf_status start(struct triton_instance *t, const struct config *config,
     struct imf_engine_params engine;
     struct imf_model_params model;
     sched_options_init(&o);
+    t->decoupled = config->decoupled;
     o.cache_bytes = 0; /* Triton has a cache of its own */
     o.on_model = on_model;
     o.on_model_user = t;
@@ -165,6 +169,8 @@ static void on_picture(void *user, struct sched_request *r, const struct sched_p
     (void)r;
     c->files[p->index] = p->png ? blob_take(p->png) : NULL;
     c->rgb[p->index] = p->rgb ? blob_take(p->rgb) : NULL;
+    if (c->instance->decoupled)
+        triton_send_picture(c, p->index);
 }
 
 static void on_end(void *user, struct sched_request *r, enum sched_result result,

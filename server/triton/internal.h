@@ -10,6 +10,7 @@ struct triton_instance {
     uv_loop_t loop;
     struct scheduler *scheduler;
     struct imf_model_info info;
+    bool decoupled;    /* a response for every picture, as soon as it is there */
     char message[256]; /* why the model failed */
 };
 
@@ -22,9 +23,10 @@ struct triton_call {
     int32_t *labels;
     uint64_t *seeds;
     struct imf_sampling *samplings;
-    bool image, pixels, seed; /* outputs asked for */
+    bool image, pixels, seed, index; /* outputs asked for */
+    TRITONBACKEND_ResponseFactory *factory; /* decoupled */
     struct blob **files, **rgb;
-    bool ended;
+    bool ended, finished; /* finished: its last response is sent */
     TRITONSERVER_Error *error; /* NULL: none so far */
 };
 
@@ -33,7 +35,10 @@ __attribute__((format(printf, 2, 3))) TRITONSERVER_Error *triton_error(TRITONSER
 
 /* Reads inputs and outputs asked for; false with c->error. */
 bool triton_read(struct triton_call *c);
-/* Sends the response or c->error, and frees what the call holds. */
+/* Decoupled: sends picture i, and forgets it. A failure stays in c->error. */
+void triton_send_picture(struct triton_call *c, uint32_t i);
+/* Sends the response (decoupled: the sign that no other follows) or c->error, and frees what the
+ * call holds. */
 void triton_send(struct triton_call *c);
 
 #endif

@@ -172,12 +172,16 @@ static bool read_outputs(struct triton_call *c)
         c->image |= strcmp(name, "image") == 0;
         c->pixels |= strcmp(name, "pixels") == 0;
         c->seed |= strcmp(name, "seed") == 0;
+        c->index |= strcmp(name, "index") == 0;
     }
     return true;
 }
 
 bool triton_read(struct triton_call *c)
 {
+    if (c->instance->decoupled &&
+        !refuse(c, TRITONBACKEND_ResponseFactoryNew(&c->factory, c->request)))
+        return false;
     return read_classes(c) && read_seeds(c) && read_samplings(c) && read_outputs(c);
 }
 
@@ -202,57 +206,103 @@ static uint8_t *add_output(struct triton_call *c, TRITONBACKEND_Response *respon
     return buffer;
 }
 
-static void write_outputs(struct triton_call *c, TRITONBACKEND_Response *response)
+/* Pictures [first, first + n) of the call. */
+static void write_outputs(struct triton_call *c, TRITONBACKEND_Response *response, uint32_t first,
+                          uint32_t n)
 {
     const struct imf_model_info *info = &c->instance->info;
-    const int64_t shape[] = {c->n, info->image_height, info->image_width, 3};
+    const int64_t shape[] = {n, info->image_height, info->image_width, 3};
     uint64_t files = 0, picture = 3 * (uint64_t)info->image_height * (uint64_t)info->image_width;
     uint8_t *at;
-    for (uint32_t i = 0; i < c->n && c->image; i++)
-        files += 4 + c->files[i]->size;
+    for (uint32_t i = 0; i < n && c->image; i++)
+        files += 4 + c->files[first + i]->size;
     if (c->image &&
         (at = add_output(c, response, "image", TRITONSERVER_TYPE_BYTES, shape, 1, files))) {
-        for (uint32_t i = 0; i < c->n; i++) { /* length, little-endian, and bytes */
-            uint32_t size = (uint32_t)c->files[i]->size;
+        for (uint32_t i = 0; i < n; i++) { /* length, little-endian, and bytes */
+            uint32_t size = (uint32_t)c->files[first + i]->size;
             for (int b = 0; b < 4; b++)
                 *at++ = (uint8_t)(size >> (8 * b));
-            memcpy(at, c->files[i]->data, size);
+            memcpy(at, c->files[first + i]->data, size);
             at += size;
         }
     }
     if (c->pixels && (at = add_output(c, response, "pixels", TRITONSERVER_TYPE_UINT8, shape, 4,
-                                      c->n * picture))) {
-        for (uint32_t i = 0; i < c->n; i++)
-            memcpy(at + i * picture, c->rgb[i]->data, picture);
+                                      n * picture))) {
+        for (uint32_t i = 0; i < n; i++)
+            memcpy(at + i * picture, c->rgb[first + i]->data, picture);
     }
     if (c->seed && (at = add_output(c, response, "seed", TRITONSERVER_TYPE_INT64, shape, 1,
-                                    8 * (uint64_t)c->n)))
-        memcpy(at, c->seeds, 8 * (size_t)c->n);
+                                    8 * (uint64_t)n)))
+        memcpy(at, c->seeds + first, 8 * (size_t)n);
+    if (c->index && (at = add_output(c, response, "index", TRITONSERVER_TYPE_INT64, shape, 1,
+                                     8 * (uint64_t)n))) {
+        for (uint32_t i = 0; i < n; i++) {
+            int64_t index = first + i;
+            memcpy(at + 8 * (size_t)i, &index, 8);
+        }
+    }
+}
+
+/* An error that nobody can be told of any more. */
+static void forget(TRITONSERVER_Error *error)
+{
+    if (error)
+        TRITONSERVER_ErrorDelete(error);
+}
+
+static void drop_picture(struct triton_call *c, uint32_t i)
+{
+    if (c->files)
+        blob_drop(c->files[i]);
+    if (c->rgb)
+        blob_drop(c->rgb[i]);
+    if (c->files)
+        c->files[i] = NULL;
+    if (c->rgb)
+        c->rgb[i] = NULL;
+}
+
+void triton_send_picture(struct triton_call *c, uint32_t i)
+{
+    TRITONBACKEND_Response *response;
+    if (!c->error && refuse(c, TRITONBACKEND_ResponseNewFromFactory(&response, c->factory))) {
+        write_outputs(c, response, i, 1);
+        /* A response that could not be filled goes with its error, which ends the request. */
+        uint32_t flags = c->error ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0;
+        c->finished = c->error != NULL;
+        refuse(c, TRITONBACKEND_ResponseSend(response, flags, c->error));
+    }
+    drop_picture(c, i);
+}
+
+static void send_last(struct triton_call *c)
+{
+    TRITONBACKEND_Response *response = NULL;
+    if (c->instance->decoupled && !c->error) {
+        forget(TRITONBACKEND_ResponseFactorySendFlags(c->factory,
+                                                      TRITONSERVER_RESPONSE_COMPLETE_FINAL));
+        return;
+    }
+    TRITONSERVER_Error *failed = TRITONBACKEND_ResponseNew(&response, c->request);
+    if (!failed) {
+        if (!c->error)
+            write_outputs(c, response, 0, c->n);
+        failed =
+            TRITONBACKEND_ResponseSend(response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, c->error);
+    }
+    forget(failed);
 }
 
 void triton_send(struct triton_call *c)
 {
-    TRITONBACKEND_Response *response = NULL;
-    TRITONSERVER_Error *failed = TRITONBACKEND_ResponseNew(&response, c->request);
-    if (!failed) {
-        if (!c->error)
-            write_outputs(c, response);
-        failed =
-            TRITONBACKEND_ResponseSend(response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, c->error);
-    }
-    if (failed) /* Triton cannot be told any more */
-        TRITONSERVER_ErrorDelete(failed);
-    if (c->error)
-        TRITONSERVER_ErrorDelete(c->error);
-    failed = TRITONBACKEND_RequestRelease(c->request, TRITONSERVER_REQUEST_RELEASE_ALL);
-    if (failed)
-        TRITONSERVER_ErrorDelete(failed);
-    for (uint32_t i = 0; i < c->n; i++) {
-        if (c->files)
-            blob_drop(c->files[i]);
-        if (c->rgb)
-            blob_drop(c->rgb[i]);
-    }
+    if (!c->finished)
+        send_last(c);
+    forget(c->error);
+    if (c->factory)
+        forget(TRITONBACKEND_ResponseFactoryDelete(c->factory));
+    forget(TRITONBACKEND_RequestRelease(c->request, TRITONSERVER_REQUEST_RELEASE_ALL));
+    for (uint32_t i = 0; i < c->n; i++)
+        drop_picture(c, i);
     free(c->files);
     free(c->rgb);
     free(c->labels);

@@ -10,7 +10,7 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # nothing is fetched
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "http"))
 
 import litellm  # noqa: E402
-from imfd_server import ServerTest  # noqa: E402
+from imfd_server import Server, ServerTest  # noqa: E402
 from langchain_community.utilities.dalle_image_generator import DallEAPIWrapper  # noqa: E402
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -43,6 +43,15 @@ class Clients(ServerTest):
         with urllib.request.urlopen(DallEAPIWrapper(api_key="x", base_url=self.base(), size="256x256").run(
                 "golden retriever")) as reply:
             self.assertTrue(reply.read().startswith(PNG))
+
+    def test_defaults(self):
+        """Nothing but the address is set: sizes that no model has are asked for."""
+        with Server("--aliases", NAMES, "--size-policy", "ignore") as server:
+            base = "http://127.0.0.1:%d/v1" % server.port
+            with urllib.request.urlopen(DallEAPIWrapper(api_key="x", base_url=base).run("otter")) as reply:
+                self.assertTrue(reply.read().startswith(PNG))
+            [image] = litellm.image_generation(prompt="otter", model="openai/dall-e-3", size="1792x1024", api_base=base, api_key="x").data
+            self.assertTrue(image.url or image.b64_json)
 
     def test_open_webui(self):
         """backend/open_webui/routers/images.py: no response_format for gpt-image models, b64_json for others."""

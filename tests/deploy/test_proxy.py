@@ -17,7 +17,7 @@ from deploy import (ROOT, Load, Proxy, Replica, Site, edit, free_port, make_cert
 # A picture takes 10 ms: slow enough that work is in flight whenever a replica is killed.
 DEVICE = "fake:step_us=8000,decode_us=2000"
 PICTURE = "/v1/images/fake/207/%d.png"
-ROUTE = "/v1/images/{model}/{class}/{seed}.png"
+ROUTE = "/v1/images/{model}/{class}/{seed}.{format}"
 
 
 def read_conf(*path):

@@ -17,6 +17,7 @@ COPIES = [
     ("conf/compose.yaml", IMAGE),
     ("conf/k8s/imfd.yaml", IMAGE),
     ("conf/k8s/gpu.yaml", IMAGE),
+    ("conf/kserve/runtime.yaml", IMAGE),
     ("docs/operations.md", IMAGE),
     ("CHANGELOG.md", r"(\A(?:(?!\n## \[\d).)*\n## \[)(\d+\.\d+\.\d+)"),  # its newest release
 ]

@@ -43,19 +43,28 @@ struct TRITONBACKEND_Output {
     uint64_t bytes;
 };
 struct TRITONBACKEND_Response {
-    TRITONBACKEND_Output output[3];
+    TRITONBACKEND_Request *request;
+    TRITONBACKEND_Output output[4];
     int n;
     bool sent;
     char error[512];
 };
+enum { MAX_RESPONSES = 8 };
 struct TRITONBACKEND_Request {
     TRITONBACKEND_Input input[6];
     int n_inputs;
-    const char *outputs[3];
+    const char *outputs[4];
     uint32_t n_outputs;
     bool released;
-    TRITONBACKEND_Response response;
+    TRITONBACKEND_Response response[MAX_RESPONSES];
+    int n_responses;
+    bool finished; /* the final flag came: with a response, or alone */
 };
+struct TRITONBACKEND_ResponseFactory {
+    TRITONBACKEND_Request *request;
+};
+
+static int factories_alive;
 
 static int errors_alive;
 
@@ -163,7 +172,7 @@ TRITONSERVER_Error *TRITONBACKEND_RequestOutputName(TRITONBACKEND_Request *reque
 TRITONSERVER_Error *TRITONBACKEND_RequestRelease(TRITONBACKEND_Request *request, uint32_t flags)
 {
     ck_assert_uint_eq(flags, TRITONSERVER_REQUEST_RELEASE_ALL);
-    ck_assert(!request->released && request->response.sent);
+    ck_assert(!request->released && request->finished);
     request->released = true;
     return NULL;
 }
@@ -198,8 +207,42 @@ TRITONSERVER_Error *TRITONBACKEND_InputBuffer(TRITONBACKEND_Input *input, uint32
 TRITONSERVER_Error *TRITONBACKEND_ResponseNew(TRITONBACKEND_Response **response,
                                               TRITONBACKEND_Request *request)
 {
-    *response = &request->response;
+    ck_assert_int_lt(request->n_responses, MAX_RESPONSES);
+    *response = &request->response[request->n_responses++];
+    (*response)->request = request;
     return NULL;
+}
+
+TRITONSERVER_Error *TRITONBACKEND_ResponseFactoryNew(TRITONBACKEND_ResponseFactory **factory,
+                                                     TRITONBACKEND_Request *request)
+{
+    *factory = calloc(1, sizeof(**factory));
+    (*factory)->request = request;
+    factories_alive++;
+    return NULL;
+}
+
+TRITONSERVER_Error *TRITONBACKEND_ResponseFactoryDelete(TRITONBACKEND_ResponseFactory *factory)
+{
+    ck_assert(factory->request->finished);
+    free(factory);
+    factories_alive--;
+    return NULL;
+}
+
+TRITONSERVER_Error *TRITONBACKEND_ResponseFactorySendFlags(TRITONBACKEND_ResponseFactory *factory,
+                                                           uint32_t flags)
+{
+    ck_assert_uint_eq(flags, TRITONSERVER_RESPONSE_COMPLETE_FINAL);
+    ck_assert(!factory->request->finished);
+    factory->request->finished = true;
+    return NULL;
+}
+
+TRITONSERVER_Error *TRITONBACKEND_ResponseNewFromFactory(TRITONBACKEND_Response **response,
+                                                         TRITONBACKEND_ResponseFactory *factory)
+{
+    return TRITONBACKEND_ResponseNew(response, factory->request);
 }
 
 TRITONSERVER_Error *TRITONBACKEND_ResponseOutput(TRITONBACKEND_Response *response,
@@ -232,9 +275,10 @@ TRITONSERVER_Error *TRITONBACKEND_OutputBuffer(TRITONBACKEND_Output *output, voi
 TRITONSERVER_Error *TRITONBACKEND_ResponseSend(TRITONBACKEND_Response *response, uint32_t flags,
                                                TRITONSERVER_Error *error)
 {
-    ck_assert_uint_eq(flags, TRITONSERVER_RESPONSE_COMPLETE_FINAL);
-    ck_assert(!response->sent);
+    ck_assert(flags == 0 || flags == TRITONSERVER_RESPONSE_COMPLETE_FINAL);
+    ck_assert(!response->sent && !response->request->finished);
     response->sent = true;
+    response->request->finished = flags != 0;
     if (error)
         strcpy(response->error, error->message);
     return NULL;
@@ -268,8 +312,10 @@ static void add(TRITONBACKEND_Request *r, const char *name, TRITONSERVER_DataTyp
 
 static void drop(TRITONBACKEND_Request *r)
 {
-    for (int i = 0; i < r->response.n; i++)
-        free(r->response.output[i].data);
+    for (int k = 0; k < r->n_responses; k++) {
+        for (int i = 0; i < r->response[k].n; i++)
+            free(r->response[k].output[i].data);
+    }
     memset(r, 0, sizeof(*r));
 }
 
@@ -301,10 +347,10 @@ START_TEST(test_draws)
     }
     ck_assert_ptr_null(execute(&instance, both, 2));
     ck_assert(r[0].released && r[1].released);
-    ck_assert_str_eq(r[0].response.error, "");
-    ck_assert_int_eq(r[0].response.n, 3);
-    ck_assert_int_eq(r[1].response.n, 1);
-    const TRITONBACKEND_Output *image = &r[0].response.output[0], *pixels = image + 1;
+    ck_assert_str_eq(r[0].response[0].error, "");
+    ck_assert_int_eq(r[0].response[0].n, 3);
+    ck_assert_int_eq(r[1].response[0].n, 1);
+    const TRITONBACKEND_Output *image = &r[0].response[0].output[0], *pixels = image + 1;
     ck_assert_str_eq(image->name, "image");
     ck_assert_int_eq(image->type, TRITONSERVER_TYPE_BYTES);
     ck_assert_int_eq(image->shape[0], 2);
@@ -323,13 +369,75 @@ START_TEST(test_draws)
     blob_drop(png);
     picture_encoder_destroy(encoder);
     /* The same request, the same bytes. */
-    ck_assert_uint_eq(r[1].response.output[0].bytes, image->bytes);
-    ck_assert_mem_eq(r[1].response.output[0].data, image->data, image->bytes);
-    ck_assert_mem_eq(r[0].response.output[2].data, seeds, 16);
+    ck_assert_uint_eq(r[1].response[0].output[0].bytes, image->bytes);
+    ck_assert_mem_eq(r[1].response[0].output[0].data, image->data, image->bytes);
+    ck_assert_mem_eq(r[0].response[0].output[2].data, seeds, 16);
     drop(&r[0]);
     drop(&r[1]);
     ck_assert_ptr_null(finalize(&instance));
     ck_assert_int_eq(errors_alive, 0);
+}
+END_TEST
+
+/* A response for every picture, then the final flag alone; a bad request ends with its sentence. */
+START_TEST(test_decoupled)
+{
+    static TRITONBACKEND_ModelInstance streaming = {
+        .model = {{"{\"model_transaction_policy\":{\"decoupled\":true},\"parameters\":{"
+                   "\"checkpoint\":{\"string_value\":\"fake\"},\"device\":{\"string_value\":"
+                   "\"fake:size=16,fail_label=666\"}}}"}}};
+    static TRITONBACKEND_Request r[3], whole;
+    TRITONBACKEND_Request *all[] = {&r[0], &r[1]}, *broken[] = {&r[2]}, *one[] = {&whole};
+    const int64_t classes[] = {207, 360, 1}, seeds[] = {42, 7, 9}, large = 5000, sick[] = {1, 666};
+    const int32_t steps[] = {3, 1, 2};
+    load();
+    ck_assert_ptr_null(initialize(&streaming));
+    add(&r[0], "class", TRITONSERVER_TYPE_INT64, 3, classes, 8);
+    add(&r[0], "seed", TRITONSERVER_TYPE_INT64, 3, seeds, 8);
+    add(&r[0], "steps", TRITONSERVER_TYPE_INT32, 3, steps, 4);
+    add(&r[1], "class", TRITONSERVER_TYPE_INT64, 1, &large, 8);
+    add(&r[2], "class", TRITONSERVER_TYPE_INT64, 2, sick, 8);
+    r[0].outputs[0] = "image";
+    r[0].outputs[1] = "pixels";
+    r[0].outputs[2] = "seed";
+    r[0].outputs[3] = "index";
+    r[0].n_outputs = 4;
+    whole = r[0];
+    ck_assert_ptr_null(execute(&streaming, all, 2));
+    ck_assert(r[0].released && r[1].released);
+    ck_assert_int_eq(r[1].n_responses, 1);
+    ck_assert_ptr_nonnull(strstr(r[1].response[0].error, "5000"));
+    /* The same pictures as in one response, each once, in the order in which they are ready. */
+    start();
+    ck_assert_ptr_null(execute(&instance, one, 1));
+    ck_assert_int_eq(whole.n_responses, 1);
+    const TRITONBACKEND_Output *pixels = &whole.response[0].output[1];
+    unsigned seen = 0;
+    ck_assert_int_eq(r[0].n_responses, 3);
+    for (int k = 0; k < 3; k++) {
+        const TRITONBACKEND_Response *p = &r[0].response[k];
+        int64_t index, seed;
+        ck_assert(p->sent && p->error[0] == '\0' && p->n == 4);
+        memcpy(&seed, p->output[2].data, 8);
+        memcpy(&index, p->output[3].data, 8);
+        ck_assert(index >= 0 && index < 3 && seed == seeds[index]);
+        ck_assert_int_eq(p->output[1].shape[0], 1);
+        ck_assert_mem_eq(p->output[1].data, pixels->data + index * 16 * 16 * 3, 16 * 16 * 3);
+        seen |= 1u << index;
+    }
+    ck_assert_uint_eq(seen, 7);
+    int64_t last;
+    memcpy(&last, r[0].response[2].output[3].data, 8);
+    ck_assert_int_eq(last, 0); /* three steps */
+    ck_assert_ptr_null(execute(&streaming, broken, 1));
+    ck_assert(r[2].released && r[2].finished);
+    ck_assert_ptr_nonnull(strstr(r[2].response[r[2].n_responses - 1].error, "imfd"));
+    for (int i = 0; i < 3; i++)
+        drop(&r[i]);
+    drop(&whole);
+    ck_assert_ptr_null(finalize(&streaming));
+    ck_assert_ptr_null(finalize(&instance));
+    ck_assert_int_eq(errors_alive + factories_alive, 0);
 }
 END_TEST
 
@@ -374,10 +482,10 @@ START_TEST(test_refused)
         r[1].n_outputs = 1;
         ck_assert_ptr_null(execute(&instance, both, lasting ? 2 : 1));
         ck_assert(r[0].released);
-        ck_assert_msg(strstr(r[0].response.error, bad[i].word) != NULL, "%s: \"%s\"", bad[i].name,
-                      r[0].response.error);
+        ck_assert_msg(strstr(r[0].response[0].error, bad[i].word) != NULL, "%s: \"%s\"", bad[i].name,
+                      r[0].response[0].error);
         if (lasting)
-            ck_assert_str_eq(r[1].response.error, "");
+            ck_assert_str_eq(r[1].response[0].error, "");
         drop(&r[0]);
         drop(&r[1]);
         ck_assert_ptr_null(finalize(&instance));
@@ -417,6 +525,7 @@ int main(void)
     TCase *tc = tcase_create("triton");
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, test_draws);
+    tcase_add_test(tc, test_decoupled);
     tcase_add_test(tc, test_refused);
     tcase_add_test(tc, test_configuration);
     suite_add_tcase(s, tc);

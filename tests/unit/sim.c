@@ -18,6 +18,7 @@ void sim_init(struct sim *s, const struct sched_options *o, int devices, int mod
     s->encoders = 2;
     s->bad_label = -1;
     ENSURE_EQ(core_init(&s->core, o), IMF_OK);
+    s->core.encoders = s->encoders;
     for (int d = 0; d < devices; d++)
         ENSURE_EQ(core_add_device(&s->core), d);
     struct imf_model_info info = {.max_batch = max_batch,

@@ -81,7 +81,7 @@ static void teardown(void)
 }
 
 /* Picture i is picture k, as near as its format keeps it. */
-static void ensure_picture(const struct eval_source *s, int64_t i, int k, int near)
+static void ensure_picture(struct eval_source *s, int64_t i, int k, int near)
 {
     uint8_t want[SIZE], *rgb;
     int width, height;
@@ -172,19 +172,38 @@ static size_t put(uint8_t *p, size_t at_, uint64_t v, int bytes)
     return at_ + (size_t)bytes;
 }
 
-/* A stored archive of one array, as numpy.savez writes it. */
+/* Deflated in place, as long as that is shorter. */
+static size_t squeeze(uint8_t *data, size_t size)
+{
+    z_stream z = {.next_in = data, .avail_in = (uInt)size, .avail_out = (uInt)size};
+    uint8_t *packed = malloc(size);
+    z.next_out = packed;
+    ck_assert_int_eq(deflateInit2(&z, 6, Z_DEFLATED, -MAX_WBITS, 8, Z_DEFAULT_STRATEGY), Z_OK);
+    ck_assert_int_eq(deflate(&z, Z_FINISH), Z_STREAM_END);
+    memcpy(data, packed, z.total_out);
+    free(packed);
+    deflateEnd(&z);
+    return z.total_out;
+}
+
+enum method { STORED = 0, DEFLATED = 8, PRETENDED = -1 };
+
+/* An archive of one array, as numpy.savez (or savez_compressed) writes it. */
 static void write_npz(const char *name, const char *array, const char *header, const void *data,
-                      size_t size, int method)
+                      size_t size, enum method how)
 {
     char text[128];
     int n = snprintf(text, sizeof(text), "%-117s\n", header);
-    size_t entry = 10 + (size_t)n + size, used = 0, name_size = strlen(array);
+    size_t entry = 10 + (size_t)n + size, packed = entry, used = 0, name_size = strlen(array);
+    int method = how == PRETENDED ? DEFLATED : how;
     uint8_t *zip = calloc(1, entry + 1000), *npy = malloc(entry);
     memcpy(npy, "\x93NUMPY\x01\0", 8);
     put(npy, 8, (uint64_t)n, 2);
     memcpy(npy + 10, text, (size_t)n);
     memcpy(npy + 10 + n, data, size);
     uint32_t crc = (uint32_t)crc32(0, npy, (uInt)entry);
+    if (how == DEFLATED)
+        packed = squeeze(npy, entry);
     for (int central = 0; central < 2; central++) {
         size_t p = used;
         p = put(zip, p, central ? 0x02014b50 : 0x04034b50, 4);
@@ -195,7 +214,7 @@ static void write_npz(const char *name, const char *array, const char *header, c
         p = put(zip, p, (uint64_t)method, 2);
         p = put(zip, p, 0, 4);
         p = put(zip, p, crc, 4);
-        p = put(zip, p, entry, 4);
+        p = put(zip, p, packed, 4);
         p = put(zip, p, entry, 4);
         p = put(zip, p, name_size, 2);
         p = put(zip, p, 0, 2);
@@ -204,8 +223,8 @@ static void write_npz(const char *name, const char *array, const char *header, c
         memcpy(zip + p, array, name_size);
         p += name_size;
         if (!central) {
-            memcpy(zip + p, npy, entry);
-            p += entry;
+            memcpy(zip + p, npy, packed);
+            p += packed;
         }
         if (central) {
             size_t begin = used, length = p - used;
@@ -226,6 +245,39 @@ static void write_npz(const char *name, const char *array, const char *header, c
 
 #define HEADER(type, order, shape)                                                                 \
     "{'descr': '" type "', 'fortran_order': " order ", 'shape': " shape ", }"
+
+/* Deflated samples, in order and back again; damage is found where the data or its end is. */
+START_TEST(test_deflated)
+{
+    enum { N = 5 };
+    struct eval_source *s;
+    uint8_t rgb[N * SIZE], *got;
+    int width, height;
+    for (int k = 0; k < N; k++)
+        fill(rgb + k * SIZE, k);
+    write_npz("d.npz", "arr_0.npy", HEADER("|u1", "False", "(5, 24, 40, 3)"), rgb, sizeof(rgb),
+              DEFLATED);
+    ck_assert_msg(eval_source_open(&s, at("d.npz"), false, 0, &err) == IMF_OK, "%s", err.message);
+    ck_assert(eval_source_in_order(s));
+    static const int order[] = {0, 1, 2, 4, 3, 0, 4};
+    for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++)
+        ensure_picture(s, order[i], order[i], 0);
+    eval_source_close(s);
+    /* A wrong checksum. */
+    FILE *f = fopen(at("d.npz"), "r+");
+    fseek(f, -22 - 46 - 9 + 16, SEEK_END);
+    int byte = fgetc(f);
+    fseek(f, -1, SEEK_CUR);
+    fputc(byte ^ 1, f);
+    fclose(f);
+    ck_assert_msg(eval_source_open(&s, at("d.npz"), false, 0, &err) == IMF_OK, "%s", err.message);
+    ck_assert_int_eq(eval_source_read(s, 0, &got, &width, &height, &err), IMF_OK);
+    free(got);
+    ck_assert_int_ne(eval_source_read(s, N - 1, &got, &width, &height, &err), IMF_OK);
+    ck_assert_msg(strstr(err.message, "checksum") != NULL, "%s", err.message);
+    eval_source_close(s);
+}
+END_TEST
 
 START_TEST(test_npz)
 {
@@ -250,14 +302,14 @@ START_TEST(test_npz)
 
     static const struct {
         const char *array, *header, *word;
-        int method;
+        enum method method;
     } bad[] = {
         {"samples.npy", HEADER("|u1", "False", "(3, 24, 40, 3)"), "no array arr_0", 0},
         {"arr_0.npy", HEADER("<f4", "False", "(3, 24, 10, 3)"), "not bytes", 0},
         {"arr_0.npy", HEADER("|u1", "True", "(3, 24, 40, 3)"), "Fortran", 0},
         {"arr_0.npy", HEADER("|u1", "False", "(3, 3, 24, 40)"), "shape", 0},
         {"arr_0.npy", HEADER("|u1", "False", "(9, 24, 40, 3)"), "its shape", 0},
-        {"arr_0.npy", HEADER("|u1", "False", "(3, 24, 40, 3)"), "", 8},
+        {"arr_0.npy", HEADER("|u1", "False", "(3, 24, 40, 3)"), "", PRETENDED},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         write_npz("a.npz", bad[i].array, bad[i].header, rgb, sizeof(rgb), bad[i].method);
@@ -276,6 +328,7 @@ int main(void)
     tcase_add_test(tc, test_folder);
     tcase_add_loop_test(tc, test_damaged, 0, PICTURE_FORMATS);
     tcase_add_test(tc, test_npz);
+    tcase_add_test(tc, test_deflated);
     suite_add_tcase(s, tc);
     return run_suite(s, CK_FORK_GETENV);
 }
