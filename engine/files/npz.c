@@ -316,8 +316,7 @@ static imf_status rewind_bytes(struct imf__npz_bytes *b, struct imf_error *err)
     IMF_TRY(open_stream(&b->s, b->z, b->e, err));
     IMF_TRY(imf__npy_read_header(&again, &b->s, err));
     b->offset = b->s.offset;
-    return b->s.left == h->bytes ? IMF_OK
-                                 : imf__fail(err, IMF_EFORMAT, "does not hold its shape");
+    return b->s.left == h->bytes ? IMF_OK : imf__fail(err, IMF_EFORMAT, "does not hold its shape");
 }
 
 imf_status imf__npz_bytes_open(struct imf__npz_bytes **out, const struct imf__npz *z,
@@ -363,7 +362,7 @@ static imf_status inflate_to(struct imf__npz_bytes *b, uint8_t *dst, uint64_t n,
 {
     if (at < b->next)
         IMF_TRY(rewind_bytes(b, err));
-    for (; b->next < at; ) { /* what is left out passes through the caller's memory */
+    for (; b->next < at;) { /* what is left out passes through the caller's memory */
         uint64_t skip = at - b->next < n ? at - b->next : n;
         IMF_TRY(imf__zip_stream_read(&b->s, dst, (size_t)skip, err));
         b->next += skip;

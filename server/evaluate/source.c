@@ -175,8 +175,7 @@ static imf_status read_sample(struct eval_source *s, int64_t i, uint8_t **rgb, i
     bool alone = imf__npz_bytes_packed(s->samples);
     if (alone)
         pthread_mutex_lock(&s->lock);
-    imf_status status =
-        imf__npz_bytes_read(s->samples, pixels, bytes, (uint64_t)i * bytes, err);
+    imf_status status = imf__npz_bytes_read(s->samples, pixels, bytes, (uint64_t)i * bytes, err);
     if (alone)
         pthread_mutex_unlock(&s->lock);
     if (status != IMF_OK) {

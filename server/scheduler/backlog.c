@@ -173,8 +173,7 @@ static int next_model(const struct play *p, int device, bool *alone)
 {
     int best = -1, found = 0;
     for (int m = 0; m < p->core->model_count; m++) {
-        if (!serves(p->core, device, m) ||
-            (share_of(p, device, m)->lanes == 0 && !next_kind(p, m)))
+        if (!serves(p->core, device, m) || (share_of(p, device, m)->lanes == 0 && !next_kind(p, m)))
             continue;
         found++;
         if (best < 0 || p->served[m] < p->served[best])

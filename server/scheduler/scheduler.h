@@ -45,8 +45,8 @@ struct picture_key {
 void picture_key_normalise(struct picture_key *key);
 
 struct sched_options {
-    uint32_t max_queue;    /* pictures waiting, all requests together; 1024 */
-    uint32_t window;       /* pictures of one request that may exist at once; 0: by batch, devices */
+    uint32_t max_queue; /* pictures waiting, all requests together; 1024 */
+    uint32_t window;    /* pictures of one request that may exist at once; 0: by batch, devices */
     uint64_t max_delay_us; /* how long a batch that is not full may be held; 0: see below */
     uint64_t ageing_us;    /* a waiting request gains one priority per this time; 5 s */
     /* With max_delay_us 0 engines never idle while there is work, with one exception: a batch that

@@ -23,10 +23,10 @@ struct triton_call {
     int32_t *labels;
     uint64_t *seeds;
     struct imf_sampling *samplings;
-    bool image, pixels, seed, index; /* outputs asked for */
+    bool image, pixels, seed, index;        /* outputs asked for */
     TRITONBACKEND_ResponseFactory *factory; /* decoupled */
     struct blob **files, **rgb;
-    bool ended, finished; /* finished: its last response is sent */
+    bool ended, finished;      /* finished: its last response is sent */
     TRITONSERVER_Error *error; /* NULL: none so far */
 };
 

@@ -226,13 +226,13 @@ static void write_outputs(struct triton_call *c, TRITONBACKEND_Response *respons
             at += size;
         }
     }
-    if (c->pixels && (at = add_output(c, response, "pixels", TRITONSERVER_TYPE_UINT8, shape, 4,
-                                      n * picture))) {
+    if (c->pixels &&
+        (at = add_output(c, response, "pixels", TRITONSERVER_TYPE_UINT8, shape, 4, n * picture))) {
         for (uint32_t i = 0; i < n; i++)
             memcpy(at + i * picture, c->rgb[first + i]->data, picture);
     }
-    if (c->seed && (at = add_output(c, response, "seed", TRITONSERVER_TYPE_INT64, shape, 1,
-                                    8 * (uint64_t)n)))
+    if (c->seed &&
+        (at = add_output(c, response, "seed", TRITONSERVER_TYPE_INT64, shape, 1, 8 * (uint64_t)n)))
         memcpy(at, c->seeds + first, 8 * (size_t)n);
     if (c->index && (at = add_output(c, response, "index", TRITONSERVER_TYPE_INT64, shape, 1,
                                      8 * (uint64_t)n))) {

@@ -482,8 +482,8 @@ START_TEST(test_refused)
         r[1].n_outputs = 1;
         ck_assert_ptr_null(execute(&instance, both, lasting ? 2 : 1));
         ck_assert(r[0].released);
-        ck_assert_msg(strstr(r[0].response[0].error, bad[i].word) != NULL, "%s: \"%s\"", bad[i].name,
-                      r[0].response[0].error);
+        ck_assert_msg(strstr(r[0].response[0].error, bad[i].word) != NULL, "%s: \"%s\"",
+                      bad[i].name, r[0].response[0].error);
         if (lasting)
             ck_assert_str_eq(r[1].response[0].error, "");
         drop(&r[0]);

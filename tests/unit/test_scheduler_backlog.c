@@ -170,7 +170,8 @@ START_TEST(test_one_large)
         submit(1, 1, 4 * (uint32_t)devices, 8, "a");
         ENSURE_AGREES(0);
         ENSURE_LE(sim.now - start, 8 * (sim.step_us + 4 * sim.step_lane_us) + sim.decode_us +
-                                       4 * sim.decode_lane_us + 16 * (uint64_t)devices * sim.encode_us);
+                                       4 * sim.decode_lane_us +
+                                       16 * (uint64_t)devices * sim.encode_us);
         sim_finish(&sim);
     }
 }
