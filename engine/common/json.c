@@ -170,8 +170,8 @@ static enum imf__json_event number(struct imf__json *j)
     copy[n] = '\0';
     j->at = at;
     j->number = strtod(copy, NULL);
-    /* 18 digits always fit. */
-    j->is_integer = integer && n <= 18;
+    /* 18 digits always fit; no integer is -0. */
+    j->is_integer = integer && n <= 18 && strcmp(copy, "-0") != 0;
     j->integer = j->is_integer ? strtoll(copy, NULL, 10) : 0;
     after_value(j);
     return IMF__JSON_NUMBER;

@@ -14,7 +14,7 @@
 /* Bounds on what a file may ask for; real checkpoints stay far below them. */
 #define IMF__MAX_TENSORS (1u << 20)
 #define IMF__MAX_NAME 1024
-#define IMF__MAX_HEADER (100u << 20) /* safetensors header or shard index, as upstream */
+#define IMF__MAX_HEADER 100000000u /* safetensors header or shard index, as upstream */
 #define IMF__MAX_SHARDS 1024
 
 /* ---- Arena: memory freed all at once, with a limit ------------------------------------------ */

@@ -1,8 +1,9 @@
 /* safetensors: 8 bytes of header length, a JSON header, the data.
  *
  * As strict as the reference implementation: ranges match the shapes, and together they are the
- * data, without gaps and overlaps. Stricter in that names must not repeat. More lenient towards
- * tensors of types that are not known here: they are listed, never read. */
+ * data, without gaps and overlaps. Of a name that is there twice the last counts, and what came
+ * before it owns no data. More lenient towards tensors of types that are not known here: they are
+ * listed, never read. */
 #include "files/checkpoint_parts.h"
 #include "common/json.h"
 
@@ -15,15 +16,27 @@ static const struct dtype {
     enum imf__stored_type type;
     uint32_t bits;
 } dtypes[] = {
-    {"F32", IMF__STORED_F32, 32},      {"F16", IMF__STORED_F16, 16},
-    {"BF16", IMF__STORED_BF16, 16},    {"F64", IMF__STORED_F64, 64},
-    {"I64", IMF__STORED_OTHER, 64},    {"I32", IMF__STORED_OTHER, 32},
-    {"I16", IMF__STORED_OTHER, 16},    {"I8", IMF__STORED_OTHER, 8},
-    {"U64", IMF__STORED_OTHER, 64},    {"U32", IMF__STORED_OTHER, 32},
-    {"U16", IMF__STORED_OTHER, 16},    {"U8", IMF__STORED_OTHER, 8},
-    {"BOOL", IMF__STORED_OTHER, 8},    {"C64", IMF__STORED_OTHER, 64},
-    {"F4", IMF__STORED_OTHER, 4},      {"F6_E2M3", IMF__STORED_OTHER, 6},
-    {"F6_E3M2", IMF__STORED_OTHER, 6},
+    {"F32", IMF__STORED_F32, 32},          {"F16", IMF__STORED_F16, 16},
+    {"BF16", IMF__STORED_BF16, 16},        {"F64", IMF__STORED_F64, 64},
+    {"I64", IMF__STORED_OTHER, 64},        {"I32", IMF__STORED_OTHER, 32},
+    {"I16", IMF__STORED_OTHER, 16},        {"I8", IMF__STORED_OTHER, 8},
+    {"U64", IMF__STORED_OTHER, 64},        {"U32", IMF__STORED_OTHER, 32},
+    {"U16", IMF__STORED_OTHER, 16},        {"U8", IMF__STORED_OTHER, 8},
+    {"BOOL", IMF__STORED_OTHER, 8},        {"C64", IMF__STORED_OTHER, 64},
+    {"F4", IMF__STORED_OTHER, 4},          {"F6_E2M3", IMF__STORED_OTHER, 6},
+    {"F6_E3M2", IMF__STORED_OTHER, 6},     {"F8_E5M2", IMF__STORED_OTHER, 8},
+    {"F8_E4M3", IMF__STORED_OTHER, 8},     {"F8_E8M0", IMF__STORED_OTHER, 8},
+    {"F8_E5M2FNUZ", IMF__STORED_OTHER, 8}, {"F8_E4M3FNUZ", IMF__STORED_OTHER, 8},
+};
+
+/* What the header says of a tensor. */
+struct description {
+    const char *name; /* in the header's text */
+    const struct dtype *dtype;
+    bool typed;
+    int ndim;                     /* -1: not said */
+    int64_t shape[IMF__MAX_DIMS]; /* the first of them, where there are more */
+    int64_t range[2];
 };
 
 /* One header being parsed. */
@@ -32,6 +45,9 @@ struct header {
     struct imf__json json;
     uint32_t file;
     uint64_t data_offset;
+    struct description *tensors;
+    size_t count, capacity;
+    bool has_metadata;
     struct imf_error *err;
 };
 
@@ -51,7 +67,8 @@ static imf_status bad_header(const struct header *h, const char *tensor, const c
                      imf__quote(tensor).text, why);
 }
 
-/* An array of at most `max` non-negative integers; -1 when it is anything else. */
+/* The length of an array of non-negative integers, the first `max` of them in out; -1 when it is
+ * anything else. */
 static int integers(struct imf__json *j, int64_t *out, int max)
 {
     if (imf__json_next(j) != IMF__JSON_ARRAY)
@@ -60,13 +77,14 @@ static int integers(struct imf__json *j, int64_t *out, int max)
         enum imf__json_event event = imf__json_next(j);
         if (event == IMF__JSON_ARRAY_END)
             return n;
-        if (event != IMF__JSON_NUMBER || !j->is_integer || j->integer < 0 || n == max)
+        if (event != IMF__JSON_NUMBER || !j->is_integer || j->integer < 0 || n == INT32_MAX)
             return -1;
-        out[n] = j->integer;
+        if (n < max)
+            out[n] = j->integer;
     }
 }
 
-/* NULL: a type of another time, or of eight bits. Nothing here would read it. */
+/* NULL: a type of another time. Nothing here would read it. */
 static const struct dtype *find_dtype(const char *name)
 {
     for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++) {
@@ -76,81 +94,66 @@ static const struct dtype *find_dtype(const char *name)
     return NULL;
 }
 
-/* What a tensor's description holds. */
-struct description {
-    const struct dtype *dtype;
-    bool typed;
-    int64_t range[2];
-};
-
-/* Sizes in the file, and a dense stride. */
-static imf_status place_tensor(struct header *h, struct imf__entry *e, const struct description *d)
-{
-    const char *name = e->tensor.name;
-    uint64_t count = 1, bits, bytes = (uint64_t)(d->range[1] - d->range[0]);
-    for (int i = e->tensor.ndim - 1; i >= 0; i--) {
-        e->place.stride[i] = (int64_t)count;
-        if (!imf__mul(&count, count, (uint64_t)e->tensor.shape[i]) || count > INT64_MAX / 64)
-            return bad_header(h, name, "its shape overflows");
-    }
-    bits = d->dtype ? count * d->dtype->bits : 8 * bytes;
-    uint64_t needed = (bits + 7) / 8;
-    if (bits % 8 || needed != bytes)
-        return imf__fail(
-            h->err, IMF_EFORMAT, "%s: tensor \"%s\": its data has %llu bytes, its shape needs %llu",
-            label(h), imf__quote(name).text, (unsigned long long)bytes, (unsigned long long)needed);
-    e->tensor.type = d->dtype ? d->dtype->type : IMF__STORED_OTHER;
-    e->place.item = d->dtype && d->dtype->bits % 8 == 0 ? d->dtype->bits / 8 : 0;
-    e->place.bytes = bytes;
-    /* No overflow: the data's offset is at most 100 MB, range is below 10^18. */
-    e->place.offset = h->data_offset + (uint64_t)d->range[0];
-    return imf__checkpoint_add(h->c, e, "its data", h->err);
-}
-
 /* {"dtype": .., "shape": [..], "data_offsets": [begin, end]} of one tensor; other keys are none of
  * our business. */
-static imf_status parse_tensor(struct header *h, const char *name)
+static imf_status parse_description(struct header *h, struct description *d)
 {
     struct imf__json *j = &h->json;
-    struct imf__entry e = {.tensor = {.name = name, .ndim = -1}, .place = {.file = h->file}};
-    struct description d = {.range = {-1, -1}};
     if (imf__json_next(j) != IMF__JSON_OBJECT)
-        return bad_header(h, name, "not described by an object");
+        return bad_header(h, d->name, "not described by an object");
     enum imf__json_event event;
     while ((event = imf__json_next(j)) == IMF__JSON_KEY) {
         bool shape = strcmp(j->string, "shape") == 0, dtype = strcmp(j->string, "dtype") == 0;
         bool range = strcmp(j->string, "data_offsets") == 0;
-        if ((dtype && d.typed) || (shape && e.tensor.ndim >= 0) || (range && d.range[0] >= 0))
-            return bad_header(h, name, "repeated key in its description");
+        if ((dtype && d->typed) || (shape && d->ndim >= 0) || (range && d->range[0] >= 0))
+            return bad_header(h, d->name, "repeated key in its description");
         if (dtype) {
             if (imf__json_next(j) != IMF__JSON_STRING)
-                return bad_header(h, name, "its dtype is no string");
-            d.dtype = find_dtype(j->string);
-            d.typed = true;
+                return bad_header(h, d->name, "its dtype is no string");
+            d->dtype = find_dtype(j->string);
+            d->typed = true;
         } else if (shape) {
-            e.tensor.ndim = integers(j, e.tensor.shape, IMF__MAX_DIMS);
-            if (e.tensor.ndim < 0)
-                return bad_header(h, name, "its shape is no list of up to 8 sizes");
+            d->ndim = integers(j, d->shape, IMF__MAX_DIMS);
+            if (d->ndim < 0)
+                return bad_header(h, d->name, "its shape is no list of sizes");
         } else if (range) {
-            if (integers(j, d.range, 2) != 2)
-                return bad_header(h, name, "its data_offsets are no two integers");
+            if (integers(j, d->range, 2) != 2)
+                return bad_header(h, d->name, "its data_offsets are no two integers");
         } else if (!imf__json_skip(j, imf__json_next(j))) {
-            return bad_header(h, name, "bad description");
+            return bad_header(h, d->name, "bad description");
         }
     }
     if (event != IMF__JSON_OBJECT_END)
-        return bad_header(h, name, "bad description");
-    if (!d.typed || e.tensor.ndim < 0 || d.range[0] < 0)
-        return bad_header(h, name, "dtype, shape or data_offsets missing");
-    if (d.range[1] < d.range[0])
-        return bad_header(h, name, "its data ends before it begins");
-    return place_tensor(h, &e, &d);
+        return bad_header(h, d->name, "bad description");
+    if (!d->typed || d->ndim < 0 || d->range[0] < 0)
+        return bad_header(h, d->name, "dtype, shape or data_offsets missing");
+    return IMF_OK;
+}
+
+static imf_status parse_tensor(struct header *h, const char *name)
+{
+    if (h->count == h->capacity) {
+        if (h->count >= IMF__MAX_TENSORS)
+            return bad_header(h, NULL, "too many tensors");
+        size_t capacity = h->capacity ? 2 * h->capacity : 256;
+        struct description *grown = realloc(h->tensors, capacity * sizeof(*grown));
+        if (!grown)
+            return imf__fail(h->err, IMF_ENOMEM, "%s: out of memory", label(h));
+        h->tensors = grown;
+        h->capacity = capacity;
+    }
+    struct description *d = &h->tensors[h->count++];
+    *d = (struct description){.name = name, .ndim = -1, .range = {-1, -1}};
+    return parse_description(h, d);
 }
 
 static imf_status parse_metadata(struct header *h)
 {
     struct imf__json *j = &h->json;
     enum imf__json_event event = imf__json_next(j);
+    if (h->has_metadata)
+        return bad_header(h, NULL, "__metadata__ is there twice");
+    h->has_metadata = true;
     if (event == IMF__JSON_NULL)
         return IMF_OK;
     if (event != IMF__JSON_OBJECT)
@@ -184,48 +187,97 @@ static imf_status parse_header(struct header *h)
     return IMF_OK;
 }
 
-static int compare_offsets(const void *a, const void *b)
+/* By name; of one name those that came later first. */
+static int compare_names(const void *a, const void *b)
 {
-    const struct imf__entry *x = *(const struct imf__entry *const *)a;
-    const struct imf__entry *y = *(const struct imf__entry *const *)b;
-    return x->place.offset < y->place.offset ? -1 : x->place.offset > y->place.offset;
+    const struct description *x = a, *y = b;
+    int order = strcmp(x->name, y->name);
+    return order ? order : (x->name < y->name) - (x->name > y->name);
 }
 
-/* The entries from `first` on, which are this file's, cover its data exactly. */
-static imf_status check_cover(const struct header *h, size_t first)
+static int compare_ranges(const void *a, const void *b)
 {
-    size_t n = h->c->count - first, used = 0;
-    const struct imf__entry **sorted = malloc((n + 1) * sizeof(*sorted));
-    if (!sorted)
-        return imf__fail(h->err, IMF_ENOMEM, "%s: out of memory", label(h));
-    for (size_t i = 0; i < n; i++) {
-        if (h->c->entries[first + i].place.bytes)
-            sorted[used++] = &h->c->entries[first + i];
+    const struct description *x = a, *y = b;
+    for (int i = 0; i < 2; i++) {
+        if (x->range[i] != y->range[i])
+            return x->range[i] < y->range[i] ? -1 : 1;
     }
-    qsort(sorted, used, sizeof(*sorted), compare_offsets);
-    uint64_t at = h->data_offset, size = h->c->files[h->file].size;
-    imf_status status = IMF_OK;
-    if (n == 0)
-        at = size; /* refused later, for holding nothing */
-    for (size_t i = 0; i < used && status == IMF_OK; i++) {
-        const struct imf__place *p = &sorted[i]->place;
-        if (p->offset < at)
-            status = imf__fail(h->err, IMF_EFORMAT, "%s: tensors \"%s\" and \"%s\" overlap",
-                               label(h), imf__quote(sorted[i - 1]->tensor.name).text,
-                               imf__quote(sorted[i]->tensor.name).text);
-        else if (p->offset > at)
-            status = imf__fail(h->err, IMF_EFORMAT,
-                               "%s: %llu bytes in front of tensor \"%s\" belong to none", label(h),
-                               (unsigned long long)(p->offset - at),
-                               imf__quote(sorted[i]->tensor.name).text);
-        at = p->offset + p->bytes;
+    return 0;
+}
+
+/* Leaves the last of each name. */
+static void drop_repeated(struct header *h)
+{
+    size_t n = 0;
+    if (h->count)
+        qsort(h->tensors, h->count, sizeof(*h->tensors), compare_names);
+    for (size_t i = 0; i < h->count; i++) {
+        if (n == 0 || strcmp(h->tensors[n - 1].name, h->tensors[i].name) != 0)
+            h->tensors[n++] = h->tensors[i];
     }
-    if (status == IMF_OK && at != size)
-        status =
-            imf__fail(h->err, IMF_EFORMAT, "%s: %llu bytes behind the last tensor belong to none",
-                      label(h), (unsigned long long)(size - at));
-    free(sorted);
-    return status;
+    h->count = n;
+}
+
+/* Sizes in the file, and a dense stride. */
+static imf_status place_tensor(struct header *h, const struct description *d)
+{
+    if (d->ndim > IMF__MAX_DIMS || strlen(d->name) > IMF__MAX_NAME) /* no model has such */
+        return imf__checkpoint_add_skipped(h->c, "tensor", d->name, h->err);
+    struct imf__entry e = {.tensor = {.name = d->name, .ndim = d->ndim},
+                           .place = {.file = h->file}};
+    uint64_t count = 1, bits, bytes = (uint64_t)(d->range[1] - d->range[0]);
+    memcpy(e.tensor.shape, d->shape, sizeof(e.tensor.shape));
+    for (int i = d->ndim - 1; i >= 0; i--) {
+        e.place.stride[i] = (int64_t)count;
+        if (!imf__mul(&count, count, (uint64_t)d->shape[i]) || count > INT64_MAX / 64)
+            return bad_header(h, d->name, "its shape overflows");
+    }
+    bits = d->dtype ? count * d->dtype->bits : 8 * bytes;
+    uint64_t needed = (bits + 7) / 8;
+    if (bits % 8 || needed != bytes)
+        return imf__fail(h->err, IMF_EFORMAT,
+                         "%s: tensor \"%s\": its data has %llu bytes, its shape needs %llu",
+                         label(h), imf__quote(d->name).text, (unsigned long long)bytes,
+                         (unsigned long long)needed);
+    e.tensor.type = d->dtype ? d->dtype->type : IMF__STORED_OTHER;
+    e.place.item = d->dtype && d->dtype->bits % 8 == 0 ? d->dtype->bits / 8 : 0;
+    e.place.bytes = bytes;
+    /* No overflow: the data's offset is at most 100 MB, range is below 10^18. */
+    e.place.offset = h->data_offset + (uint64_t)d->range[0];
+    return imf__checkpoint_add(h->c, &e, "its data", h->err);
+}
+
+/* Adds the tensors, which must cover the file's data exactly. */
+static imf_status place_tensors(struct header *h)
+{
+    int64_t at = 0;
+    drop_repeated(h);
+    if (h->count)
+        qsort(h->tensors, h->count, sizeof(*h->tensors), compare_ranges);
+    for (size_t i = 0; i < h->count; i++) {
+        const struct description *d = &h->tensors[i];
+        if (d->range[1] < d->range[0])
+            return bad_header(h, d->name, "its data ends before it begins");
+        if (i > 0 && d->range[0] < at)
+            return imf__fail(h->err, IMF_EFORMAT, "%s: tensors \"%s\" and \"%s\" overlap", label(h),
+                             imf__quote(h->tensors[i - 1].name).text, imf__quote(d->name).text);
+        if (d->range[0] > at)
+            return imf__fail(h->err, IMF_EFORMAT,
+                             "%s: %llu bytes in front of tensor \"%s\" belong to none", label(h),
+                             (unsigned long long)(d->range[0] - at), imf__quote(d->name).text);
+        IMF_TRY(place_tensor(h, d));
+        at = d->range[1];
+    }
+    uint64_t end = h->data_offset + (uint64_t)at, size = h->c->files[h->file].size;
+    if (end > size) /* a tensor that was passed over */
+        return imf__fail(h->err, IMF_EFORMAT,
+                         "%s: its tensors end at byte %llu, the file has %llu (truncated?)",
+                         label(h), (unsigned long long)end, (unsigned long long)size);
+    if (h->count && end < size) /* a file of no tensors is refused later, for that */
+        return imf__fail(h->err, IMF_EFORMAT,
+                         "%s: %llu bytes behind the last tensor belong to none", label(h),
+                         (unsigned long long)(size - end));
+    return IMF_OK;
 }
 
 bool imf__is_safetensors(const uint8_t *head, size_t n, uint64_t file_size)
@@ -261,11 +313,11 @@ imf_status imf__safetensors_read(struct imf__checkpoint *c, uint32_t file, struc
     status = imf__file_read(f, text, (size_t)size, sizeof(head), err);
     if (status == IMF_OK) {
         struct header h = {.c = c, .file = file, .data_offset = sizeof(head) + size, .err = err};
-        size_t first = c->count;
         imf__json_init(&h.json, text, (size_t)size);
         status = parse_header(&h);
         if (status == IMF_OK)
-            status = check_cover(&h, first);
+            status = place_tensors(&h);
+        free(h.tensors);
     }
     free(text);
     return status;

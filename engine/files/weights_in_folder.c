@@ -1,6 +1,7 @@
 /* Which file of a folder holds the weights, and what files are that hold none. */
 #include "files/checkpoint_parts.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -61,6 +62,11 @@ const char *imf__foreign_format(const uint8_t *head, size_t n)
             memcmp(head + magics[i].at, magics[i].bytes, magics[i].n) == 0)
             return magics[i].what;
     }
+    size_t printable = 0;
+    while (printable < n && (isprint(head[printable]) || isspace(head[printable])))
+        printable++;
+    if (n > 0 && printable == n)
+        return "a text instead of weights: an error message of the download?";
     return n == 0 ? "empty (0 bytes are no checkpoint): did the download fail?" : NULL;
 }
 

@@ -96,7 +96,8 @@ START_TEST(test_foreign_files)
         {BYTES("\x93NUMPY\1\0\x76\0{"), "NumPy"},
         {BYTES("\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), "PNG"},
         {BYTES(""), "0 bytes"},
-        {BYTES("hello, this is no checkpoint"), "neither a torch zip"},
+        {BYTES("Entry not found"), "a text instead of weights"},
+        {BYTES("hello, this is \xFF no checkpoint"), "neither a torch zip"},
     };
     static const char *const names[] = {"x.pth", "x.safetensors", "x.bin"};
     make_folder();

@@ -119,7 +119,8 @@ END_TEST
  * that are not known here beside those that are. */
 START_TEST(test_accepted)
 {
-#define A "\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}"
+#define A_REST ":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}"
+#define A "\"a\"" A_REST
     static const char *const headers[] = {
         "{\"__metadata__\":null," A
         ",\"b\":{\"dtype\":\"C64\",\"shape\":[1],\"data_offsets\":[8,16]}}",
@@ -148,6 +149,74 @@ START_TEST(test_accepted)
 }
 END_TEST
 
+/* Of a name that is there twice the last counts. What came before it need not even fit its data;
+ * that it is described well is all that is asked of it. */
+START_TEST(test_repeated)
+{
+    static const char *const headers[] = {
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]},"
+        "\"b\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[8,16]}," A "}",
+        "{\"a\":{\"dtype\":\"F16\",\"shape\":[99],\"data_offsets\":[7,1]},"
+        "\"b\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[8,16]},\"\\u0061\"" A_REST "}",
+        "{" A "," A ",\"b\":{\"dtype\":\"BOOL\",\"shape\":[3,3],\"data_offsets\":[0,9]}," A
+        ",\"b\":{\"dtype\":\"I16\",\"shape\":[2,2],\"data_offsets\":[8,16]}}",
+    };
+    for (size_t i = 0; i < sizeof(headers) / sizeof(headers[0]); i++) {
+        struct imf__checkpoint *c;
+        struct imf_error err;
+        float data[4] = {1, 2, 3, 4}, v[2];
+        ck_assert_msg(open_header(&c, headers[i], data, sizeof(data), &err) == IMF_OK, "%s: %s",
+                      headers[i], err.message);
+        ck_assert_uint_eq(imf__checkpoint_count(c), 2);
+        ck_assert_int_eq(imf__checkpoint_read(c, imf__checkpoint_find(c, "a"), v, &err), IMF_OK);
+        ck_assert(v[0] == 1 && v[1] == 2);
+        imf__checkpoint_close(c);
+    }
+}
+END_TEST
+
+/* Tensors that no model has, of more dimensions and longer names than are kept, are passed over. */
+START_TEST(test_beyond_bounds)
+{
+    char header[2000], name[1200];
+    memset(name, 'n', sizeof(name) - 1);
+    name[sizeof(name) - 1] = '\0';
+    snprintf(header, sizeof(header),
+             "{" A
+             ",\"b\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1,1],\"data_offsets\":[8,12]},"
+             "\"%s\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[12,16]}}",
+             name);
+    struct imf__checkpoint *c;
+    struct imf_error err;
+    float data[4] = {1, 2, 3, 4};
+    ck_assert_int_eq(open_header(&c, header, data, sizeof(data), &err), IMF_OK);
+    ck_assert_uint_eq(imf__checkpoint_count(c), 1);
+    ck_assert_uint_eq(imf__checkpoint_skipped_count(c), 2);
+    ck_assert_str_eq(imf__checkpoint_skipped_at(c, 0), "tensor.b");
+    imf__checkpoint_close(c);
+}
+END_TEST
+
+/* A header of 100 000 000 bytes, and of one more. */
+START_TEST(test_header_bound)
+{
+    static const char text[] = "{" A "}";
+    size_t n = 100000000 + (size_t)_i;
+    char *header = malloc(n + 1);
+    struct imf__checkpoint *c;
+    struct imf_error err;
+    float data[2] = {1, 2};
+    ck_assert_ptr_nonnull(header);
+    memset(header, ' ', n);
+    header[n] = '\0';
+    memcpy(header, text, sizeof(text) - 1);
+    ck_assert_int_eq(open_header(&c, header, data, sizeof(data), &err), _i ? IMF_EFORMAT : IMF_OK);
+    if (!_i)
+        imf__checkpoint_close(c);
+    free(header);
+}
+END_TEST
+
 START_TEST(test_refused)
 {
     static const struct {
@@ -155,12 +224,22 @@ START_TEST(test_refused)
     } cases[] = {
         {"{}", "no tensors"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]}}", "its shape needs 8"},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[8,24]}}", "truncated"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[6],\"data_offsets\":[0,24]}}", "truncated"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}}", "ends before"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}}", "shape"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1.0],\"data_offsets\":[0,4]}}", "shape"},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}",
-         "up to 8"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[-0,16]}}", "two integers"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16,16]}}", "two integers"},
+        {"{\"a\":{\"dtype\":\"F8_E4M3\",\"shape\":[15],\"data_offsets\":[0,16]}}", "needs 15"},
+        {"{\"__metadata__\":null,\"__metadata__\":{},"
+         "\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}",
+         "__metadata__ is there twice"},
+        {"{\"z\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[8,8]},"
+         "\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}",
+         "\"a\" and \"z\" overlap"},
+        {"{\"z\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[20,20]},"
+         "\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}",
+         "4 bytes in front of tensor \"z\""},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}",
          "overflow"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[0,4294967296,4294967296],\"data_offsets\":[0,0]}}",
@@ -171,15 +250,19 @@ START_TEST(test_refused)
          "ends before"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[999999999999999000,"
          "999999999999999004]}}",
-         "truncated"},
+         "bytes in front of"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", "missing"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"shape\":[1],\"data_offsets\":[0,4]}}",
          "repeated"},
         {"{\"a\":[1]}", "object"},
         {"{\"__metadata__\":{\"a\":1}}", "__metadata__"},
+        /* The last of a name counts, and what came before it owns no data. */
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"
          "\"a\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[4,16]}}",
-         "\"a\" is there twice"},
+         "4 bytes in front of tensor \"a\""},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]},"
+         "\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
+         "12 bytes behind the last tensor"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
          "\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}",
          "\"a\" and \"b\" overlap"},
@@ -189,6 +272,8 @@ START_TEST(test_refused)
          "8 bytes behind the last tensor"},
         {"{\"a\":{\"dtype\":\"F4\",\"shape\":[33],\"data_offsets\":[0,16]}}", "needs 17"},
         {"{\"a\":{\"shape\":[4],\"data_offsets\":[0,16]}}", "missing"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,9],\"data_offsets\":[0,36]}}",
+         "truncated"},
         {"{\"__metadata__\":{\"a\":null}}", "__metadata__"},
         {"{\"__metadata__\":[]}", "__metadata__"},
         {"\xEF\xBB\xBF{}", "neither"},
@@ -337,6 +422,9 @@ int main(void)
     tcase_add_test(tc, test_types);
     tcase_add_test(tc, test_not_finite);
     tcase_add_test(tc, test_accepted);
+    tcase_add_test(tc, test_repeated);
+    tcase_add_test(tc, test_beyond_bounds);
+    tcase_add_loop_test(tc, test_header_bound, 0, 2);
     tcase_add_test(tc, test_refused);
     tcase_add_test(tc, test_shards);
     tcase_add_test(tc, test_fingerprint);
