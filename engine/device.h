@@ -82,8 +82,8 @@ struct imf__device {
     size_t weights_bytes; /* held by the *_load calls and weight_alloc so far */
     size_t scratch_bytes; /* device-owned work memory, part of the arena figure */
     struct imf_engine_info info;
-    char build[96];         /* what besides weights and precision decides a result's bits:
-                      * "cpu avx512 oneDNN 2.6.3"; part of every fingerprint */
+    char build[160];        /* what besides weights and precision decides a result's bits:
+                           * "cpu avx512 oneDNN 2.6.3"; part of every fingerprint */
     char error[256];        /* sentence about the last IMF_EDEVICE */
     int plain_matrices;     /* that no library algorithm multiplies: a hundred times slower */
     char plain_reason[128]; /* the first of them, and why */

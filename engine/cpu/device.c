@@ -6,6 +6,7 @@
 #include "common/error.h"
 #include "common/memory_room.h"
 
+#include <gnu/libc-version.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -304,11 +305,14 @@ static void describe(struct cpu_device *cpu)
              cpu->threads == 1 ? "" : "s", cpu->k->isa, cpu->gemm ? ", products on " : "",
              cpu->gemm ? cpu->gemm->name : "", v->major, v->minor, v->patch,
              onednn_has_amx() ? " with AMX" : "", why ? "; the system refuses AMX" : "");
-    /* oneDNN chooses a Winograd variant by the number of threads, and its bits with it. */
-    snprintf(
-        cpu->base.build, sizeof(cpu->base.build), "cpu %s %s oneDNN %d.%d.%d isa %d winograd %d",
-        cpu->k->isa, cpu->gemm ? cpu->gemm->name : "", v->major, v->minor, v->patch,
-        (int)dnnl_get_effective_cpu_isa(), cpu->blocked && !cpu->reproducible ? cpu->threads : 0);
+    /* oneDNN chooses a Winograd variant by the number of threads, and its bits with it. Our own
+     * loops' bits depend on what the compiler made of them and on the C library's exp and log. */
+    snprintf(cpu->base.build, sizeof(cpu->base.build),
+             "cpu %s %s oneDNN %d.%d.%d isa %d winograd %d compiler %.32s libc %.16s", cpu->k->isa,
+             cpu->gemm ? cpu->gemm->name : "", v->major, v->minor, v->patch,
+             (int)dnnl_get_effective_cpu_isa(),
+             cpu->blocked && !cpu->reproducible ? cpu->threads : 0, __VERSION__,
+             gnu_get_libc_version());
     info->precision = cpu->base.precision;
     info->threads = cpu->threads;
     long pages = sysconf(_SC_PHYS_PAGES);

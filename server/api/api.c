@@ -2,6 +2,7 @@
  * life of the API. */
 #include "api/inference.h"
 #include "api/internal.h"
+#include "base/encode.h"
 #include "http/text.h"
 
 #include <assert.h>
@@ -354,6 +355,16 @@ static void on_ping(uv_timer_t *timer)
     pictures_ping(timer->data);
 }
 
+static imf_status name_encoders(struct api *a)
+{
+    struct picture_encoder *e = NULL;
+    imf_status status = picture_encoder_create(&e, (int)a->settings->png_level);
+    for (int i = 0; i < PICTURE_FORMATS && status == IMF_OK; i++)
+        status = picture_encoder_print(e, i, &a->encoders[i]);
+    picture_encoder_destroy(e);
+    return status;
+}
+
 imf_status api_create(struct api **out, uv_loop_t *loop, const struct settings *settings,
                       struct log *log, struct keys *keys, struct imf_error *err)
 {
@@ -370,8 +381,9 @@ imf_status api_create(struct api **out, uv_loop_t *loop, const struct settings *
         a->rate = rate_limit_create(settings->rate_limit);
     imf_status status = proxy_trust_create(&a->trust, settings->trusted_proxies.items,
                                            settings->trusted_proxies.n, err);
-    if (status == IMF_OK &&
-        (!a->metrics || !a->imagenet || !a->assets || (settings->rate_limit > 0 && !a->rate))) {
+    imf_status named = name_encoders(a);
+    if (status == IMF_OK && (named != IMF_OK || !a->metrics || !a->imagenet || !a->assets ||
+                             (settings->rate_limit > 0 && !a->rate))) {
         status = IMF_ENOMEM;
         if (err)
             *err = (struct imf_error){IMF_ENOMEM, "out of memory"};

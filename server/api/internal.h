@@ -124,6 +124,7 @@ struct api {
     struct classes *imagenet;
     struct assets *assets;
     struct api_model models[SCHED_MAX_MODELS];
+    uint64_t encoders[PICTURE_FORMATS]; /* picture_encoder_print */
     struct api_call *free_calls;
     struct picture_job *sse_jobs; /* that may want a ping */
     uv_timer_t ping;

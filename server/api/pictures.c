@@ -441,7 +441,8 @@ void api_openai(struct api_call *c)
 /* ---- The resource ---------------------------------------------------------------------------- */
 
 /* Names the bytes of a picture: all they depend on goes into the hash. That is what draws the pixels
- * (the fingerprint, the key), what encodes them, and the text that is embedded, as it is. */
+ * (the fingerprint, the key), what encodes them (settings and libraries), and the text that is
+ * embedded, as it is. */
 static void make_etag(struct api *a, const struct picture_params *params,
                       const struct picture_key *key, char etag[40])
 {
@@ -450,7 +451,7 @@ static void make_etag(struct api *a, const struct picture_params *params,
         char fingerprint[sizeof(info->fingerprint)], version[31];
         struct picture_text text;
         struct imf_sampling sampling;
-        uint64_t seed;
+        uint64_t seed, encoder;
         int32_t label, level, format, quality;
     } parts;
     memset(&parts, 0, sizeof(parts));
@@ -460,6 +461,7 @@ static void make_etag(struct api *a, const struct picture_params *params,
         api_describe(a, key, &parts.text);
     parts.sampling = key->sampling;
     parts.seed = key->seed;
+    parts.encoder = a->encoders[params->encoding.format];
     parts.label = key->label;
     parts.format = params->encoding.format;
     parts.quality = params->encoding.quality;

@@ -2,6 +2,7 @@
  * these write. */
 #include "base/encode.h"
 #include "base/png.h"
+#include "common/error.h"
 
 #include <setjmp.h>
 #include <stdio.h> /* jpeglib.h wants it */
@@ -10,6 +11,9 @@
 
 #include <jpeglib.h>
 #include <webp/encode.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #define MAX_SIDE WEBP_MAX_DIMENSION
 /* From here on colours keep their full resolution, as photograph tools have it. */
@@ -224,6 +228,30 @@ imf_status picture_encode(struct picture_encoder *e, const struct picture_encodi
     size_t xmp_size = text ? metadata_xmp(text, xmp) : 0;
     return (how->format == PICTURE_JPEG ? encode_jpeg : encode_webp)(
         rgb, width, height, how->quality, exif, exif_size, xmp, xmp_size, out);
+}
+
+imf_status picture_encoder_print(struct picture_encoder *e, int format, uint64_t *out)
+{
+    enum { SIDE = 64 };
+    uint8_t rgb[SIDE * SIDE * 3];
+    uint32_t seed = 1;
+    /* Slopes, an edge, and noise that grows to one side. */
+    for (int y = 0; y < SIDE; y++) {
+        for (int x = 0; x < SIDE; x++) {
+            uint8_t *p = rgb + 3 * (y * SIDE + x);
+            seed = seed * 1664525u + 1013904223u;
+            p[0] = (uint8_t)(3 * x + (int)(seed >> 24) * x / (4 * SIDE));
+            p[1] = (uint8_t)(2 * x + y);
+            p[2] = (uint8_t)(x * x + y * y < SIDE * SIDE / 2 ? 230 : 40);
+        }
+    }
+    const struct picture_encoding how = {.format = (uint8_t)format,
+                                         .quality = format == PICTURE_PNG ? 0 : 80};
+    struct blob *file = NULL;
+    IMF_TRY(picture_encode(e, &how, rgb, SIDE, SIDE, NULL, &file));
+    *out = XXH3_64bits(file->data, file->size);
+    blob_drop(file);
+    return IMF_OK;
 }
 
 struct blob *picture_without_text(const struct blob *file, int format)

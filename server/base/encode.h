@@ -19,6 +19,11 @@ IMF_MUST_CHECK imf_status picture_encode(struct picture_encoder *e,
                                          int width, int height, const struct picture_text *text,
                                          struct blob **out);
 
+/* Names the bytes that the libraries behind a format write here: a hash of the file of one test
+ * picture. Other releases of them write other files of the same pixels. */
+IMF_MUST_CHECK imf_status picture_encoder_print(struct picture_encoder *e, int format,
+                                                uint64_t *out);
+
 /* The same file without its text, as a blob of its own: no second encoding. Takes nothing, gives a
  * reference; NULL when out of memory. */
 struct blob *picture_without_text(const struct blob *file, int format);

@@ -1,14 +1,9 @@
 """GET and HEAD: the picture as a resource, models, classes, health, metrics, the page."""
 import gzip
-import json
-import os
 import re
-import struct
-import subprocess
-import tempfile
 import unittest
 
-from imfd_server import IMFD, Server, ServerTest
+from imfd_server import Server, ServerTest
 
 URL = "/v1/images/fake/207/42.png?steps=1&omega=8&t_min=0.4&t_max=0.6"
 
@@ -177,54 +172,6 @@ class OtherClasses(unittest.TestCase):
             self.assertEqual(server.generate({"class": 9}).status, 200)
             self.assertEqual(server.generate({"class": 10}).status, 400)
             self.assertEqual(server.generate({"class": "class 3"}).json()["data"][0]["class"], 3)
-
-
-@unittest.skipIf(os.environ.get("HTTP_TEST_SLOW") == "5", "ThreadSanitizer: OpenMP is not made for it, loading takes minutes")
-class Tags(unittest.TestCase):
-    """Whatever decides a picture's bytes decides its tag: servers that differ in it share none."""
-
-    def setUp(self):
-        self.folder = tempfile.TemporaryDirectory()
-        self.addCleanup(self.folder.cleanup)
-        self.decoder = os.path.join(self.folder.name, "taesd.safetensors")
-        self.model = os.path.join(self.folder.name, "model.safetensors")
-        config = "depth=2,hidden=64,classes=3,input_size=8"
-        for name, path, more in (("taesd", self.decoder, ()), ("MiT", self.model, ("--config", config))):
-            subprocess.run([IMFD, "synth", "--quiet", name, *more, "-o", path], check=True)
-
-    def with_metadata(self, **metadata):
-        """The same weights with other metadata."""
-        with open(self.model, "rb") as f:
-            data = f.read()
-        size = struct.unpack("<Q", data[:8])[0]
-        header = json.loads(data[8:8 + size])
-        header["__metadata__"].update(metadata)
-        text = json.dumps(header).encode()
-        path = os.path.join(self.folder.name, "changed.safetensors")
-        with open(path, "wb") as f:
-            f.write(struct.pack("<Q", len(text)) + text + data[8 + size:])
-        return path
-
-    def tag(self, model, *flags, name="m", url="/v1/images/%s/1/5.png?steps=1&omega=2&t_min=0.1&t_max=0.9"):
-        with Server("--models", f"id={name},checkpoint={model},decoder={self.decoder}", "--precision", "fp32", *flags,
-                    device="cpu") as server:
-            head = server.request("HEAD", url % name)
-            self.assertEqual(head.status, 200, head.headers)
-            picture = server.get(url % name)
-            self.assertEqual(picture.headers["ETag"], head.headers["ETag"])
-            return head.headers["ETag"], picture.body
-
-    def test_tags(self):
-        found = [self.tag(self.model), self.tag(self.model, "--png-level", "9"), self.tag(self.model, name="other"),
-                 self.tag(self.with_metadata(class_names=json.dumps(["a", "b", "c"]))),
-                 self.tag(self.with_metadata(class_names=json.dumps(["a", "x", "c"]))),
-                 self.tag(self.with_metadata(class_names=json.dumps(["x", "b", "c"])))]
-        self.assertEqual(len({tag for tag, _ in found}), len(found))
-        again = self.tag(self.model)
-        self.assertEqual(again, found[0])
-        by_tag = {}
-        for tag, body in found + [again]:
-            self.assertEqual(by_tag.setdefault(tag, body), body)
 
 
 if __name__ == "__main__":
