@@ -65,7 +65,7 @@ static bool same_host(const char *allowed, const char *host)
  * page counts as ours for a browser; its name shows in Host. */
 bool api_check_host(const struct api_call *c, struct api_problem *p)
 {
-    const struct string_list *list = &c->api->settings->allowed_hosts;
+    const struct imfd_strings *list = &c->api->settings->allowed_hosts;
     const char *host = c->http->headers[HTTP_HOST];
     if (list->n == 0 || c->route == ROUTE_LIVEZ || c->route == ROUTE_READYZ ||
         c->route == ROUTE_HEALTH || c->route == ROUTE_V2_LIVE ||
@@ -84,7 +84,7 @@ bool api_check_host(const struct api_call *c, struct api_problem *p)
 
 const char *api_allowed_origin(const struct api *a, const char *origin)
 {
-    const struct string_list *list = &a->settings->cors_origins;
+    const struct imfd_strings *list = &a->settings->cors_origins;
     for (int i = 0; origin && i < list->n; i++) {
         if (strcmp(list->items[i], "*") == 0)
             return "*";

@@ -37,7 +37,7 @@ uint64_t picture_seed(const struct picture_params *params, uint32_t i)
 
 int api_find_model(const struct api *a, const char *id)
 {
-    const struct string_list *aliases = &a->settings->aliases;
+    const struct imfd_strings *aliases = &a->settings->aliases;
     size_t n = strlen(id);
     int model = sched_model_find(a->scheduler, id);
     for (int i = 0; i < aliases->n && model < 0; i++) {

@@ -426,28 +426,33 @@ static int run(const struct imfd_usage *usage, struct bench_options *o)
     return result;
 }
 
+#define AT(member) offsetof(struct bench_options, member)
+
 int imfd_cmd_bench(int argc, char **argv)
 {
-    struct bench_options o = {.rounds = 5, .engine = DEVICE_OPTIONS_INIT};
+    struct bench_options o = {0};
     imf_model_params_init(&o.params);
-    const struct imfd_option options[] = {
-        OPTION_CHECKPOINT(&o.params.checkpoint),
-        OPTIONS_CHECKPOINT_MORE(&o.params.checkpoint_key, &o.params.noise_scale),
-        OPTION_MODEL(&o.model, "with a checkpoint: fail unless it holds this model; without: this "
-                               "model, MiT_B_2 ... MiT_XL_2, pmfDiT_B_16 ... pmfDiT_H_32, with "
-                               "synthetic weights"),
-        {"decoder", NULL, IMFD_OPTION_STRING, &o.decoder, NULL, "NAME|FILE", 0, 0,
-         "sd-vae, taesd (synthetic), a file, or none (default: sd-vae for MiT's names)"},
-        {"demo", NULL, IMFD_OPTION_FLAG, &o.demo, NULL, NULL, 0, 0,
-         "measure the demo model that comes with imfd"},
-        {"batch", "max-batch batches gen-bsz", IMFD_OPTION_LIST, &o.batches, NULL, "LIST", 1,
-         IMF_MAX_BATCH, "batch sizes (default: 1,4,8)"},
-        {"rounds", NULL, IMFD_OPTION_INT, &o.rounds, NULL, "N", 1, ROUNDS_MAX,
-         "measurements of each, of which the median is shown (default: 5)"},
-        {"roofline", NULL, IMFD_OPTION_STRING, &o.roofline, NULL, "GPU", 0, 0,
-         "predict the times on an H100 or RTX4090 from bytes and FLOPs instead of measuring"},
-        {"json", NULL, IMFD_OPTION_FLAG, &o.json, NULL, NULL, 0, 0, "print JSON"},
-        OPTIONS_DEVICE(o.engine),
+    static const struct imfd_option options[] = {
+        OPTION_CHECKPOINT(AT(params.checkpoint)),
+        OPTION_CHECKPOINT_KEY(AT(params.checkpoint_key)),
+        OPTION_NOISE_SCALE(AT(params.noise_scale)),
+        OPTION_MODEL(AT(model), "with a checkpoint: fail unless it holds this model; without: this "
+                                "model, MiT_B_2 ... MiT_XL_2, pmfDiT_B_16 ... pmfDiT_H_32, with "
+                                "synthetic weights"),
+        IMFD_OPTION(
+            STRING, "decoder", AT(decoder), .argument = "NAME|FILE",
+            .help = "sd-vae, taesd (synthetic), a file, or none (default: sd-vae for MiT's names)"),
+        IMFD_OPTION(FLAG, "demo", AT(demo), .help = "measure the demo model that comes with imfd"),
+        IMFD_OPTION(LIST, "batch", AT(batches), .aliases = "max-batch batches gen-bsz",
+                    .argument = "LIST", .min = 1, .max = IMF_MAX_BATCH, .initial = "1,4,8",
+                    .help = "batch sizes"),
+        IMFD_OPTION(INT, "rounds", AT(rounds), .argument = "N", .min = 1, .max = ROUNDS_MAX,
+                    .initial = "5", .help = "measurements of each, of which the median is shown"),
+        IMFD_OPTION(STRING, "roofline", AT(roofline), .argument = "GPU",
+                    .help = "predict the times on an H100 or RTX4090 from bytes and FLOPs instead "
+                            "of measuring"),
+        IMFD_OPTION(FLAG, "json", AT(json), .help = "print JSON"),
+        OPTIONS_DEVICE(AT(engine)),
         {.name = NULL},
     };
     const struct imfd_usage usage = {
@@ -460,7 +465,7 @@ int imfd_cmd_bench(int argc, char **argv)
                  "threads; \"vs library\" by\noneDNN's or cuBLAS's product.",
         .options = options,
     };
-    enum imfd_parsed parsed = imfd_options_parse(&usage, argc, argv, NULL, NULL);
+    enum imfd_parsed parsed = imfd_options_parse(&usage, &o, argc, argv, NULL);
     int result = parsed == IMFD_PARSED_ERROR ? IMFD_EXIT_USAGE : IMFD_EXIT_OK;
     if (parsed == IMFD_PARSED_RUN)
         result = run(&usage, &o);

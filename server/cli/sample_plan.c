@@ -22,7 +22,7 @@ enum { LABEL_MISSING = -1, LABEL_EVENLY = -2, LABEL_OF_RELEASE = -3 };
 
 void imfd_plan_options_init(struct imfd_plan_options *o)
 {
-    *o = (struct imfd_plan_options){.sample_seed = 42};
+    *o = (struct imfd_plan_options){0};
     o->sampling = (struct imf_sampling)SAMPLING_UNSET;
 }
 

@@ -29,7 +29,7 @@ struct imfd_plan_options {
     uint64_t sample_seed;
 };
 
-/* NaN and 0 everywhere; sample_seed 42. */
+/* NaN and 0 everywhere. */
 void imfd_plan_options_init(struct imfd_plan_options *o);
 /* Frees the list. */
 void imfd_plan_options_free(struct imfd_plan_options *o);

@@ -277,20 +277,24 @@ static int run(const struct imfd_usage *usage, struct selfcheck *s)
     return failed ? IMFD_EXIT_FAILURE : IMFD_EXIT_OK;
 }
 
+#define AT(member) offsetof(struct selfcheck, member)
+
 int imfd_cmd_selfcheck(int argc, char **argv)
 {
-    struct selfcheck s = {.engine = DEVICE_OPTIONS_INIT, .sustain = 1, .full_batch = 64};
-    const struct imfd_option options[] = {
-        OPTIONS_DEVICE(s.engine),
-        {"verbose", "v", IMFD_OPTION_FLAG, &s.verbose, NULL, NULL, 0, 0, "print every case"},
-        {"sustain", NULL, IMFD_OPTION_INT, &s.sustain, NULL, "SECONDS", 0, 86400,
-         "how long to draw the same samples over and over (default: 1)"},
-        {"full", NULL, IMFD_OPTION_STRING, &s.full, NULL, "NAME|FILE", 0, 0,
-         "also draw with a model of full size, such as MiT_XL_2, and on the CPU beside it"},
-        {"full-decoder", NULL, IMFD_OPTION_STRING, &s.full_decoder, NULL, "NAME|FILE", 0, 0,
-         "its decoder (default: sd-vae where it draws latents)"},
-        {"full-batch", NULL, IMFD_OPTION_INT, &s.full_batch, NULL, "N", 2, 512,
-         "samples drawn together (default: 64)"},
+    struct selfcheck s = {0};
+    static const struct imfd_option options[] = {
+        OPTIONS_DEVICE(AT(engine)),
+        IMFD_OPTION(FLAG, "verbose", AT(verbose), .aliases = "v", .help = "print every case"),
+        IMFD_OPTION(INT, "sustain", AT(sustain), .argument = "SECONDS", .min = 0, .max = 86400,
+                    .initial = "1", .help = "how long to draw the same samples over and over"),
+        IMFD_OPTION(
+            STRING, "full", AT(full), .argument = "NAME|FILE",
+            .help =
+                "also draw with a model of full size, such as MiT_XL_2, and on the CPU beside it"),
+        IMFD_OPTION(STRING, "full-decoder", AT(full_decoder), .argument = "NAME|FILE",
+                    .help = "its decoder (default: sd-vae where it draws latents)"),
+        IMFD_OPTION(INT, "full-batch", AT(full_batch), .argument = "N", .min = 2,
+                    .max = IMF_MAX_BATCH, .initial = "64", .help = "samples drawn together"),
         {.name = NULL},
     };
     const struct imfd_usage usage = {
@@ -304,7 +308,7 @@ int imfd_cmd_selfcheck(int argc, char **argv)
                  "with other numbers of threads as well.",
         .options = options,
     };
-    enum imfd_parsed parsed = imfd_options_parse(&usage, argc, argv, NULL, NULL);
+    enum imfd_parsed parsed = imfd_options_parse(&usage, &s, argc, argv, NULL);
     if (parsed != IMFD_PARSED_RUN)
         return parsed == IMFD_PARSED_ERROR ? IMFD_EXIT_USAGE : IMFD_EXIT_OK;
     return run(&usage, &s);

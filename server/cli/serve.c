@@ -76,7 +76,7 @@ static int use_device(struct server *s, const char *name, const char *precision,
     struct imf_engine_params p;
     imf_engine_params_init(&p);
     p.device = name;
-    p.threads = (int)s->settings.threads;
+    p.threads = s->settings.engine.threads;
     if (!imf_precision_parse(&p.precision, precision)) {
         (void)imf__fail(err, IMF_EINVAL, "precision \"%s\" is none of auto, fp32, bf16", precision);
         return -1;
@@ -93,8 +93,8 @@ static int use_device(struct server *s, const char *name, const char *precision,
 static imf_status add_model(struct server *s, const struct model_setting *m, struct imf_error *err)
 {
     int devices[MAX_DEVICES];
-    const char *device = m->device[0] != '\0' ? m->device : s->settings.device;
-    const char *precision = m->precision[0] != '\0' ? m->precision : s->settings.precision;
+    const char *device = m->device[0] != '\0' ? m->device : s->settings.engine.device;
+    const char *precision = m->precision[0] != '\0' ? m->precision : s->settings.engine.precision;
     struct device_list list;
     IMF_TRY(devices_parse(&list, device, err));
     int n = 0;
@@ -113,8 +113,8 @@ static imf_status add_model(struct server *s, const struct model_setting *m, str
     p.checkpoint_key = m->key[0] != '\0' ? m->key : NULL;
     p.noise_scale = strtof(m->noise_scale[0] != '\0' ? m->noise_scale : "0", NULL);
     p.decoder = m->decoder[0] != '\0' ? m->decoder : "none";
-    p.max_batch = (int)s->settings.max_batch;
-    p.decode_batch = (int)s->settings.decode_batch;
+    p.max_batch = s->settings.max_batch;
+    p.decode_batch = s->settings.decode_batch;
     return sched_add_model(s->scheduler, m->id, &p, devices, n, err) < 0 ? IMF_EINVAL : IMF_OK;
 }
 
@@ -142,7 +142,7 @@ static imf_status one_model(struct settings *settings, struct imf_error *err)
         imfd_model_dir_free(&found);
         return status;
     }
-    if (strncmp(settings->device, "fake", 4) == 0)
+    if (strncmp(settings->engine.device, "fake", 4) == 0)
         return add_one(settings, "fake", "fake", "none", err);
     struct imfd_demo demo;
     imf_status status = imfd_demo_find(&demo, err);
@@ -172,7 +172,8 @@ static void log_devices(struct server *s)
         sched_device_get(s->scheduler, i, &status);
         if (!status.info || status.failed)
             continue;
-        if (strcmp(s->settings.device, "auto") == 0 && strcmp(status.info->device, "cpu") == 0)
+        if (strcmp(s->settings.engine.device, "auto") == 0 &&
+            strcmp(status.info->device, "cpu") == 0)
             (void)imf_cuda_device_count(reason, sizeof(reason));
         log_write(s->log, LOG_INFO, "device %s in %s: %s%s%s", status.info->device,
                   imf_precision_name(status.info->precision), status.info->description,
@@ -244,7 +245,7 @@ static void describe(void *user, const struct picture_key *key, struct picture_t
 
 static imf_status check_aliases(const struct server *s, struct imf_error *err)
 {
-    const struct string_list *aliases = &s->settings.aliases;
+    const struct imfd_strings *aliases = &s->settings.aliases;
     for (int i = 0; i < aliases->n; i++) {
         const char *id = strchr(aliases->items[i], '=') + 1;
         if (sched_model_find(s->scheduler, id) < 0)
@@ -260,7 +261,7 @@ static imf_status prepare_scheduler(struct server *s, struct imf_error *err)
     o.max_queue = (uint32_t)s->settings.max_queue;
     o.max_delay_us = (uint64_t)s->settings.max_delay_us;
     o.cache_bytes = (size_t)s->settings.cache_bytes;
-    o.png_level = (int)s->settings.png_level;
+    o.png_level = s->settings.png_level;
     o.describe = describe;
     o.describe_user = s;
     o.on_model = on_model;
@@ -593,8 +594,6 @@ static void prepare_libuv(void)
 int imfd_cmd_serve(int argc, char **argv)
 {
     extern char **environ;
-    struct imf_error err = {0};
-    enum settings_action action;
     struct server *s = calloc(1, sizeof(*s));
     if (!s) {
         fprintf(stderr, "imfd serve: out of memory\n");
@@ -602,14 +601,11 @@ int imfd_cmd_serve(int argc, char **argv)
     }
     prepare_libuv();
     int code = IMFD_EXIT_OK;
-    if (settings_load(&s->settings, &action, argc, argv, environ, &err) != IMF_OK) {
-        fprintf(stderr, "imfd serve: %s\n", err.message);
-        free(s);
-        return IMFD_EXIT_USAGE;
-    }
-    switch (action) {
+    switch (settings_load(&s->settings, argc, argv, environ)) {
     case SETTINGS_HELP:
-        settings_print_help(stdout);
+        break;
+    case SETTINGS_WRONG:
+        code = IMFD_EXIT_USAGE;
         break;
     case SETTINGS_PRINT:
         settings_print(&s->settings, stdout);

@@ -265,9 +265,6 @@ static int write_file(struct job *job, const struct imf__names *names)
     enum imf__stored_type type = strcmp(job->dtype, "f16") == 0    ? IMF__STORED_F16
                                  : strcmp(job->dtype, "bf16") == 0 ? IMF__STORED_BF16
                                                                    : IMF__STORED_F32;
-    if (type == IMF__STORED_F32 && strcmp(job->dtype, "f32") != 0)
-        return imfd_usage_error(&job->usage, "--dtype is \"%s\", must be f32, f16 or bf16",
-                                job->dtype);
     char *path = NULL, size[16];
     bool in_folder;
     int status = output_path(job, &path, &in_folder);
@@ -297,29 +294,35 @@ static int write_file(struct job *job, const struct imf__names *names)
     return status;
 }
 
+#define AT(member) offsetof(struct job, member)
+
 int imfd_cmd_synth(int argc, char **argv)
 {
-    struct job job = {.dtype = "f32"};
-    const struct imfd_option options[] = {
-        {"output", "o", IMFD_OPTION_STRING, &job.output, NULL, "FILE", 0, 0,
-         "file to write: .pth or .safetensors; for sd-vae also a folder, which gets config.json, "
-         "too"},
-        {"seed", NULL, IMFD_OPTION_UINT64, &job.seed, NULL, "K", 0, 0,
-         "seed of the weights (default 0)"},
-        {"config", NULL, IMFD_OPTION_STRING, &job.config, NULL, "KEY=N,...", 0, 0,
-         "another size: depth, shared, hidden, head, mlp, classes, channels, patch, input_size, "
-         "bottleneck; for "
-         "sd-vae channels=32:32:64:64 (block_out_channels) and groups; for inception narrow=N, N "
-         "times fewer channels"},
-        {"dtype", NULL, IMFD_OPTION_STRING, &job.dtype, NULL, "TYPE", 0, 0,
-         "f32, f16 or bf16 (default f32)"},
-        {"quiet", "q", IMFD_OPTION_FLAG, &job.quiet, NULL, NULL, 0, 0, "print nothing but errors"},
-        {NULL, NULL, IMFD_OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL},
+    struct job job = {0};
+    static const struct imfd_option options[] = {
+        IMFD_OPTION(STRING, "output", AT(output), .aliases = "o", .argument = "FILE",
+                    .help =
+                        "file to write: .pth or .safetensors; for sd-vae also a folder, which gets "
+                        "config.json, "
+                        "too"),
+        IMFD_OPTION(UINT64, "seed", AT(seed), .argument = "K", .initial = "0",
+                    .help = "seed of the weights"),
+        IMFD_OPTION(
+            STRING, "config", AT(config), .argument = "KEY=N,...",
+            .help = "another size: depth, shared, hidden, head, mlp, classes, channels, patch, "
+                    "input_size, "
+                    "bottleneck; for "
+                    "sd-vae channels=32:32:64:64 (block_out_channels) and groups; for inception "
+                    "narrow=N, N "
+                    "times fewer channels"),
+        IMFD_OPTION(CHOICE, "dtype", AT(dtype), .argument = "TYPE", .initial = "f32",
+                    .choices = "f32|f16|bf16", .help = "of the values"),
+        IMFD_OPTION(FLAG, "quiet", AT(quiet), .aliases = "q", .help = "print nothing but errors"),
+        {.name = NULL},
     };
     job.usage = (struct imfd_usage){
         .command = "synth",
-        .operands = "MODEL|sd-vae|taesd|inception",
-        .max_operands = 1,
+        .operand = "MODEL|sd-vae|taesd|inception",
         .summary = "Writes synthetic weights: values that follow from each tensor's name and the "
                    "seed, the same everywhere. MODEL is MiT_B_2, MiT_M_2, MiT_L_2, MiT_XL_2, "
                    "pmfDiT_B_16 ... pmfDiT_H_32, or MiT or pmfDiT with --config.",
@@ -327,8 +330,7 @@ int imfd_cmd_synth(int argc, char **argv)
                  "blocks. exit status: 0 written, 1 failed, 2 wrong usage",
         .options = options,
     };
-    int operands = 0;
-    switch (imfd_options_parse(&job.usage, argc, argv, &job.model, &operands)) {
+    switch (imfd_options_parse(&job.usage, &job, argc, argv, &job.model)) {
     case IMFD_PARSED_HELP:
         return IMFD_EXIT_OK;
     case IMFD_PARSED_ERROR:
@@ -336,7 +338,7 @@ int imfd_cmd_synth(int argc, char **argv)
     case IMFD_PARSED_RUN:
         break;
     }
-    if (operands != 1)
+    if (!job.model)
         return imfd_usage_error(
             &job.usage, "name a model: MiT_B_2, pmfDiT_B_16, ..., sd-vae, taesd, inception");
     if (!job.output)

@@ -44,73 +44,83 @@ static bool check(const struct imfd_usage *u, const struct eval_options *o)
     return !wrong;
 }
 
+#define AT(member) offsetof(struct eval_options, member)
+
 enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **argv)
 {
     memset(o, 0, sizeof(*o));
     o->argc = argc;
     o->argv = argv;
-    o->num_images = 50000;
-    o->sample_seed = 42;
-    o->checkpoint_s = 120;
-    o->kid_subsets = 100;
-    o->kid_subset_size = 1000;
     o->sampling = (struct imf_sampling)SAMPLING_UNSET;
-    o->device = (struct device_options)DEVICE_OPTIONS_INIT;
-    const struct imfd_option options[] = {
-        OPTION_CHECKPOINT(&o->checkpoint),
-        OPTIONS_CHECKPOINT_MORE(&o->checkpoint_key, &o->noise_scale),
-        OPTION_MODEL(&o->model, OPTION_MODEL_HELP),
-        OPTION_DECODER(&o->decoder),
-        {"inception", NULL, IMFD_OPTION_STRING, &o->inception, NULL, "FILE", 0, 0,
-         "InceptionV3 weights, weights-inception-2015-12-05-6726825d.pth"},
-        {"fid-ref", NULL, IMFD_OPTION_STRING, &o->fid_ref, NULL, "FILE", 0, 0,
-         "reference statistics (.npz with mu and sigma); without it no FID. With --release-table "
-         "also a folder of jit_in256_stats.npz and jit_in512_stats.npz"},
-        {"images", NULL, IMFD_OPTION_STRING, &o->images, NULL, "DIR", 0, 0,
-         "score the PNG, JPEG and WebP files of this folder, or an .npz's arr_0, instead of a "
-         "model"},
-        {"recursive", "r", IMFD_OPTION_FLAG, &o->recursive, NULL, NULL, 0, 0,
-         "with --images: of its sub-folders, too"},
-        {"make-ref", NULL, IMFD_OPTION_STRING, &o->make_ref, NULL, "FILE", 0, 0,
-         "write the statistics as reference statistics"},
-        {"keep-features", NULL, IMFD_OPTION_FLAG, &o->keep_features, NULL, NULL, 0, 0,
-         "put the features into --make-ref's file, for KID, precision and recall"},
-        {"workdir", "w", IMFD_OPTION_STRING, &o->workdir, NULL, "DIR", 0, 0,
-         "folder for progress, reports and pictures"},
-        {"num-images", "n", IMFD_OPTION_INT, &o->num_images, &o->num_images_given, "N", 2, 1e8,
-         "pictures, a multiple of the model's classes; default 50000, with --images all"},
-        OPTION_MAX_BATCH(&o->batch, "pictures computed together (default: 64 on a GPU, 8 on the "
-                                    "CPU); does not change the result"),
-        OPTIONS_SAMPLING(o->sampling),
-        {"sample-seed", NULL, IMFD_OPTION_UINT64, &o->sample_seed, NULL, "N", 0, 0,
-         "image k has the seed k XOR this; default 42"},
-        {"save-samples", NULL, IMFD_OPTION_FLAG, &o->save_samples, NULL, NULL, 0, 0,
-         "keep every picture as WORKDIR/samples/NNNNN.png"},
-        {"kid", NULL, IMFD_OPTION_FLAG, &o->kid, NULL, NULL, 0, 0,
-         "compute KID too (the reference must hold features)"},
-        {"kid-subsets", NULL, IMFD_OPTION_INT, &o->kid_subsets, NULL, "N", 1, 100000,
-         "random subsets of KID; default 100"},
-        {"kid-subset-size", NULL, IMFD_OPTION_INT, &o->kid_subset_size, NULL, "N", 2, 100000,
-         "pictures per subset of KID; default 1000"},
-        {"precision-recall", NULL, IMFD_OPTION_FLAG, &o->precision_recall, NULL, NULL, 0, 0,
-         "compute precision and recall too, k = 3 (the reference must hold features)"},
-        OPTIONS_DEVICE(o->device),
-        {"checkpoint-seconds", NULL, IMFD_OPTION_INT, &o->checkpoint_s, NULL, "N", 1, 86400,
-         "save progress this often; default 120"},
-        {"release-table", NULL, IMFD_OPTION_FLAG, &o->release_table, NULL, NULL, 0, 0,
-         "--ckpt-path is a folder: measure every row of the release's table whose checkpoint is "
-         "there, each in a folder of its own in the workdir"},
-        {"restart", NULL, IMFD_OPTION_FLAG, &o->restart, NULL, NULL, 0, 0,
-         "discard what the workdir holds of an earlier evaluation"},
-        {"quiet", "q", IMFD_OPTION_FLAG, &o->quiet, NULL, NULL, 0, 0, "no progress"},
-        {NULL, NULL, IMFD_OPTION_FLAG, NULL, NULL, NULL, 0, 0, NULL},
+    static const struct imfd_option options[] = {
+        OPTION_CHECKPOINT(AT(checkpoint)),
+        OPTION_CHECKPOINT_KEY(AT(checkpoint_key)),
+        OPTION_NOISE_SCALE(AT(noise_scale)),
+        OPTION_MODEL(AT(model), OPTION_MODEL_HELP),
+        OPTION_DECODER(AT(decoder)),
+        IMFD_OPTION(STRING, "inception", AT(inception), .argument = "FILE",
+                    .help = "InceptionV3 weights, weights-inception-2015-12-05-6726825d.pth"),
+        IMFD_OPTION(STRING, "fid-ref", AT(fid_ref), .argument = "FILE",
+                    .help =
+                        "reference statistics (.npz with mu and sigma); without it no FID. With "
+                        "--release-table "
+                        "also a folder of jit_in256_stats.npz and jit_in512_stats.npz"),
+        IMFD_OPTION(STRING, "images", AT(images), .argument = "DIR",
+                    .help = "score the PNG, JPEG and WebP files of this folder, or an .npz's "
+                            "arr_0, instead of a "
+                            "model"),
+        IMFD_OPTION(FLAG, "recursive", AT(recursive), .aliases = "r",
+                    .help = "with --images: of its sub-folders, too"),
+        IMFD_OPTION(STRING, "make-ref", AT(make_ref), .argument = "FILE",
+                    .help = "write the statistics as reference statistics"),
+        IMFD_OPTION(FLAG, "keep-features", AT(keep_features),
+                    .help =
+                        "put the features into --make-ref's file, for KID, precision and recall"),
+        IMFD_OPTION(STRING, "workdir", AT(workdir), .aliases = "w", .argument = "DIR",
+                    .help = "folder for progress, reports and pictures"),
+        IMFD_OPTION(
+            INT, "num-images", AT(num_images), .aliases = "n", .argument = "N", .min = 2,
+            .max = 1e8,
+            .help =
+                "pictures, a multiple of the model's classes; default 50000, with --images all"),
+        OPTION_MAX_BATCH(AT(batch), NULL,
+                         "pictures computed together (default: 64 on a GPU, 8 on the "
+                         "CPU); does not change the result"),
+        OPTIONS_SAMPLING(AT(sampling)),
+        IMFD_OPTION(UINT64, "sample-seed", AT(sample_seed), .argument = "N", .initial = "42",
+                    .help = "image k has the seed k XOR this"),
+        IMFD_OPTION(FLAG, "save-samples", AT(save_samples),
+                    .help = "keep every picture as WORKDIR/samples/NNNNN.png"),
+        IMFD_OPTION(FLAG, "kid", AT(kid),
+                    .help = "compute KID too (the reference must hold features)"),
+        IMFD_OPTION(INT, "kid-subsets", AT(kid_subsets), .argument = "N", .min = 1, .max = 100000,
+                    .initial = "100", .help = "random subsets of KID"),
+        IMFD_OPTION(INT, "kid-subset-size", AT(kid_subset_size), .argument = "N", .min = 2,
+                    .max = 100000, .initial = "1000", .help = "pictures per subset of KID"),
+        IMFD_OPTION(
+            FLAG, "precision-recall", AT(precision_recall),
+            .help = "compute precision and recall too, k = 3 (the reference must hold features)"),
+        OPTIONS_DEVICE(AT(device)),
+        IMFD_OPTION(INT, "checkpoint-seconds", AT(checkpoint_s), .argument = "N", .min = 1,
+                    .max = 86400, .initial = "120", .help = "save progress this often"),
+        IMFD_OPTION(FLAG, "release-table", AT(release_table),
+                    .help =
+                        "--ckpt-path is a folder: measure every row of the release's table whose "
+                        "checkpoint is "
+                        "there, each in a folder of its own in the workdir"),
+        IMFD_OPTION(FLAG, "restart", AT(restart),
+                    .help = "discard what the workdir holds of an earlier evaluation"),
+        IMFD_OPTION(FLAG, "quiet", AT(quiet), .aliases = "q", .help = "no progress"),
+        {.name = NULL},
     };
     const struct imfd_usage usage = {
         .command = "evaluate",
         .summary = "Measures FID and Inception Score of a model, or of a folder of PNGs.",
         .notes = notes,
         .options = options};
-    enum imfd_parsed parsed = imfd_options_parse(&usage, argc, argv, NULL, NULL);
+    enum imfd_parsed parsed = imfd_options_parse(&usage, o, argc, argv, NULL);
+    o->num_images_given = o->num_images != 0;
+    o->num_images = o->num_images_given ? o->num_images : 50000;
     if (parsed == IMFD_PARSED_RUN && !check(&usage, o))
         parsed = IMFD_PARSED_ERROR;
     return parsed;

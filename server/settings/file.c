@@ -40,12 +40,17 @@ static void blank_comments(char *text, size_t length)
     }
 }
 
-static imf_status set_value(struct settings *s, int i, const cJSON *value, const char *name,
+static imf_status set_value(struct settings *s, const cJSON *value, const char *name,
                             struct imf_error *err)
 {
+    char key[IMFD_OPTION_KEY_MAX];
     struct imf_error inner = {0};
-    if (settings__set_json(s, i, value, &inner) != IMF_OK)
+    const struct imfd_option *o = settings__find(value->string, strlen(value->string));
+    if (!o)
+        return imf__fail(err, IMF_EINVAL, "%s: unknown key \"%.64s\"", name, value->string);
+    if (imfd_option_set_json(o, imfd_option_key(o, key), s, value, &inner) != IMF_OK)
         return imf__fail(err, IMF_EINVAL, "%s: %s", name, inner.message);
+    settings__note(s, o, ORIGIN_FILE);
     return IMF_OK;
 }
 
@@ -71,14 +76,9 @@ imf_status settings__read_text(struct settings *s, const char *text, size_t leng
         status = imf__fail(err, IMF_EINVAL, "%s: one object { ... } is expected", name);
     }
     for (const cJSON *value = root ? root->child : NULL; value && status == IMF_OK;
-         value = value->next) {
-        int i = settings__find(value->string, strlen(value->string));
-        if (i < 0)
-            status = imf__fail(err, IMF_EINVAL, "%s: unknown key \"%.64s\"", name, value->string);
-        else
-            status = set_value(s, i, value, name, err);
-    }
-    cJSON_Delete(root);
+         value = value->next)
+        status = set_value(s, value, name, err);
+    s->json = root; /* texts point into it */
     free(plain);
     return status;
 }
@@ -101,10 +101,6 @@ imf_status settings__read_file(struct settings *s, const char *path, struct imf_
         status = settings__read_text(s, text, n, path, err);
     fclose(f);
     free(text);
-    if (status == IMF_OK) {
-        s->file = strdup(path);
-        if (!s->file)
-            status = imf__fail(err, IMF_EINVAL, "out of memory");
-    }
+    s->file = path;
     return status;
 }

@@ -8,36 +8,24 @@
 
 #include <math.h>
 
-#define OPTION_CHECKPOINT(at)                                                                      \
-    {                                                                                              \
-        .name = "ckpt-path", .aliases = "checkpoint", .type = IMFD_OPTION_STRING, .value = (at),   \
-        .argument = "FILE", .help = "weights: .pth, .pt, .bin, .safetensors or a sharded index"    \
-    }
-
-#define OPTIONS_CHECKPOINT_MORE(key_at, noise_scale_at)                                            \
-    {.name = "checkpoint-key",                                                                     \
-     .type = IMFD_OPTION_STRING,                                                                   \
-     .value = (key_at),                                                                            \
-     .argument = "KEY",                                                                            \
-     .help = "which state dict of a file with several, such as model_ema (default: model)"},       \
-    {                                                                                              \
-        .name = "noise-scale", .type = IMFD_OPTION_FLOAT, .value = (noise_scale_at),               \
-        .argument = "X", .min = 1e-3, .max = 1e3,                                                  \
-        .help = "what the noise is multiplied by (default: the model's)"                           \
-    }
-
-#define OPTION_DECODER(at)                                                                         \
-    {                                                                                              \
-        .name = "decoder", .type = IMFD_OPTION_STRING, .value = (at), .argument = "FILE",          \
-        .help = "sd-vae or taesd file or folder; none (the default) for a model that draws pixels" \
-    }
-
+/* `at` is the place of the variable in the command's record, see there. */
+#define OPTION_CHECKPOINT(at_)                                                                     \
+    IMFD_OPTION(STRING, "ckpt-path", at_, .aliases = "checkpoint", .argument = "FILE",             \
+                .help = "weights: .pth, .pt, .bin, .safetensors or a sharded index")
+#define OPTION_CHECKPOINT_KEY(at_)                                                                 \
+    IMFD_OPTION(STRING, "checkpoint-key", at_, .argument = "KEY",                                  \
+                .help = "which state dict of a file with several, such as model_ema (default: "    \
+                        "model)")
+#define OPTION_NOISE_SCALE(at_)                                                                    \
+    IMFD_OPTION(FLOAT, "noise-scale", at_, .argument = "X", .min = 1e-3, .max = 1e3,               \
+                .help = "what the noise is multiplied by, instead of the model's")
+#define OPTION_DECODER(at_)                                                                        \
+    IMFD_OPTION(STRING, "decoder", at_, .argument = "FILE",                                        \
+                .help = "sd-vae or taesd file or folder; none (the default) for a model that "     \
+                        "draws pixels")
 /* How a command says it in `help`: what it does with a model that has this name. */
-#define OPTION_MODEL(at, does)                                                                     \
-    {                                                                                              \
-        .name = "model", .type = IMFD_OPTION_STRING, .value = (at), .argument = "NAME",            \
-        .help = (does)                                                                             \
-    }
+#define OPTION_MODEL(at_, does)                                                                    \
+    IMFD_OPTION(STRING, "model", at_, .argument = "NAME", .help = (does))
 #define OPTION_MODEL_HELP "fail unless the checkpoint holds this model, such as MiT_B_2 or pMF-B/16"
 
 /* What was not given is left to the model: sampling_complete. */
@@ -45,36 +33,19 @@
     {                                                                                              \
         .steps = 0, .omega = NAN, .t_min = NAN, .t_max = NAN                                       \
     }
-#define OPTIONS_SAMPLING(s)                                                                        \
-    {.name = "steps",                                                                              \
-     .aliases = "num-sampling-steps",                                                              \
-     .type = IMFD_OPTION_INT,                                                                      \
-     .value = &(s).steps,                                                                          \
-     .argument = "N",                                                                              \
-     .min = 1,                                                                                     \
-     .max = IMF_MAX_STEPS,                                                                         \
-     .help = "network evaluations per picture (default: the model's)"},                            \
-        {.name = "omega",                                                                          \
-         .aliases = "cfg-omega",                                                                   \
-         .type = IMFD_OPTION_FLOAT,                                                                \
-         .value = &(s).omega,                                                                      \
-         .argument = "X",                                                                          \
-         .min = 1,                                                                                 \
-         .max = IMF_MAX_OMEGA,                                                                     \
-         .help = "guidance scale (default: the model's)"},                                         \
-        {.name = "t-min",                                                                          \
-         .aliases = "interval-min",                                                                \
-         .type = IMFD_OPTION_FLOAT,                                                                \
-         .value = &(s).t_min,                                                                      \
-         .argument = "X",                                                                          \
-         .min = 0,                                                                                 \
-         .max = 1,                                                                                 \
-         .help = "start of the guidance interval (default: the model's)"},                         \
-    {                                                                                              \
-        .name = "t-max", .aliases = "interval-max", .type = IMFD_OPTION_FLOAT,                     \
-        .value = &(s).t_max, .argument = "X", .min = 0, .max = 1,                                  \
-        .help = "end of the guidance interval (default: the model's)"                              \
-    }
+#define OPTIONS_SAMPLING(at_)                                                                      \
+    IMFD_OPTION(INT, "steps", (at_) + offsetof(struct imf_sampling, steps),                        \
+                .aliases = "num-sampling-steps", .argument = "N", .min = 1, .max = IMF_MAX_STEPS,  \
+                .help = "network evaluations per picture, instead of the model's"),                \
+        IMFD_OPTION(FLOAT, "omega", (at_) + offsetof(struct imf_sampling, omega),                  \
+                    .aliases = "cfg-omega", .argument = "X", .min = 1, .max = IMF_MAX_OMEGA,       \
+                    .help = "guidance scale, instead of the model's"),                             \
+        IMFD_OPTION(FLOAT, "t-min", (at_) + offsetof(struct imf_sampling, t_min),                  \
+                    .aliases = "interval-min", .argument = "X", .min = 0, .max = 1,                \
+                    .help = "start of the guidance interval, instead of the model's"),             \
+        IMFD_OPTION(FLOAT, "t-max", (at_) + offsetof(struct imf_sampling, t_max),                  \
+                    .aliases = "interval-max", .argument = "X", .min = 0, .max = 1,                \
+                    .help = "end of the guidance interval, instead of the model's")
 
 static inline void sampling_complete(struct imf_sampling *s, const struct imf_sampling *defaults)
 {
@@ -84,39 +55,25 @@ static inline void sampling_complete(struct imf_sampling *s, const struct imf_sa
     s->t_max = isnan(s->t_max) ? defaults->t_max : s->t_max;
 }
 
-#define OPTION_MAX_BATCH(at, says)                                                                 \
-    {                                                                                              \
-        .name = "max-batch", .aliases = "gen-bsz batch", .type = IMFD_OPTION_INT, .value = (at),   \
-        .argument = "N", .min = 1, .max = IMF_MAX_BATCH, .help = (says)                            \
-    }
+#define OPTION_MAX_BATCH(at_, default_, says)                                                      \
+    IMFD_OPTION(INT, "max-batch", at_, .aliases = "gen-bsz batch", .argument = "N", .min = 1,      \
+                .max = IMF_MAX_BATCH, .initial = (default_), .help = (says))
 
 struct device_options {
     const char *device, *precision;
     int threads;
 };
-#define DEVICE_OPTIONS_INIT                                                                        \
-    {                                                                                              \
-        .device = "auto", .precision = "auto", .threads = 0                                        \
-    }
-#define OPTIONS_DEVICE(o)                                                                          \
-    {.name = "device",                                                                             \
-     .type = IMFD_OPTION_STRING,                                                                   \
-     .value = &(o).device,                                                                         \
-     .argument = "NAME",                                                                           \
-     .help = DEVICE_HELP " (default: auto)"},                                                      \
-        {.name = "precision",                                                                      \
-         .type = IMFD_OPTION_STRING,                                                               \
-         .value = &(o).precision,                                                                  \
-         .argument = "NAME",                                                                       \
-         .help = "auto, fp32 or bf16 (default: auto, bf16 where the device has it)"},              \
-    {                                                                                              \
-        .name = "threads", .type = IMFD_OPTION_INT, .value = &(o).threads, .argument = "N",        \
-        .min = 0, .max = MAX_THREADS,                                                              \
-        .help = "threads of the CPU device (default: 0, all processors)"                           \
-    }
-#define DEVICE_HELP                                                                                \
-    "auto (GPUs, or the CPU where there is none), cpu, cuda or cuda:N; evaluate takes several"
-#define MAX_THREADS 1024
+#define OPTIONS_DEVICE(at_)                                                                        \
+    IMFD_OPTION(STRING, "device", (at_) + offsetof(struct device_options, device),                 \
+                .argument = "NAME", .initial = "auto",                                             \
+                .help = "auto (GPUs, or the CPU where there is none), cpu, cuda or cuda:N; serve " \
+                        "and evaluate take several, as cuda:0,1, and by themselves every GPU"),    \
+        IMFD_OPTION(CHOICE, "precision", (at_) + offsetof(struct device_options, precision),       \
+                    .argument = "NAME", .initial = "auto", .choices = "auto|fp32|bf16",            \
+                    .help = "auto takes bf16 where the device is fast at it, else fp32"),          \
+        IMFD_OPTION(INT, "threads", (at_) + offsetof(struct device_options, threads),              \
+                    .argument = "N", .min = 0, .max = 1024, .initial = "0",                        \
+                    .help = "threads of the CPU device; 0: all processors this process may use")
 
 /* ---- What --device means --------------------------------------------------------------------- */
 

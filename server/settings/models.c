@@ -32,8 +32,9 @@ static char **find_field(struct model_setting *m, const char *name, size_t lengt
     return NULL;
 }
 
-void settings__models_free(struct model_settings *m)
+static void models_free(void *value)
 {
+    struct model_settings *m = value;
     for (int i = 0; i < m->n; i++) {
         for (int f = 0; f < N_FIELDS; f++)
             free(*field_at(&m->items[i], f));
@@ -45,7 +46,7 @@ void settings__models_free(struct model_settings *m)
 static struct model_setting *models_add(struct model_settings *m)
 {
     struct model_setting *items =
-        m->n < SETTINGS_MAX_ITEMS ? realloc(m->items, (size_t)(m->n + 1) * sizeof(*items)) : NULL;
+        m->n < IMFD_STRINGS_MAX ? realloc(m->items, (size_t)(m->n + 1) * sizeof(*items)) : NULL;
     if (!items)
         return NULL;
     m->items = items;
@@ -73,8 +74,10 @@ static imf_status check_id(const struct model_settings *m, int i, struct imf_err
     return IMF_OK;
 }
 
-imf_status settings__models_check(struct model_settings *m, struct imf_error *err)
+/* Every field becomes a string; id and checkpoint must be given, ids must differ. */
+static imf_status models_check(void *value, struct imf_error *err)
 {
+    struct model_settings *m = value;
     for (int i = 0; i < m->n; i++) {
         struct model_setting *s = &m->items[i];
         for (int f = 0; f < N_FIELDS; f++) {
@@ -111,14 +114,14 @@ imf_status settings_add_model(struct settings *s, const char *id, const char *ch
     m->decoder = strdup(decoder);
     if (!m->id || !m->checkpoint || !m->decoder)
         return IMF_ENOMEM;
-    return settings__models_check(&s->models, NULL);
+    return models_check(&s->models, NULL);
 }
 
 /* ---- Text and JSON ------------------------------------------------------------------------- */
 
-imf_status settings__models_parse_short(struct model_settings *m, const char *text,
-                                        struct imf_error *err)
+static imf_status read_short(void *value, const char *text, struct imf_error *err)
 {
+    struct model_settings *m = value;
     while (*text != '\0') {
         size_t length = strcspn(text, ";");
         const char *end = text + length;
@@ -145,9 +148,9 @@ imf_status settings__models_parse_short(struct model_settings *m, const char *te
     return IMF_OK;
 }
 
-imf_status settings__models_parse_json(struct model_settings *m, const cJSON *array,
-                                       struct imf_error *err)
+static imf_status read_json(void *value, const cJSON *array, struct imf_error *err)
 {
+    struct model_settings *m = value;
     const cJSON *entry;
     if (!cJSON_IsArray(array))
         return imf__fail(err, IMF_EINVAL, "models: a list of objects is expected");
@@ -156,30 +159,32 @@ imf_status settings__models_parse_json(struct model_settings *m, const cJSON *ar
         struct model_setting *s = cJSON_IsObject(entry) ? models_add(m) : NULL;
         if (!s)
             return imf__fail(err, IMF_EINVAL, "models: a list of objects is expected");
-        const cJSON *value;
-        cJSON_ArrayForEach(value, entry)
+        const cJSON *field_json;
+        cJSON_ArrayForEach(field_json, entry)
         {
-            char **field = find_field(s, value->string, strlen(value->string));
+            char **field = find_field(s, field_json->string, strlen(field_json->string));
             if (!field)
-                return imf__fail(err, IMF_EINVAL, "models: unknown field \"%.64s\"", value->string);
+                return imf__fail(err, IMF_EINVAL, "models: unknown field \"%.64s\"",
+                                 field_json->string);
             if (*field)
                 return imf__fail(err, IMF_EINVAL, "models: field \"%s\" is given twice",
-                                 value->string);
+                                 field_json->string);
             char number[32];
-            bool is_number = cJSON_IsNumber(value) && field == &s->noise_scale;
-            if (!cJSON_IsString(value) && !is_number)
+            bool is_number = cJSON_IsNumber(field_json) && field == &s->noise_scale;
+            if (!cJSON_IsString(field_json) && !is_number)
                 return imf__fail(err, IMF_EINVAL, "models: field \"%s\" is not a string",
-                                 value->string);
-            snprintf(number, sizeof(number), "%g", value->valuedouble);
-            if (!(*field = strdup(is_number ? number : value->valuestring)))
+                                 field_json->string);
+            snprintf(number, sizeof(number), "%g", field_json->valuedouble);
+            if (!(*field = strdup(is_number ? number : field_json->valuestring)))
                 return imf__fail(err, IMF_EINVAL, "out of memory");
         }
     }
     return IMF_OK;
 }
 
-cJSON *settings__models_json(const struct model_settings *m)
+static cJSON *models_json(const void *value)
 {
+    const struct model_settings *m = value;
     cJSON *array = cJSON_CreateArray();
     for (int i = 0; i < m->n; i++) {
         cJSON *entry = cJSON_CreateObject();
@@ -192,3 +197,9 @@ cJSON *settings__models_json(const struct model_settings *m)
     }
     return array;
 }
+
+const struct imfd_option_other settings__models_type = {.read_text = read_short,
+                                                        .read_json = read_json,
+                                                        .check = models_check,
+                                                        .json = models_json,
+                                                        .free = models_free};

@@ -4,12 +4,14 @@
 #include <stdio.h>
 #include <string.h>
 
-static void print_value(const struct settings *s, int i, FILE *f)
+/* One line of an object, without its end. */
+static void print_value(const struct settings *s, const struct imfd_option *o, FILE *f)
 {
-    cJSON *json = settings__value_json(s, i);
+    char key[IMFD_OPTION_KEY_MAX];
+    cJSON *json = imfd_option_json(o, s);
     char *text = json ? cJSON_PrintUnformatted(json) : NULL;
-    fprintf(f, "    \"%s\": %s%s", settings__table[i].key, text ? text : "null",
-            i + 1 < settings__row_count ? "," : "");
+    fprintf(f, "    \"%s\": %s%s", imfd_option_key(o, key), text ? text : "null",
+            o[1].name ? "," : "");
     cJSON_free(text);
     cJSON_Delete(json);
 }
@@ -18,40 +20,24 @@ void settings_print(const struct settings *s, FILE *f)
 {
     static const char *const names[] = {"default", "file", "environment", "flag"};
     fprintf(f, "{\n");
-    for (int i = 0; i < settings__row_count; i++) {
-        print_value(s, i, f);
-        fprintf(f, " // %s", names[s->origin[i]]);
-        if (s->origin[i] == ORIGIN_FILE)
+    for (const struct imfd_option *o = settings__usage.options; o->name; o++) {
+        enum setting_origin origin = s->origin[o - settings__usage.options];
+        if (o->flag_only)
+            continue;
+        print_value(s, o, f);
+        fprintf(f, " // %s", names[origin]);
+        if (origin == ORIGIN_FILE)
             fprintf(f, " %s", s->file);
         fprintf(f, "\n");
     }
     fprintf(f, "}\n");
 }
 
-static void print_indented(FILE *f, const char *lead, const char *text)
-{
-    while (*text != '\0') {
-        size_t length = strcspn(text, "\n");
-        fprintf(f, "%s%.*s\n", lead, (int)length, text);
-        text += length + (text[length] == '\n');
-    }
-}
-
-/* "4096..1073741824", "auto|fp32|bf16" or "". */
-static void print_bounds(FILE *f, const char *lead, const struct setting_row *row)
-{
-    if (row->choices)
-        fprintf(f, "%sOne of %s.\n", lead, row->choices);
-    else if (row->type == TYPE_INTEGER || row->type == TYPE_BYTES)
-        fprintf(f, "%s%lld to %lld%s.\n", lead, (long long)row->low, (long long)row->high,
-                row->type == TYPE_BYTES ? " bytes; as a string \"64K\", \"1M\", \"2G\" too" : "");
-}
-
 void settings_print_defaults(FILE *f)
 {
-    struct settings s;
+    struct settings s = {0};
     struct imf_error err;
-    if (settings__set_defaults(&s, &err) != IMF_OK) {
+    if (imfd_options_defaults(&settings__usage, &s, &err) != IMF_OK) {
         settings_free(&s);
         return;
     }
@@ -63,41 +49,20 @@ void settings_print_defaults(FILE *f)
         "// (IMFD_MAX_QUEUE=64); a flag wins over the environment, the environment over this\n"
         "// file. Unknown keys stop the start. `imfd serve --print-config` shows the result and\n"
         "// where each value came from. This text is `imfd serve --print-default-config`.\n{\n");
-    for (int i = 0; i < settings__row_count; i++) {
-        if (settings__table[i].group)
-            fprintf(f, "%s    // ---- %s ----\n", i > 0 ? "\n" : "", settings__table[i].group);
+    bool first = true;
+    for (const struct imfd_option *o = settings__usage.options; o->name; o++) {
+        char text[1200];
+        if (o->flag_only)
+            continue;
+        if (o->group)
+            fprintf(f, "%s    // ---- %s ----\n", first ? "" : "\n", o->group);
+        first = false;
         fprintf(f, "\n");
-        print_indented(f, "    // ", settings__table[i].help);
-        print_bounds(f, "    // ", &settings__table[i]);
-        print_value(&s, i, f);
+        imfd_option_sentences(o, text, sizeof(text));
+        imfd_print_wrapped(f, "    // ", false, text);
+        print_value(&s, o, f);
         fprintf(f, "\n");
     }
     fprintf(f, "}\n");
     settings_free(&s);
-}
-
-void settings_print_help(FILE *f)
-{
-    fprintf(
-        f,
-        "usage: imfd serve [--config FILE] [--KEY VALUE]...\n\n"
-        "Serves pictures over HTTP. Every setting is a flag, an environment variable IMFD_KEY and\n"
-        "a key of the JSON file; a flag wins over the environment, that over the file. Flags of\n"
-        "lists (--listen, --models ...) may be repeated.\n\n"
-        "  --config FILE           JSON file, comments allowed (or IMFD_CONFIG)\n"
-        "  --print-config          show the settings in effect and where each came from\n"
-        "  --print-default-config  the commented configuration file\n"
-        "  --help                  this text\n");
-    for (int i = 0; i < settings__row_count; i++) {
-        if (settings__table[i].group)
-            fprintf(f, "\n%s\n", settings__table[i].group);
-        char flag[40];
-        snprintf(flag, sizeof(flag), "--%s", settings__table[i].key);
-        for (char *c = flag + 2; *c != '\0'; c++)
-            *c = *c == '_' ? '-' : *c;
-        fprintf(f, "  %s (default: %s)\n", flag,
-                settings__table[i].initial[0] ? settings__table[i].initial : "none");
-        print_indented(f, "      ", settings__table[i].help);
-        print_bounds(f, "      ", &settings__table[i]);
-    }
 }

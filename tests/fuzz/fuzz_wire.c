@@ -84,7 +84,6 @@ static void start_scheduler(struct imf_error *err)
 static void start(void)
 {
     struct imf_error err = {0};
-    enum settings_action action;
     char *arguments[] = {(char *)"serve",
                          (char *)"--device",
                          (char *)"fake:size=16",
@@ -99,8 +98,7 @@ static void start(void)
                          NULL};
     char *environment[] = {NULL};
     check(uv_loop_init(&server.loop) == 0, "no loop");
-    check(settings_load(&server.settings, &action, 11, arguments, environment, &err) == IMF_OK,
-          err.message);
+    check(settings_load(&server.settings, 11, arguments, environment) == SETTINGS_RUN, "settings");
     check(settings_add_model(&server.settings, "fake", "fake", "none") == IMF_OK, "out of memory");
     check(log_create(&server.log, server.settings.log_file, true, LOG_INFO, &err) == IMF_OK,
           err.message);
