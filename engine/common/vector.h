@@ -183,12 +183,12 @@ static inline vf silu_lanes(vf x)
     return x / (1.0f + exp_lanes(-x));
 }
 
-/* 2^x to 4e-5, far below what bfloat16 keeps, |x| cut off at 125: 2^n times a polynomial on half a
- * unit to either side. */
-static inline vf exp2_rough(vf x)
+/* 2^x, x <= 125, to 4e-5, far below what bfloat16 keeps; as of -125 below that: 2^n times a
+ * polynomial on half a unit to either side. */
+static inline vf exp2_below(vf x)
 {
     const vf magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
-    x = max_lanewise(splat(-125.0f), min_lanewise(splat(125.0f), x));
+    x = max_lanewise(splat(-125.0f), x);
     vf n = x + magic;
     vf r = x - (n - magic);
     vf p = splat(9.6181291e-3f);
@@ -197,6 +197,11 @@ static inline vf exp2_rough(vf x)
     p = p * r + 6.9314718e-1f;
     p = p * r + 1.0f;
     return (vf)((vi)p + ((vi)n << 23)); /* n's low bits are the integer */
+}
+
+static inline vf exp2_rough(vf x)
+{
+    return exp2_below(min_lanewise(splat(125.0f), x));
 }
 
 /* silu(x) to 1e-4, where the result will be bfloat16. */

@@ -43,39 +43,91 @@ struct head {
     size_t out_stride;
 };
 
-/* y (HS) = rope(rms_norm(x)) * scale, pairs of adjacent elements turned by an angle. */
-INLINE void norm_rope(uint16_t *y, const uint16_t *x, int HS, const float *norm,
-                      const float *cosine, const float *sine, float scale)
+/* Eight numbers, each twice. */
+INLINE vf twice(const float *p)
 {
-    const vi twice = {0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7};
+#if defined(__AVX512F__)
+    const __m512i lanes = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return (vf)_mm512_permutexvar_ps(lanes, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+#else
+    vf x = {0};
+    for (int i = 0; i < LANES; i++)
+        x[i] = p[i / 2];
+    return x;
+#endif
+}
+
+/* Pairs of neighbours (a, b) become (a cos - b sin, b cos + a sin). */
+INLINE vf turn(vf x, vf cosine, vf sine)
+{
     const vi other = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
-    const vf sign = {-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
+    vf y = __builtin_shuffle(x, other) * sine;
+#if defined(__AVX512F__)
+    return (vf)_mm512_fmaddsub_ps((__m512)x, (__m512)cosine, (__m512)y);
+#else
+    return x * cosine + y * (vf){-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
+#endif
+}
+
+/* rope(rms_norm(x)) * scale of position t, in pieces of 32 elements that lie `step` apart. */
+INLINE void norm_rope(uint16_t *y, size_t step, const uint16_t *x, int HS, const float *norm,
+                      const struct head *h, size_t t, float scale)
+{
+    const float *cosine = h->cosine + t * (size_t)(HS / 2);
+    const float *sine = h->sine + t * (size_t)(HS / 2);
     vf a[MAX_HS / LANES], sum = splat(0);
     for (int i = 0; i < HS / LANES; i++) {
         a[i] = load_bf16(x + i * LANES);
         sum += a[i] * a[i];
     }
     float r = 1.0f / sqrtf(sum_lanes(sum) / (float)HS + 1e-6f) * scale;
-    for (int i = 0; i < HS / LANES; i++) {
-        vf t = a[i] * r * load_f32(norm + i * LANES), c = splat(0), s = splat(0);
-        memcpy(&c, cosine + i * 8, 32);
-        memcpy(&s, sine + i * 8, 32);
-        store_bf16(y + i * LANES,
-                   t * __builtin_shuffle(c, twice) +
-                       __builtin_shuffle(t, other) * (__builtin_shuffle(s, twice) * sign));
+    for (int i = 0; i < HS / LANES; i++)
+        store_bf16(y + (size_t)(i / 2) * step + i % 2 * LANES,
+                   turn(a[i] * r * load_f32(norm + i * LANES), twice(cosine + i * 8),
+                        twice(sine + i * 8)));
+}
+
+/* Sixteen rows of sixteen pairs, `stride` elements apart, become rows of B (gemm.h): pair i of each.
+ * In four rounds, rows i and i + w exchange every other group of w lanes. */
+INLINE void transpose(uint16_t *to, const uint16_t *from, size_t stride)
+{
+    static const vi lanes[4][2] = {
+        {{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23},
+         {8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31}},
+        {{0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27},
+         {4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31}},
+        {{0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29},
+         {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31}},
+        {{0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30},
+         {1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31}},
+    };
+    vu r[16];
+    for (size_t i = 0; i < 16; i++)
+        memcpy(&r[i], from + i * stride, 64);
+    for (int round = 0, w = 8; w > 0; round++, w /= 2) {
+        for (int i = 0; i < 16; i++) {
+            if (i & w)
+                continue;
+            vu x = r[i], y = r[i + w];
+            r[i] = __builtin_shuffle(x, y, lanes[round][0]);
+            r[i + w] = __builtin_shuffle(x, y, lanes[round][1]);
+        }
     }
+    for (size_t i = 0; i < 16; i++)
+        memcpy(to + i * 32, &r[i], 64);
 }
 
 INLINE void pack_keys(const struct head *h, const struct layout *l, int HS, uint16_t *k)
 {
-    uint16_t y[MAX_HS + 16] = {0}; /* up to a multiple of 32 */
-    memset(k, 0, l->keys / 16 * l->steps * GEMM_TILE * sizeof(*k));
-    for (size_t t = 0; t < (size_t)h->T; t++) {
-        norm_rope(y, h->k + t * h->stride, HS, h->k_norm, h->cosine + t * (size_t)(HS / 2),
-                  h->sine + t * (size_t)(HS / 2), 1.0f);
-        uint16_t *to = k + t / 32 * l->steps * GEMM_STEP + t % 32 / 16 * GEMM_TILE + t % 16 * 2;
-        for (int d = 0; d < HS / 2; d++)
-            memcpy(to + d / 16 * GEMM_STEP + d % 16 * 32, y + 2 * d, 4);
+    uint16_t y[16][MAX_HS + 16] __attribute__((aligned(64))) = {{0}}; /* up to a multiple of 32 */
+    for (size_t t = 0; t < l->keys; t += 16) {
+        if (t + 16 > (size_t)h->T)
+            memset(y, 0, sizeof(y));
+        for (size_t i = 0; i < 16 && t + i < (size_t)h->T; i++)
+            norm_rope(y[i], 32, h->k + (t + i) * h->stride, HS, h->k_norm, h, t + i, 1.0f);
+        uint16_t *to = k + t / 32 * l->steps * GEMM_STEP + t % 32 / 16 * GEMM_TILE;
+        for (size_t s = 0; s < l->steps; s++)
+            transpose(to + s * GEMM_STEP, &y[0][s * 32], MAX_HS + 16);
     }
 }
 
@@ -99,15 +151,11 @@ INLINE void pack_values(const struct head *h, const struct layout *l, int HS, ui
 INLINE void pack_queries(const struct head *h, const struct layout *l, int HS, uint16_t *q,
                          size_t first, size_t rows, float scale)
 {
-    for (size_t i = 0; i < 32; i++) {
-        uint16_t y[MAX_HS + 16] = {0};
-        size_t t = first + i;
-        if (i < rows)
-            norm_rope(y, h->q + t * h->stride, HS, h->q_norm, h->cosine + t * (size_t)(HS / 2),
-                      h->sine + t * (size_t)(HS / 2), scale);
-        for (size_t s = 0; s < l->steps; s++)
-            memcpy(q + s * GEMM_STEP + i / 16 * GEMM_TILE + i % 16 * 32, y + s * 32, 64);
-    }
+    if (rows < 32 || HS % 32)
+        memset(q, 0, l->steps * GEMM_STEP * sizeof(*q));
+    for (size_t i = 0; i < rows; i++)
+        norm_rope(q + i / 16 * GEMM_TILE + i % 16 * 32, GEMM_STEP, h->q + (first + i) * h->stride,
+                  HS, h->q_norm, h, first + i, scale);
 }
 
 #define DOTS(a, b)                                                                                 \
@@ -154,35 +202,47 @@ INLINE void scores(const struct layout *l, float *s, const uint16_t *q, const ui
     }
 }
 
-/* Probabilities, not yet divided by their sum, into p; 1 / sum into inv. s is in units of ln 2. */
+/* Probabilities, not yet divided by their sum, into p; 1 / sum into inv. s is in units of ln 2. Some
+ * rows at a time, since each waits for its largest score. */
 INLINE void softmax(const struct layout *l, int T, const float *s, uint16_t *p, float *inv)
 {
-    const size_t whole = (size_t)T / 16 * 16, rest = (size_t)T % 16;
-    for (size_t i = 0; i < 32; i++, s += l->keys + 16) {
+    enum { ROWS = 4 };
+    const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const size_t whole = (size_t)T / 16 * 16, row = l->keys + 16;
+    const vi rest = (vi)(lane < T % 16);
+    for (size_t i = 0; i < 32; i += ROWS, s += ROWS * row) {
         uint16_t *to = p + i / 16 * GEMM_TILE + i % 16 * 32;
-        vf last = splat(-INFINITY), top, sum = splat(0);
-        if (rest)
-            memcpy(&last, s + whole, rest * sizeof(*s));
-        top = last;
+        vf most[ROWS], sum[ROWS];
+        for (size_t r = 0; r < ROWS; r++) {
+            most[r] = splat(-INFINITY);
+            sum[r] = splat(0);
+        }
         for (size_t t = 0; t < whole; t += 16)
-            top = max_lanewise(top, load_f32(s + t));
-        const float most = max_lanes(top);
-        size_t t = 0;
-        for (; t < whole; t += 16) {
-            vf e = exp2_rough(load_f32(s + t) - most);
-            sum += e;
-            store_bf16(to + t / 32 * GEMM_STEP + t % 32, e);
+            for (size_t r = 0; r < ROWS; r++)
+                most[r] = max_lanewise(most[r], load_f32(s + r * row + t));
+        for (size_t r = 0; whole < (size_t)T && r < ROWS; r++) {
+            vi x = (vi)load_f32(s + r * row + whole);
+            most[r] = max_lanewise(most[r], (vf)((x & rest) | ((vi)splat(-INFINITY) & ~rest)));
         }
-        for (; t < l->keys; t += 16) {
-            float e[16] = {0};
-            if (t == whole && rest) {
-                vf x = exp2_rough(last - most);
-                memcpy(e, &x, rest * sizeof(*e));
-                sum += load_f32(e);
+        for (size_t r = 0; r < ROWS; r++)
+            most[r] = splat(max_lanes(most[r]));
+        for (size_t t = 0; t < whole; t += 16) {
+            for (size_t r = 0; r < ROWS; r++) {
+                vf e = exp2_below(load_f32(s + r * row + t) - most[r]);
+                sum[r] += e;
+                store_bf16(to + r * 32 + t / 32 * GEMM_STEP + t % 32, e);
             }
-            store_bf16(to + t / 32 * GEMM_STEP + t % 32, load_f32(e));
         }
-        inv[i] = 1.0f / sum_lanes(sum);
+        for (size_t t = whole; t < l->keys; t += 16) {
+            for (size_t r = 0; r < ROWS; r++) {
+                vf e = exp2_below(load_f32(s + r * row + t) - most[r]);
+                e = t < (size_t)T ? (vf)((vi)e & rest) : splat(0);
+                sum[r] += e;
+                store_bf16(to + r * 32 + t / 32 * GEMM_STEP + t % 32, e);
+            }
+        }
+        for (size_t r = 0; r < ROWS; r++)
+            inv[i + r] = 1.0f / sum_lanes(sum[r]);
     }
 }
 
