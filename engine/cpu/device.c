@@ -188,6 +188,7 @@ static void cpu_destroy(struct imf__device *d)
     cpu_matmuls_free(cpu);
     for (int i = 0; i < CPU_SCRATCH_COUNT; i++)
         free(cpu->scratch[i].p);
+    cpu_tasks_free(&cpu->tasks);
     if (cpu->stream)
         dnnl_stream_destroy(cpu->stream);
     if (cpu->engine)
@@ -350,6 +351,10 @@ imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_eng
                                                              : IMF_PRECISION_FP32;
     cpu->base.act_size = cpu_bf16(cpu) ? 2 : 4;
     cpu->base.decode_batch = 1; /* one picture fills the machine and keeps memory small */
+    if (!cpu_tasks_create(&cpu->tasks, cpu->threads)) {
+        cpu_destroy(&cpu->base);
+        return imf__fail(err, IMF_ENOMEM, "no memory for the CPU device");
+    }
     omp_set_num_threads(cpu->threads);
     if (dnnl_engine_create(&cpu->engine, dnnl_cpu, 0) != dnnl_success ||
         dnnl_stream_create(&cpu->stream, cpu->engine, dnnl_stream_default_flags) != dnnl_success) {

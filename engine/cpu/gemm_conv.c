@@ -219,6 +219,7 @@ imf_status imf__gemm_conv_run(struct cpu_device *cpu, struct imf__image *dst,
         .strips = w->strips,
         .n_strips = w->n_strips,
         .row = (size_t)w->desc.stride * BLOCK,
+        .picture = true,
         .steps = w->steps,
         .panels = w->panels,
     };

@@ -65,30 +65,39 @@ void imf__gemm_matrix_free(struct gemm_matrix *m)
 
 /* ---- Sharing out ---- */
 
-struct tasks {
-    int columns, rows; /* panels in a task */
-    int column_tasks, row_tasks;
-};
-
-#define COLUMN_BYTES (800 << 10) /* of B in a task: they stay in the second-level cache */
-#define ROW_PANELS 4
-#define TASKS_A_THREAD 3
+/* Blocks of A and B that stay in the second-level cache together with B's next. */
+#define A_BYTES (1100 << 10)
+#define B_BYTES (160 << 10)
+/* Where A is a picture, whose strips share most of their rows. */
+#define PICTURE_STRIPS 4
+#define PICTURE_B_BYTES (800 << 10)
+#define TASKS_A_THREAD 8
 
 static int ceil_div(int n, int by)
 {
     return (n + by - 1) / by;
 }
 
-/* Large tasks where there is enough work; smaller ones where threads would have none. */
-static struct tasks share_out(int columns, int rows, size_t panel_bytes, int threads)
+static int within(int n, int most)
 {
-    struct tasks t = {.rows = ROW_PANELS < rows ? ROW_PANELS : rows};
-    t.rows = ceil_div(rows, ceil_div(rows, t.rows));
-    t.columns = (int)(COLUMN_BYTES / panel_bytes);
-    t.columns = t.columns < 1 ? 1 : t.columns > columns ? columns : t.columns;
+    return n < 1 ? 1 : n > most ? most : n;
+}
+
+struct gemm_tasks imf__gemm_tasks(int panels, int strips, size_t panel_bytes, bool picture,
+                                  int threads)
+{
+    struct gemm_tasks t;
+    if (picture) {
+        t.rows = within(PICTURE_STRIPS, strips);
+        t.columns = within((int)(PICTURE_B_BYTES / panel_bytes), panels);
+    } else {
+        t.rows = within((int)(A_BYTES / panel_bytes), strips);
+        t.columns = within((int)(B_BYTES / panel_bytes), panels);
+    }
+    t.rows = ceil_div(strips, ceil_div(strips, t.rows));
     for (;;) {
-        t.column_tasks = ceil_div(columns, t.columns);
-        t.row_tasks = ceil_div(rows, t.rows);
+        t.column_tasks = ceil_div(panels, t.columns);
+        t.row_tasks = ceil_div(strips, t.rows);
         if (t.column_tasks * t.row_tasks >= TASKS_A_THREAD * threads || threads == 1)
             return t;
         if (t.columns > 2 || (t.columns > 1 && t.rows == 1))
@@ -100,24 +109,46 @@ static struct tasks share_out(int columns, int rows, size_t panel_bytes, int thr
     }
 }
 
+/* Job number `task` of all. Neighbours have the same rows of a matrix, or the same columns where A
+ * is a picture. */
+static struct gemm_job job_of(const struct gemm_job *all, const struct gemm_tasks *t, int task)
+{
+    const size_t size = (size_t)all->steps * GEMM_STEP;
+    const int column = (all->picture ? task / t->row_tasks : task % t->column_tasks) * t->columns;
+    const int strip = (all->picture ? task % t->row_tasks : task / t->column_tasks) * t->rows;
+    struct gemm_job job = *all;
+    job.b += (size_t)column * size;
+    job.panel += column;
+    job.panels = within(t->columns, all->panels - column);
+    job.strips += strip;
+    job.n_strips = within(t->rows, all->n_strips - strip);
+    return job;
+}
+
 void imf__gemm_share(struct cpu_device *cpu, const struct gemm_job *all)
 {
     const size_t size = (size_t)all->steps * GEMM_STEP;
-    const struct tasks t =
-        share_out(all->panels, all->n_strips, size * sizeof(*all->b), cpu->threads);
-#pragma omp for collapse(2) schedule(dynamic) nowait
-    for (int c = 0; c < t.column_tasks; c++) {
-        for (int r = 0; r < t.row_tasks; r++) {
-            int column = c * t.columns, strip = r * t.rows;
-            struct gemm_job job = *all;
-            job.b += (size_t)column * size;
-            job.panel += column;
-            job.panels = all->panels - column < t.columns ? all->panels - column : t.columns;
-            job.strips += strip;
-            job.n_strips = all->n_strips - strip < t.rows ? all->n_strips - strip : t.rows;
-            cpu->gemm->run(&job);
+    const struct gemm_tasks t = imf__gemm_tasks(all->panels, all->n_strips, size * sizeof(*all->b),
+                                                all->picture, cpu->threads);
+    struct cpu_turn turn = cpu_turn_of(&cpu->tasks, t.column_tasks * t.row_tasks);
+    while (cpu_next(&turn)) {
+        struct gemm_job job = job_of(all, &t, turn.task);
+        if (turn.task + 1 < turn.end) {
+            struct gemm_job next = job_of(all, &t, turn.task + 1);
+            job.next = next.b != job.b ? next.b : NULL;
+            job.next_size = (size_t)next.panels * size;
         }
+        cpu->gemm->run(&job);
     }
+}
+
+/* Rows of a matrix of few panels are read where they lie: a stride costs their tiles less than
+ * packing, which is shared by few. */
+#define DIRECT_PANELS 40
+
+static bool is_direct(const struct gemm_matrix *m)
+{
+    return m->K % 32 == 0 && m->panels <= DIRECT_PANELS;
 }
 
 /* Work memory: the packed rows, their strips, and the offsets of steps. */
@@ -125,22 +156,36 @@ struct plan {
     size_t strips, offsets, bytes;
 };
 
-static struct plan plan_of(int rows, int K)
+static struct plan plan_of(const struct gemm_matrix *m, int rows)
 {
     struct plan p;
     size_t panels = gemm_panels(rows);
-    p.strips = cpu_round_up(gemm_packed(panels, K) * sizeof(uint16_t), 64);
+    p.strips = is_direct(m) ? 0 : cpu_round_up(gemm_packed(panels, m->K) * sizeof(uint16_t), 64);
     p.offsets = p.strips + cpu_round_up(panels * sizeof(struct gemm_strip), 64);
-    p.bytes = p.offsets + gemm_steps(K) * sizeof(size_t);
+    p.bytes = p.offsets + gemm_steps(m->K) * sizeof(size_t);
     return p;
+}
+
+/* Where A's rows lie, for all strips. */
+static void lay(struct gemm_strip *strips, size_t *offsets, const struct gemm_matrix *m, int rows)
+{
+    const bool direct = is_direct(m);
+    const size_t size = direct ? GEMM_PANEL * (size_t)m->K : gemm_packed(1, m->K);
+    for (size_t s = 0; s < gemm_steps(m->K); s++)
+        offsets[s] = s * (direct ? 32 : GEMM_STEP);
+    for (size_t p = 0; p < gemm_panels(rows); p++) {
+        const int first = (int)p * GEMM_PANEL;
+        strips[p].a = p * size;
+        strips[p].dst = (size_t)first * (size_t)m->N;
+        strips[p].rows = rows - first < GEMM_PANEL ? rows - first : GEMM_PANEL;
+    }
 }
 
 imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, bool bf16, const uint16_t *src,
                               const struct gemm_matrix *m, int rows, enum gemm_epilogue epilogue)
 {
-    const size_t size = gemm_packed(1, m->K);
-    const int panels = (int)gemm_panels(rows);
-    const struct plan plan = plan_of(rows, m->K);
+    const struct plan plan = plan_of(m, rows);
+    const bool direct = is_direct(m);
     IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_ROWS, plan.bytes));
     if (cpu->base.dry)
         return IMF_OK;
@@ -160,24 +205,22 @@ imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, bool bf16, cons
     const struct gemm_job job = {
         .out = &out,
         .strips = strips,
-        .n_strips = panels,
-        .a = packed,
+        .n_strips = (int)gemm_panels(rows),
+        .a = direct ? src : packed,
         .offsets = offsets,
-        .row = 32,
+        .row = direct ? (size_t)m->K : 32,
         .b = m->data,
         .steps = (int)gemm_steps(m->K),
         .panels = (int)m->panels,
     };
-    for (size_t s = 0; s < gemm_steps(m->K); s++)
-        offsets[s] = s * GEMM_STEP;
+    lay(strips, offsets, m, rows);
 #pragma omp parallel num_threads(cpu->threads)
     {
+        if (!direct) {
 #pragma omp for schedule(static)
-        for (int p = 0; p < panels; p++) {
-            int first = p * GEMM_PANEL, n = rows - first < GEMM_PANEL ? rows - first : GEMM_PANEL;
-            imf__gemm_pack_a(packed + (size_t)p * size, src + (size_t)first * (size_t)m->K,
-                             (size_t)m->K, n, m->K);
-            strips[p] = (struct gemm_strip){(size_t)p * size, (size_t)first * (size_t)m->N, n};
+            for (int p = 0; p < job.n_strips; p++)
+                imf__gemm_pack_a(packed + strips[p].a, src + (size_t)p * GEMM_PANEL * (size_t)m->K,
+                                 (size_t)m->K, strips[p].rows, m->K);
         }
         imf__gemm_share(cpu, &job);
     }

@@ -17,7 +17,16 @@ void imf__gemm_matrix_free(struct gemm_matrix *m); /* NULL is fine */
 imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, bool bf16, const uint16_t *src,
                               const struct gemm_matrix *m, int rows, enum gemm_epilogue epilogue);
 
-/* Inside a parallel region: all of a product, shared out to the threads; no barrier behind it. */
+/* How a product of so many panels of B and strips of A is cut into tasks. */
+struct gemm_tasks {
+    int columns, rows; /* panels and strips of a task; the last may have fewer */
+    int column_tasks, row_tasks;
+};
+struct gemm_tasks imf__gemm_tasks(int panels, int strips, size_t panel_bytes, bool picture,
+                                  int threads);
+
+/* Inside a parallel region, once: all of a product, shared out to the threads; no barrier behind it.
+ */
 void imf__gemm_share(struct cpu_device *cpu, const struct gemm_job *all);
 
 /* ---- Convolutions (conv.c) ----

@@ -5,6 +5,7 @@
 #include "device.h"
 #include "cpu/gemm/gemm.h"
 #include "cpu/kernels.h"
+#include "cpu/tasks.h"
 
 #include <dnnl.h>
 
@@ -28,6 +29,7 @@ struct cpu_device {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     int threads;
+    struct cpu_tasks tasks;
     bool reproducible;  /* the same bits for any number of threads: no Winograd */
     bool row_invariant; /* matrix products of any number of rows give a row the same bits */
     bool blocked; /* images are float32 nChw16c, where Winograd convolutions live; else NHWC act */

@@ -42,17 +42,16 @@ imf_status cpu_attention(struct imf__device *d, void *dst, const void *qkv, cons
         return IMF_OK;
     char *work = cpu_scratch(cpu, CPU_SCRATCH_THREADS);
     size_t out = (size_t)T * (size_t)NH * (size_t)HS * d->act_size, in = 3 * out;
-#pragma omp parallel for collapse(2) schedule(dynamic) num_threads(cpu->threads)
-    for (int b = 0; b < B; b++) {
-        for (int h = 0; h < NH; h++) {
-            char *to = (char *)dst + (size_t)b * out;
-            const char *from = (const char *)qkv + (size_t)b * in;
-            char *own = work + piece * (size_t)omp_get_thread_num();
-            if (tiles)
-                tiles->attention_head(to, from, q_norm, k_norm, rope, T, NH, HS, h, own);
-            else
-                cpu->k->attention_head(to, from, bf16, q_norm, k_norm, rope, T, NH, HS, h, own);
-        }
+#pragma omp parallel num_threads(cpu->threads)
+    for (struct cpu_turn turn = cpu_turn_of(&cpu->tasks, B * NH); cpu_next(&turn);) {
+        const int b = turn.task / NH, h = turn.task % NH;
+        char *to = (char *)dst + (size_t)b * out;
+        const char *from = (const char *)qkv + (size_t)b * in;
+        char *own = work + piece * (size_t)omp_get_thread_num();
+        if (tiles)
+            tiles->attention_head(to, from, q_norm, k_norm, rope, T, NH, HS, h, own);
+        else
+            cpu->k->attention_head(to, from, bf16, q_norm, k_norm, rope, T, NH, HS, h, own);
     }
     return IMF_OK;
 }

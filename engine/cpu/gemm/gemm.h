@@ -38,7 +38,8 @@ struct gemm_out {
     enum gemm_epilogue epilogue;
 };
 
-/* Up to 32 rows of A: where they start, and where in dst they go, in elements. */
+/* Up to 32 rows of A: where they start, and where in dst they go, in elements. Rows that are not
+ * there are not read. */
 struct gemm_strip {
     size_t a, dst;
     int rows;
@@ -53,9 +54,12 @@ struct gemm_job {
     const size_t *offsets; /* (steps) of a strip's two tiles for each 32 of K, in elements */
     size_t row;            /* elements between a tile's rows in A: 32, or more where some are
                             * skipped; the second tile is 16 such rows further */
+    bool picture;          /* A's strips share most of what they read */
     const uint16_t *b;     /* the first panel */
     int steps;             /* K / 32 */
     int panel, panels;     /* of B, counted from the matrix's first */
+    const uint16_t *next;  /* what B's next job begins with, to be fetched meanwhile; or NULL */
+    size_t next_size;      /* elements */
 };
 
 struct gemm_kernel {

@@ -18,6 +18,7 @@ struct tile_config {
 #if defined(IMF__TILES_EMULATED)
 
 static _Thread_local uint8_t tile_memory[8][16][64];
+static _Thread_local size_t tile_rows[8];
 
 static inline float tile_flushed(float x)
 {
@@ -41,7 +42,7 @@ static inline float tile_number(uint16_t h)
  * denormals flushed; then added to each other and to what the tile held. */
 static inline void tile_dot(int c, int a, int b)
 {
-    for (int m = 0; m < 16; m++) {
+    for (size_t m = 0; m < tile_rows[c]; m++) {
         float sum[2][16] = {{0}}, held[16];
         uint16_t x[32], y[32];
         memcpy(x, tile_memory[a][m], 64);
@@ -61,7 +62,7 @@ static inline void tile_dot(int c, int a, int b)
 
 static inline void tile_move(int t, void *p, size_t stride, int store)
 {
-    for (size_t r = 0; r < 16; r++) {
+    for (size_t r = 0; r < tile_rows[t]; r++) {
         if (store)
             memcpy((char *)p + r * stride, tile_memory[t][r], 64);
         else
@@ -73,8 +74,11 @@ static inline void tile_move(int t, void *p, size_t stride, int store)
 #define TILE_STORE(t, p, stride) tile_move(t, p, stride, 1)
 #define TILE_ZERO(t) memset(tile_memory[t], 0, sizeof(tile_memory[t]))
 #define TILE_DOT(c, a, b) tile_dot(c, a, b)
-static inline void tiles_begin(void)
+static inline void tiles_configure(const struct tile_config *c)
 {
+    memset(tile_memory, 0, sizeof(tile_memory));
+    for (int i = 0; i < 8; i++)
+        tile_rows[i] = c->rows[i];
 }
 static inline void tiles_end(void)
 {
@@ -91,15 +95,9 @@ static inline void tiles_end(void)
 #define TILE_ZERO(t) __asm__ volatile("tilezero %%tmm" #t ::)
 #define TILE_DOT(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::)
 
-/* All eight tiles 16 rows of 64 bytes. */
-static inline void tiles_begin(void)
+static inline void tiles_configure(const struct tile_config *c)
 {
-    struct tile_config c = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        c.colsb[i] = 64;
-        c.rows[i] = 16;
-    }
-    __asm__ volatile("ldtilecfg %0" ::"m"(c) : "memory");
+    __asm__ volatile("ldtilecfg %0" ::"m"(*c) : "memory");
 }
 
 static inline void tiles_end(void)
@@ -108,4 +106,17 @@ static inline void tiles_end(void)
 }
 
 #endif
+
+/* Tiles of 64 bytes a row: `rows` (1 to 32) rows of A and of the sums, in 4 above 5, 0 above 2, and
+ * 1 above 3; B's, 6 and 7, are whole. Without rows for them 2, 3 and 5 are not to be touched. */
+static inline void tiles_begin(int rows)
+{
+    struct tile_config c = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        const int lower = i == 2 || i == 3 || i == 5, left = lower ? rows - 16 : rows;
+        c.colsb[i] = 64;
+        c.rows[i] = (uint8_t)(i >= 6 || left > 16 ? 16 : left < 1 ? 1 : left);
+    }
+    tiles_configure(&c);
+}
 #endif

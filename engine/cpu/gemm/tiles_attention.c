@@ -117,12 +117,22 @@ INLINE void transpose(uint16_t *to, const uint16_t *from, size_t stride)
         memcpy(to + i * 32, &r[i], 64);
 }
 
+/* Positions [t, t + n) of q, k or v, on their way into the cache: lines of a head lie too far apart
+ * for the processor to see it coming. */
+INLINE void fetch(const struct head *h, const uint16_t *x, size_t t, size_t n, int HS)
+{
+    for (; n > 0 && t < (size_t)h->T; t++, n--)
+        for (int d = 0; d < HS; d += 32)
+            __builtin_prefetch(x + t * h->stride + d);
+}
+
 INLINE void pack_keys(const struct head *h, const struct layout *l, int HS, uint16_t *k)
 {
     uint16_t y[16][MAX_HS + 16] __attribute__((aligned(64))) = {{0}}; /* up to a multiple of 32 */
     for (size_t t = 0; t < l->keys; t += 16) {
         if (t + 16 > (size_t)h->T)
             memset(y, 0, sizeof(y));
+        fetch(h, h->k, t + 32, 16, HS);
         for (size_t i = 0; i < 16 && t + i < (size_t)h->T; i++)
             norm_rope(y[i], 32, h->k + (t + i) * h->stride, HS, h->k_norm, h, t + i, 1.0f);
         uint16_t *to = k + t / 32 * l->steps * GEMM_STEP + t % 32 / 16 * GEMM_TILE;
@@ -134,6 +144,7 @@ INLINE void pack_keys(const struct head *h, const struct layout *l, int HS, uint
 INLINE void pack_values(const struct head *h, const struct layout *l, int HS, uint16_t *v)
 {
     for (size_t t = 0; t < l->keys; t += 2) {
+        fetch(h, h->v, t + 32, 2, HS);
         uint16_t *to = v + t / 32 * (size_t)(HS / 16) * GEMM_TILE + t % 32 / 2 * 32;
         const uint16_t *even = h->v + t * h->stride, *odd = even + h->stride;
         for (int d = 0; d < HS; d += LANES, to += GEMM_TILE) {
@@ -280,12 +291,15 @@ INLINE void attend(const struct head *h, int HS, char *work)
     uint16_t *v = (uint16_t *)(work + l.v), *p = (uint16_t *)(work + l.p);
     float *s = (float *)(work + l.s), *o = (float *)(work + l.o), inv[32];
     const float scale = 1.44269504088896341f / sqrtf((float)HS); /* exponentials are of 2 */
+    fetch(h, h->k, 0, 32, HS);
     pack_keys(h, &l, HS, k);
+    fetch(h, h->v, 0, 32, HS);
     pack_values(h, &l, HS, v);
-    tiles_begin();
+    tiles_begin(32);
     for (size_t t = 0; t < (size_t)h->T; t += 32) {
         size_t rows = (size_t)h->T - t < 32 ? (size_t)h->T - t : 32;
         pack_queries(h, &l, HS, q, t, rows, scale);
+        fetch(h, h->q, t + 32, 32, HS);
         scores(&l, s, q, k);
         softmax(&l, h->T, s, p, inv);
         for (int d = 0; d < HS; d += 32)
