@@ -11,7 +11,7 @@
 struct cpu_tasks {
     struct {
         _Alignas(64) atomic_int taken;
-    } * homes; /* a thread each */
+    } * homes;          /* a thread each */
     atomic_int through; /* threads that found nothing left */
 };
 
