@@ -29,7 +29,7 @@ char *buffer_reserve(struct buffer *b, size_t n)
         b->failed = true;
         return NULL;
     }
-    if (b->size + n > b->capacity) {
+    if (!b->data || b->size + n > b->capacity) {
         size_t capacity = b->capacity < 256 ? 256 : b->capacity;
         while (capacity < b->size + n)
             capacity = capacity > b->max / 2 ? b->max : capacity * 2;
@@ -46,8 +46,8 @@ char *buffer_reserve(struct buffer *b, size_t n)
 
 void buffer_append(struct buffer *b, const void *data, size_t n)
 {
-    char *at = buffer_reserve(b, n);
-    if (at && n > 0) {
+    char *at = n > 0 ? buffer_reserve(b, n) : NULL;
+    if (at) {
         memcpy(at, data, n);
         b->size += n;
     }

@@ -27,7 +27,7 @@ enum {
     METRICS = 16, /* at the listener for metrics */
     NARROW = 32,  /* its socket takes little at a time */
     MOST_CLIENTS = 8,
-    MOST_PIECES = 24, /* of one connection: then they grow */
+    MOST_PIECES = 8, /* of one connection: then they grow */
     MOST_TURNS = 100000
 };
 
@@ -210,7 +210,7 @@ static void talk(struct client *clients, int n)
     }
     for (int i = 0; i < 4; i++)
         turn(clients, n, i % 2 == 0 ? 0 : READS);
-    for (int i = 0; i < 200 && waiting(clients, n); i++) {
+    for (int i = 0; i < 12 && waiting(clients, n); i++) {
         uv_run(&server.loop, UV_RUN_ONCE); /* pictures are made by other threads */
         turn(clients, n, READS | WAITS);
     }

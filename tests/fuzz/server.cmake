@@ -47,7 +47,7 @@ imf_server_fuzz(headers ${corpus}/headers)
 # The wire: heads and chunks by themselves, and HTTP to the real server in this process. HTTP, API and
 # settings are built for fuzzing; scheduler and engine come from the build as they are, in one library.
 # Comparisons are not traced: that costs a third of the speed, and found nothing that counters did not.
-set(wire_flags -fno-sanitize-coverage=trace-cmp)
+set(wire_flags -O2 -fno-sanitize-coverage=trace-cmp)
 function(imf_fuzz_objects out)
     set(objects)
     foreach(source ${ARGN})

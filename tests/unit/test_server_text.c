@@ -154,6 +154,9 @@ START_TEST(test_buffer_maximum)
 {
     struct buffer b;
     buffer_init(&b, 10);
+    buffer_append_text(&b, "");
+    ck_assert(!b.failed && b.size == 0);
+    ck_assert_ptr_nonnull(buffer_reserve(&b, 0));
     buffer_append(&b, "12345678", 8);
     ck_assert(!b.failed);
     buffer_append(&b, "abc", 3);
