@@ -6,6 +6,7 @@
 #include "api/api.h"
 #include "cli/commands.h"
 #include "cli/demo.h"
+#include "cli/descriptors.h"
 #include "cli/model_dir.h"
 #include "common/error.h"
 #include "http/server.h"
@@ -23,7 +24,6 @@ _Static_assert((int)MAX_DEVICES <= SCHED_MAX_DEVICES, "the scheduler takes them 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 enum {
@@ -322,7 +322,7 @@ static imf_status start_http(struct server *s, struct imf_error *err)
     const struct http_app app = api_http_app(s->api);
     const struct http_limits limits = {
         .max_body = (size_t)g->max_body,
-        .max_connections = (unsigned)g->max_connections,
+        .max_connections = (unsigned)descriptors_for(g->max_connections, s->log),
         .max_per_address = (unsigned)g->max_connections_per_address,
         .header_timeout_ms = (uint64_t)g->header_timeout_ms,
         .body_timeout_ms = (uint64_t)g->body_timeout_ms,
@@ -338,17 +338,6 @@ static imf_status start_http(struct server *s, struct imf_error *err)
     if (status == IMF_OK && g->metrics_listen[0] != '\0')
         status = listen_on(s, g->metrics_listen, API_TAG_METRICS, err);
     return status;
-}
-
-/* Every connection takes a descriptor. */
-static void raise_descriptor_limit(int64_t connections)
-{
-    struct rlimit limit;
-    rlim_t wanted = (rlim_t)connections + 256;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < wanted) {
-        limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
 }
 
 /* ---- Signals --------------------------------------------------------------------------------- */
@@ -485,7 +474,6 @@ static imf_status start(struct server *s, struct imf_error *err)
         keys_free(keys);
         return status;
     }
-    raise_descriptor_limit(g->max_connections);
     /* The scheduler's threads start last: a port in use is found out before weights are read. */
     status = prepare_scheduler(s, err);
     if (status == IMF_OK)
@@ -539,7 +527,9 @@ static int serve(struct server *s)
 {
     struct imf_error err = {0};
     ignore_signals();
-    int error = uv_loop_init(&s->loop);
+    int error = descriptors_check();
+    if (error == 0)
+        error = uv_loop_init(&s->loop);
     if (error != 0) {
         fprintf(stderr, "imfd serve: the event loop cannot be made: %s\n", uv_strerror(error));
         settings_free(&s->settings);

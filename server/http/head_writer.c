@@ -93,24 +93,6 @@ static void on_panic(void *cls, const char *file, unsigned int line, const char 
     abort();
 }
 
-struct http_writer *http__writer_create(void)
-{
-    struct http_writer *w = calloc(1, sizeof(*w));
-    if (!w)
-        return NULL;
-    w->fd = -1;
-    MHD_set_panic_func(on_panic, NULL);
-    w->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG, 0,
-                                 NULL, NULL, on_access, w, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
-                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)2 * HTTP_HEAD_OUT,
-                                 MHD_OPTION_CONNECTION_LIMIT, 2u, MHD_OPTION_END);
-    if (!w->daemon) {
-        free(w);
-        return NULL;
-    }
-    return w;
-}
-
 static void disconnect(struct http_writer *w)
 {
     if (w->fd < 0)
@@ -143,6 +125,28 @@ static bool connect_pair(struct http_writer *w)
         return false;
     }
     return true;
+}
+
+struct http_writer *http__writer_create(void)
+{
+    struct http_writer *w = calloc(1, sizeof(*w));
+    if (!w)
+        return NULL;
+    w->fd = -1;
+    MHD_set_panic_func(on_panic, NULL);
+    w->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG, 0,
+                                 NULL, NULL, on_access, w, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)2 * HTTP_HEAD_OUT,
+                                 MHD_OPTION_CONNECTION_LIMIT, 2u, MHD_OPTION_END);
+    if (!w->daemon) {
+        free(w);
+        return NULL;
+    }
+    if (!connect_pair(w)) { /* now: clients may have taken all descriptors by the first reply */
+        http__writer_destroy(w);
+        return NULL;
+    }
+    return w;
 }
 
 static size_t ask(struct http_writer *w, char *out, size_t room)
@@ -198,7 +202,8 @@ static size_t first_lines(struct http_writer *w, const struct http_request *r, c
     size_t size = ask(w, out, room);
     w->request = NULL;
     if (size == 0) {
-        disconnect(w); /* a fresh one next time */
+        disconnect(w);
+        (void)connect_pair(w); /* afresh, before anybody takes its descriptors */
         return 0;
     }
     size -= 2;

@@ -83,7 +83,8 @@ static const struct imfd_option rows[] = {
         .help =
             "Open connections. At the limit the one that has been idle longest makes room; when "
             "none is idle, more wait in the kernel. Waiting requests hold one each, so keep it "
-            "above the clients you expect to wait."),
+            "above the clients you expect to wait. Fewer where the limit on open files "
+            "(ulimit -n) leaves room for fewer."),
     IMFD_OPTION(
         INT, "max-connections-per-address", AT(max_connections_per_address), .initial = "512",
         .min = 0, .max = 100000,

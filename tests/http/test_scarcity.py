@@ -117,5 +117,38 @@ class LittleMemory(unittest.TestCase):
         self.assertEqual(self.start(390)[0], 0)
 
 
+class FewDescriptors(unittest.TestCase):
+    def test_a_sentence_or_a_service(self):
+        """Never a signal, however few there are."""
+        for most in range(3, 16):
+            process = subprocess.Popen(
+                [IMFD, "serve", "--device", "fake:size=16", "--listen", "127.0.0.1:0"], stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=clean_environment(),
+                preexec_fn=lambda most=most: resource.setrlimit(resource.RLIMIT_NOFILE, (most,) * 2))
+            said = ""
+            for line in process.stderr:
+                said += line
+                if line.endswith(" ready\n"):
+                    process.send_signal(signal.SIGTERM)
+            process.stderr.close()
+            with self.subTest(descriptors=most):
+                if " ready\n" in said:
+                    self.assertEqual(process.wait(60), 0, said)
+                else:
+                    self.assertIn(process.wait(60), (1, 127), said)
+                    self.assertRegex(said, "[Tt]oo many open files|descriptors|Error 24")
+
+    def test_more_clients_than_descriptors(self):
+        """Those that wait longest for nothing make room."""
+        with Server(prefix=("prlimit", "--nofile=40:40")) as server:
+            self.assertRegex(server.log(), r"warn  8 connections at a time.* \(ulimit -n\) is 40\n")
+            idle = [server.connect() for _ in range(100)]
+            for _ in range(5):
+                self.assertEqual(server.generate({"class": 1}, accept="image/png").status, 200)
+            for s in idle:
+                s.close()
+            self.assertEqual(server.get("/livez").status, 200)
+
+
 if __name__ == "__main__":
     unittest.main()
