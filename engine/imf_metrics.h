@@ -4,7 +4,8 @@
  *
  * Arithmetic is float64 with LAPACK and single-threaded BLAS calls, so that the same numbers come
  * out whatever the number of processors: every result here is a pure function of its input.
- * Features are (N, 2048) float32, logits (N, 1008) float32, both row-major.
+ * Features are (N, 2048) float32, logits (N, 1008) float32, spatial features (N, 2023) float32, all
+ * row-major.
  *
  * Errors and ownership are as in imf.h. Unless said otherwise any thread may call, and one object
  * is used by one thread at a time. */
@@ -19,6 +20,7 @@ extern "C" {
 
 #define IMF_FEATURES 2048
 #define IMF_LOGITS 1008
+#define IMF_SPATIAL 2023 /* 17 x 17 places, 7 channels */
 
 /* ---- InceptionV3 ---------------------------------------------------------------------------- */
 
@@ -34,11 +36,13 @@ int imf_inception_batch(const struct imf_inception *net);
 int imf_inception_narrow(const struct imf_inception *net);   /* 1: the published network */
 double imf_inception_flops(const struct imf_inception *net); /* of one picture */
 const char *imf_inception_fingerprint(const struct imf_inception *net);
-/* features (n, 2048) and logits (n, 1008; without the bias; may be NULL) of rgb (n, height, width,
- * 3). Any n; a picture's features do not depend on the pictures around it. The first call with a
+/* features (n, 2048), logits (n, 1008; without the bias; may be NULL) and spatial features (n, 17, 17,
+ * 7: the first channels of Mixed_6d, which TensorFlow's graph calls mixed_6/conv and sFID is made
+ * of; may be NULL) of rgb (n, height, width, 3). Any n; a picture's features do not depend on the pictures around it. The first call with a
  * new picture size prepares the device for it. */
 IMF_MUST_CHECK imf_status imf_inception_run(struct imf_inception *net, const uint8_t *rgb, int n,
-                                            int height, int width, float *features, float *logits);
+                                            int height, int width, float *features, float *logits,
+                                            float *spatial);
 void imf_inception_destroy(struct imf_inception *net); /* NULL is fine; before its engine */
 
 /* ---- Mean and covariance, streamed ---------------------------------------------------------- */
@@ -86,20 +90,22 @@ struct imf_reference {
     int dim;
     double *mu;      /* (dim) */
     double *sigma;   /* (dim, dim) */
+    double *mu_s;    /* (2023), of spatial features; NULL when the file has none */
+    double *sigma_s; /* (2023, 2023) */
     float *features; /* (count, dim), or NULL when the file has none: KID and P/R need them */
     int64_t count;   /* rows of features */
     char fingerprint[33];
 };
 
-/* Reads `mu` (float32 or float64), `sigma` (float64) and, if asked for and there, `features`
+/* Reads `mu` (float32 or float64), `sigma` (float64), where they are there `mu_s` and `sigma_s` (of
+ * spatial features, as the ADM suite's references have them) and, if asked for and there, `features`
  * (float32) of an .npz. `dim` is what they must be (0: any). Says what is wrong with a file that
  * cannot serve: missing array, float32 or non-square or asymmetric sigma, NaN. */
 IMF_MUST_CHECK imf_status imf_reference_read(struct imf_reference **out, const char *path, int dim,
                                              bool want_features, struct imf_error *err);
-/* features may be NULL. */
-IMF_MUST_CHECK imf_status imf_reference_write(const char *path, const double *mu,
-                                              const double *sigma, int dim, const float *features,
-                                              int64_t count, struct imf_error *err);
+/* What is NULL is left out; the fingerprint is not looked at. */
+IMF_MUST_CHECK imf_status imf_reference_write(const char *path, const struct imf_reference *r,
+                                              struct imf_error *err);
 void imf_reference_free(struct imf_reference *r);
 
 /* ---- Numbers -------------------------------------------------------------------------------- */

@@ -35,9 +35,14 @@ static imf_status allocate(struct imf_inception *net)
     net->features = features;
     IMF_TRY(device_alloc(net, &logits, n * IMF_LOGITS * sizeof(float)));
     net->logits = logits;
+    size_t places = n * IMF__INCEPTION_PLACES * (size_t)net->spatial_channels;
+    void *spatial = NULL;
+    IMF_TRY(device_alloc(net, &spatial, places * sizeof(float)));
+    net->spatial = spatial;
+    net->host_spatial = malloc(places * sizeof(float));
     net->host_features = malloc(n * IMF_FEATURES * sizeof(float));
     net->host_logits = malloc(n * IMF_LOGITS * sizeof(float));
-    return net->host_features && net->host_logits ? IMF_OK : IMF_ENOMEM;
+    return net->host_features && net->host_logits && net->host_spatial ? IMF_OK : IMF_ENOMEM;
 }
 
 static imf_status prepare(struct imf_inception *net, struct imf_error *err)
@@ -95,10 +100,12 @@ void imf_inception_destroy(struct imf_inception *net)
     d->ops->free(d, net->input.data);
     d->ops->free(d, net->features);
     d->ops->free(d, net->logits);
+    d->ops->free(d, net->spatial);
     d->ops->free(d, net->rgb);
     free(net->tail);
     free(net->host_features);
     free(net->host_logits);
+    free(net->host_spatial);
     free(net);
 }
 
@@ -152,10 +159,23 @@ static imf_status fit_size(struct imf_inception *net, int height, int width)
     return status;
 }
 
+/* The first channels of every place. */
+static imf_status fetch_spatial(struct imf_inception *net, int m, float *spatial)
+{
+    enum { KEPT = IMF_SPATIAL / IMF__INCEPTION_PLACES };
+    struct imf__device *d = net->device;
+    size_t places = (size_t)m * IMF__INCEPTION_PLACES, channels = (size_t)net->spatial_channels;
+    IMF_TRY(d->ops->download(d, net->host_spatial, net->spatial,
+                             places * channels * sizeof(float)));
+    for (size_t i = 0; i < places; i++)
+        memcpy(spatial + i * KEPT, net->host_spatial + i * channels, KEPT * sizeof(float));
+    return IMF_OK;
+}
+
 /* One batch; of a partial one (m < batch) the missing pictures are black and their features are
  * thrown away, so that one prepared size serves every count. */
 static imf_status run_batch(struct imf_inception *net, const uint8_t *rgb, int m, float *features,
-                            float *logits)
+                            float *logits, float *spatial)
 {
     struct imf__device *d = net->device;
     size_t picture = (size_t)net->rgb_h * (size_t)net->rgb_w * 3,
@@ -172,6 +192,8 @@ static imf_status run_batch(struct imf_inception *net, const uint8_t *rgb, int m
     IMF_TRY(d->ops->download(d, net->host_features, net->features,
                              rows * IMF_FEATURES * sizeof(float)));
     memcpy(features, net->host_features, (size_t)m * IMF_FEATURES * sizeof(float));
+    if (spatial)
+        IMF_TRY(fetch_spatial(net, m, spatial));
     if (!logits)
         return IMF_OK;
     IMF_TRY(d->ops->download(d, net->host_logits, net->logits, rows * IMF_LOGITS * sizeof(float)));
@@ -180,7 +202,7 @@ static imf_status run_batch(struct imf_inception *net, const uint8_t *rgb, int m
 }
 
 imf_status imf_inception_run(struct imf_inception *net, const uint8_t *rgb, int n, int height,
-                             int width, float *features, float *logits)
+                             int width, float *features, float *logits, float *spatial)
 {
     if (n < 1 || height < 1 || width < 1 || height > 1 << 14 || width > 1 << 14)
         return IMF_EINVAL;
@@ -189,7 +211,8 @@ imf_status imf_inception_run(struct imf_inception *net, const uint8_t *rgb, int 
     for (int i = 0; i < n; i += net->batch) {
         int m = n - i < net->batch ? n - i : net->batch;
         IMF_TRY(run_batch(net, rgb + (size_t)i * picture, m, features + (size_t)i * IMF_FEATURES,
-                          logits ? logits + (size_t)i * IMF_LOGITS : NULL));
+                          logits ? logits + (size_t)i * IMF_LOGITS : NULL,
+                          spatial ? spatial + (size_t)i * IMF_SPATIAL : NULL));
     }
     return IMF_OK;
 }

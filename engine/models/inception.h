@@ -20,6 +20,7 @@ enum {
     IMF__INCEPTION_SIDE = 299, /* pixels of the input */
     IMF__INCEPTION_CONVS = 94,
     IMF__INCEPTION_BLOCKS = 11,
+    IMF__INCEPTION_PLACES = 17 * 17, /* of Mixed_6d */
 };
 
 /* Block outputs alternate between two regions of memory; everything inside a block lives in a third
@@ -49,8 +50,10 @@ struct imf_inception {
     uint8_t *rgb;            /* device copy of the pictures, (batch, rgb_h, rgb_w, 3) */
     int rgb_h, rgb_w;
     uint8_t *tail;            /* host copy of a last, partial batch */
-    float *features, *logits; /* device */
-    float *host_features, *host_logits;
+    float *features, *logits;        /* device */
+    float *spatial;                  /* device: Mixed_6d's output, (batch, 17, 17, spatial_channels) */
+    int spatial_channels;
+    float *host_features, *host_logits, *host_spatial;
     struct imf__graph *graph;
 };
 

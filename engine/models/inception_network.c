@@ -288,6 +288,10 @@ imf_status imf__inception_walk(struct imf_inception *net, struct imf__inception_
     IMF_TRY(block_c(w, "Mixed_6b.", &x));
     IMF_TRY(block_c(w, "Mixed_6c.", &x));
     IMF_TRY(block_c(w, "Mixed_6d.", &x));
+    if (source)
+        net->spatial_channels = x.c;
+    else
+        IMF_TRY(d->ops->image_to_tokens(d, net->spatial, &x));
     IMF_TRY(block_c(w, "Mixed_6e.", &x));
     IMF_TRY(block_d(w, "Mixed_7a.", &x));
     IMF_TRY(block_e(w, "Mixed_7b.", &x, IMF__POOL_AVG));

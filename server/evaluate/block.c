@@ -16,7 +16,9 @@ struct eval_block *eval_block_create(const struct eval_job *job, int64_t number)
     atomic_init(&b->left, b->n);
     b->features = malloc((size_t)b->n * IMF_FEATURES * sizeof(float));
     b->logits = malloc((size_t)b->n * IMF_LOGITS * sizeof(float));
-    if (b->features && b->logits)
+    if (job->want_spatial)
+        b->spatial = malloc((size_t)b->n * IMF_SPATIAL * sizeof(float));
+    if (b->features && b->logits && (b->spatial || !job->want_spatial))
         return b;
     eval_block_free(b);
     return NULL;
@@ -29,6 +31,7 @@ void eval_block_free(struct eval_block *b)
     free(b->rgb);
     free(b->features);
     free(b->logits);
+    free(b->spatial);
     free(b);
 }
 

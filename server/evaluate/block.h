@@ -22,6 +22,7 @@ struct eval_block {
     atomic_bool dropped; /* some features were left out: the work ends */
     float *features;     /* (n, 2048) */
     float *logits;       /* (n, 1008) */
+    float *spatial;      /* (n, 2023), or NULL: not wanted */
 };
 
 /* Room for features and logits; NULL when memory is out. */

@@ -13,17 +13,24 @@ struct parcel {
     int64_t nodes, records;
 };
 
-static void send_all(const struct eval_state *s, const struct imfd_mpi *mpi, float *record)
+static void send_nodes(const struct imf_stats *stats, const struct imfd_mpi *mpi)
 {
-    struct parcel p = {(int64_t)imf_stats_node_count(s->stats), s->count};
-    mpi->send(0, &p, sizeof(p));
-    for (size_t i = 0; i < (size_t)p.nodes; i++) {
-        const struct imf_stats_node *node = imf_stats_node_at(s->stats, i);
+    for (size_t i = 0; i < imf_stats_node_count(stats); i++) {
+        const struct imf_stats_node *node = imf_stats_node_at(stats, i);
         struct eval_node_header n = {node->level, node->index, node->n};
         mpi->send(0, &n, sizeof(n));
         mpi->send(0, node->mean, node->mean_n * sizeof(double));
         mpi->send(0, node->m2, node->m2_n * sizeof(double));
     }
+}
+
+static void send_all(const struct eval_state *s, const struct imfd_mpi *mpi, float *record)
+{
+    struct parcel p = {(int64_t)imf_stats_node_count(s->stats), s->count};
+    mpi->send(0, &p, sizeof(p));
+    send_nodes(s->stats, mpi);
+    if (s->spatial)
+        send_nodes(s->spatial, mpi);
     mpi->send(0, s->blocks, (size_t)s->count * sizeof(*s->blocks));
     int files[] = {s->logits, s->features}, widths[] = {IMF_LOGITS, IMF_FEATURES};
     for (int k = 0; k < 2 && files[k] >= 0; k++) {
@@ -36,16 +43,16 @@ static void send_all(const struct eval_state *s, const struct imfd_mpi *mpi, flo
     }
 }
 
-static imf_status receive_nodes(struct eval_state *s, const struct imfd_mpi *mpi, int from,
-                                int64_t nodes, struct imf_error *err)
+static imf_status receive_nodes(struct imf_stats *stats, int dim, const struct imfd_mpi *mpi,
+                                int from, int64_t nodes, struct imf_error *err)
 {
     struct eval_node_buffer b;
-    imf_status status = eval_node_buffer_init(&b, err);
+    imf_status status = eval_node_buffer_init(&b, dim, err);
     for (int64_t i = 0; i < nodes && status == IMF_OK; i++) {
         mpi->receive(from, &b.header, sizeof(b.header));
         mpi->receive(from, b.mean, b.mean_n * sizeof(double));
         mpi->receive(from, b.m2, b.m2_n * sizeof(double));
-        status = eval_node_buffer_put(&b, s->stats, err);
+        status = eval_node_buffer_put(&b, stats, err);
     }
     eval_node_buffer_free(&b);
     return status;
@@ -83,7 +90,9 @@ static imf_status receive_all(struct eval_state *s, const struct imfd_mpi *mpi, 
 {
     struct parcel p;
     mpi->receive(from, &p, sizeof(p));
-    imf_status status = receive_nodes(s, mpi, from, p.nodes, err);
+    imf_status status = receive_nodes(s->stats, IMF_FEATURES, mpi, from, p.nodes, err);
+    if (status == IMF_OK && s->spatial)
+        status = receive_nodes(s->spatial, IMF_SPATIAL, mpi, from, p.nodes, err);
     int64_t *blocks = malloc((size_t)p.records * sizeof(*blocks) + 1);
     if (status == IMF_OK && !blocks)
         status = imf__fail(err, IMF_ENOMEM, "out of memory");

@@ -53,7 +53,7 @@ struct eval_options {
     float noise_scale;
     uint64_t sample_seed;
     bool num_images_given;
-    bool save_samples, recursive, kid, precision_recall, keep_features, restart, quiet,
+    bool save_samples, recursive, kid, precision_recall, keep_features, sfid, restart, quiet,
         release_table;
 };
 
@@ -78,6 +78,7 @@ struct eval_job {
     int64_t images, blocks;
     int classes, width, height; /* of generated pictures */
     bool want_features;         /* kept on disk: KID, precision/recall or --keep-features */
+    bool want_spatial;          /* statistics of spatial features: sFID */
     char *settings;             /* canonical JSON text: what must agree to resume */
 };
 
@@ -104,7 +105,7 @@ IMF_MUST_CHECK imf_status eval_state_done(const struct eval_state *s,
 /* Adds a block to statistics and files. */
 IMF_MUST_CHECK imf_status eval_state_add(struct eval_state *s, int64_t block, int n,
                                          const float *features, const float *logits,
-                                         struct imf_error *err);
+                                         const float *spatial, struct imf_error *err);
 /* Makes all that was added survive a kill. */
 IMF_MUST_CHECK imf_status eval_state_save(struct eval_state *s, double seconds,
                                           struct imf_error *err);
@@ -115,6 +116,7 @@ IMF_MUST_CHECK imf_status eval_state_collect(struct eval_state *s, const struct 
                                              float **logits, float **features,
                                              struct imf_error *err);
 const struct imf_stats *eval_state_stats(const struct eval_state *s);
+const struct imf_stats *eval_state_spatial(const struct eval_state *s); /* NULL: not wanted */
 void eval_state_close(struct eval_state *s);
 /* Removes the state files: the work is done and its result written. */
 void eval_state_remove(const struct eval_job *job);
@@ -192,14 +194,14 @@ IMF_MUST_CHECK imf_status eval_write_grid(const struct eval_job *job, struct imf
 /* ---- score.c ---- */
 
 struct eval_scores {
-    bool has_is, has_fid, has_kid, has_pr;
-    double fid;
+    bool has_is, has_fid, has_sfid, has_kid, has_pr;
+    double fid, sfid;
     struct imf_mean_std is, kid;
     struct imf_precision_recall pr;
     char reference_fingerprint[33];
     double seconds;
 };
-IMF_MUST_CHECK imf_status eval_score(const struct eval_job *job, const struct imf_stats *stats,
+IMF_MUST_CHECK imf_status eval_score(const struct eval_job *job, const struct eval_state *state,
                                      const float *logits, const float *features,
                                      const struct imf_reference *reference, struct eval_scores *out,
                                      struct imf_error *err);

@@ -24,7 +24,8 @@ static imf_status run_piece(struct eval_run *r, const struct eval_device *d,
     double start = lane_clock(lane);
     imf_status status = imf_inception_run(lane->net, b->rgb + b->offset[i], m, b->height[i],
                                           b->width[i], b->features + (size_t)i * IMF_FEATURES,
-                                          b->logits + (size_t)i * IMF_LOGITS);
+                                          b->logits + (size_t)i * IMF_LOGITS,
+                                          b->spatial ? b->spatial + (size_t)i * IMF_SPATIAL : NULL);
     if (status != IMF_OK) {
         struct imf_error err;
         const char *why = imf_engine_error(lane->engine);

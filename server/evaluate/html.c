@@ -75,6 +75,8 @@ void eval_html_report(FILE *f, const struct eval_report *r)
     fprintf(f, "<table>\n");
     if (s->has_fid)
         html_row(f, "FID", "%.6f", s->fid);
+    if (s->has_sfid)
+        html_row(f, "sFID", "%.6f", s->sfid);
     if (s->has_is)
         html_row(f, "Inception Score", "%.6f \302\261 %.6f", s->is.mean, s->is.std);
     if (s->has_kid)

@@ -30,6 +30,8 @@ static bool check(const struct imfd_usage *u, const struct eval_options *o)
     else if ((o->kid || o->precision_recall) && !o->fid_ref)
         wrong = "--kid and --precision-recall need --fid-ref with features in it, as --make-ref "
                 "--keep-features writes";
+    else if (o->sfid && !o->fid_ref && !o->make_ref)
+        wrong = "--sfid belongs to --fid-ref or --make-ref";
     else if (o->keep_features && !o->make_ref)
         wrong = "--keep-features belongs to --make-ref";
     else if (o->save_samples && o->images)
@@ -76,6 +78,9 @@ enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **arg
         IMFD_OPTION(FLAG, "keep-features", AT(keep_features),
                     .help =
                         "put the features into --make-ref's file, for KID, precision and recall"),
+        IMFD_OPTION(FLAG, "sfid", AT(sfid),
+                    .help = "sFID too, which comes by itself where the reference has mu_s and "
+                            "sigma_s; with --make-ref they are put into its file"),
         IMFD_OPTION(STRING, "workdir", AT(workdir), .aliases = "w", .argument = "DIR",
                     .help = "folder for progress, reports and pictures"),
         IMFD_OPTION(

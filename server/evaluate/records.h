@@ -11,6 +11,7 @@ struct eval_state {
     const struct eval_job *job;
     int rank;
     struct imf_stats *stats;
+    struct imf_stats *spatial; /* the same blocks; NULL: not wanted */
     int64_t *blocks; /* in order of their records */
     int64_t count;
     int logits, features; /* files; features -1 unless wanted */
@@ -29,7 +30,8 @@ struct eval_node_buffer {
     double *mean, *m2;
     size_t mean_n, m2_n;
 };
-IMF_MUST_CHECK imf_status eval_node_buffer_init(struct eval_node_buffer *b, struct imf_error *err);
+IMF_MUST_CHECK imf_status eval_node_buffer_init(struct eval_node_buffer *b, int dim,
+                                                struct imf_error *err);
 /* Adds what was read into the buffer to the statistics. */
 IMF_MUST_CHECK imf_status eval_node_buffer_put(const struct eval_node_buffer *b,
                                                struct imf_stats *stats, struct imf_error *err);

@@ -60,6 +60,8 @@ static void add_scores(cJSON *json, const struct eval_scores *s)
 {
     if (s->has_fid)
         cJSON_AddNumberToObject(json, "fid", s->fid);
+    if (s->has_sfid)
+        cJSON_AddNumberToObject(json, "sfid", s->sfid);
     if (s->has_is)
         add_pair(json, "inception_score", s->is);
     if (s->has_kid)
@@ -133,6 +135,9 @@ static void text_report(FILE *f, const void *user)
     fprintf(f, "\n");
     if (s->has_fid)
         fprintf(f, "FID               %.6f   (against %s)\n", s->fid, job->options.fid_ref);
+    if (s->has_sfid)
+        fprintf(f, "sFID              %.6f   (spatial features, as the ADM suite has them)\n",
+                s->sfid);
     if (s->has_is)
         fprintf(f, "Inception Score   %.6f +- %.6f\n", s->is.mean, s->is.std);
     else

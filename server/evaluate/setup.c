@@ -100,6 +100,8 @@ static imf_status describe(struct eval_job *job, const struct eval_setup *s, str
     cJSON_AddStringToObject(json, "inception", imf_inception_fingerprint(d->lanes[0].net));
     cJSON_AddStringToObject(json, "device", eval_is_cuda(d->name) ? "cuda" : "cpu");
     cJSON_AddBoolToObject(json, "features_kept", job->want_features);
+    if (job->want_spatial)
+        cJSON_AddBoolToObject(json, "spatial", true);
     job->settings = cJSON_Print(json);
     cJSON_Delete(json);
     return job->settings ? IMF_OK : imf__fail(err, IMF_ENOMEM, "out of memory");
@@ -111,6 +113,12 @@ static imf_status check_reference(struct eval_setup *s, const struct eval_option
 {
     bool features = o->kid || o->precision_recall;
     imf_status status = imf_reference_read(&s->reference, o->fid_ref, IMF_FEATURES, features, err);
+    if (status == IMF_OK && o->sfid && !s->reference->mu_s)
+        return imf__fail(err, IMF_EINVAL,
+                         "%s holds no mu_s and sigma_s, which --sfid needs: a reference of the ADM "
+                         "suite does, or make one with imfd evaluate --images DIR --make-ref FILE "
+                         "--sfid",
+                         o->fid_ref);
     if (status != IMF_OK || !features)
         return status;
     if (!s->reference->features)
@@ -153,6 +161,14 @@ static imf_status open_source(struct eval_job *job, bool tell, struct imf_error 
     return IMF_OK;
 }
 
+/* The reference, which rank 0 alone has read, decides for all ranks. */
+static bool wants_spatial(const struct eval_setup *s, const struct eval_options *o,
+                          const struct imfd_ranks *ranks)
+{
+    bool here = ranks->mpi.rank != 0 || o->sfid || (s->reference && s->reference->mu_s);
+    return imfd_ranks_all(ranks, here);
+}
+
 imf_status eval_setup_load(struct eval_setup *s, struct eval_job *job,
                            const struct imfd_ranks *ranks, struct imf_error *err)
 {
@@ -161,6 +177,7 @@ imf_status eval_setup_load(struct eval_setup *s, struct eval_job *job,
     imf_status status = IMF_OK;
     if (options.fid_ref && ranks->mpi.rank == 0)
         status = check_reference(s, &options, err);
+    job->want_spatial = wants_spatial(s, &options, ranks);
     if (status == IMF_OK && options.make_ref && ranks->mpi.rank == 0)
         status = check_make_ref(options.make_ref, err);
     if (status == IMF_OK && options.images)

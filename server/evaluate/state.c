@@ -24,7 +24,7 @@
 
 enum { PATH_SIZE = 4096, MAX_SETTINGS = 1 << 16, MAX_RANKS = 4096 };
 
-static const char magic[16] = "imfd evaluate 1";
+static const char magic[16] = "imfd evaluate 2";
 
 /* ---- Files --------------------------------------------------------------------------------- */
 
@@ -104,7 +104,7 @@ static bool put_record(int fd, int64_t i, int width, const float *x, int n)
 struct header {
     char magic[16];
     uint32_t settings_bytes, crc; /* crc of everything after the header */
-    int64_t blocks_done, nodes, blocks;
+    int64_t blocks_done, nodes, blocks; /* nodes: of each statistics */
     double seconds;
 };
 
@@ -125,6 +125,17 @@ static void sink_put(struct sink *s, const void *data, size_t n)
     }
 }
 
+static void sink_nodes(struct sink *sink, const struct imf_stats *stats)
+{
+    for (size_t i = 0; i < imf_stats_node_count(stats); i++) {
+        const struct imf_stats_node *node = imf_stats_node_at(stats, i);
+        struct eval_node_header n = {node->level, node->index, node->n};
+        sink_put(sink, &n, sizeof(n));
+        sink_put(sink, node->mean, node->mean_n * sizeof(double));
+        sink_put(sink, node->m2, node->m2_n * sizeof(double));
+    }
+}
+
 static bool write_state(const struct eval_state *s, FILE *f)
 {
     struct header h = {.settings_bytes = (uint32_t)strlen(s->job->settings),
@@ -136,13 +147,9 @@ static bool write_state(const struct eval_state *s, FILE *f)
     struct sink sink = {f, crc32(0, NULL, 0), fwrite(&h, sizeof(h), 1, f) == 1};
     sink_put(&sink, s->job->settings, h.settings_bytes);
     sink_put(&sink, s->blocks, (size_t)s->count * sizeof(*s->blocks));
-    for (size_t i = 0; i < (size_t)h.nodes; i++) {
-        const struct imf_stats_node *node = imf_stats_node_at(s->stats, i);
-        struct eval_node_header n = {node->level, node->index, node->n};
-        sink_put(&sink, &n, sizeof(n));
-        sink_put(&sink, node->mean, node->mean_n * sizeof(double));
-        sink_put(&sink, node->m2, node->m2_n * sizeof(double));
-    }
+    sink_nodes(&sink, s->stats);
+    if (s->spatial) /* the same blocks, so as many nodes */
+        sink_nodes(&sink, s->spatial);
     h.crc = (uint32_t)sink.crc;
     return sink.ok && fseek(f, 0, SEEK_SET) == 0 && fwrite(&h, sizeof(h), 1, f) == 1 &&
            fflush(f) == 0 && fsync(fileno(f)) == 0;
@@ -191,12 +198,14 @@ imf_status eval_state_save(struct eval_state *s, double seconds, struct imf_erro
 }
 
 imf_status eval_state_add(struct eval_state *s, int64_t block, int n, const float *features,
-                          const float *logits, struct imf_error *err)
+                          const float *logits, const float *spatial, struct imf_error *err)
 {
     if (!put_record(s->logits, s->count, IMF_LOGITS, logits, n) ||
         (s->features >= 0 && !put_record(s->features, s->count, IMF_FEATURES, features, n)))
         return write_failed(s->job, errno, err);
     imf_status status = imf_stats_add(s->stats, block, features, n, err);
+    if (status == IMF_OK && s->spatial)
+        status = imf_stats_add(s->spatial, block, spatial, n, err);
     if (status == IMF_OK)
         s->blocks[s->count++] = block;
     return status;
@@ -205,10 +214,10 @@ imf_status eval_state_add(struct eval_state *s, int64_t block, int n, const floa
 /* ---- Nodes ------------------------------------------------------------------------------------
  */
 
-imf_status eval_node_buffer_init(struct eval_node_buffer *b, struct imf_error *err)
+imf_status eval_node_buffer_init(struct eval_node_buffer *b, int dim, struct imf_error *err)
 {
-    b->mean_n = IMF_FEATURES;
-    b->m2_n = (size_t)IMF_FEATURES * (IMF_FEATURES + 1) / 2;
+    b->mean_n = (size_t)dim;
+    b->m2_n = (size_t)dim * ((size_t)dim + 1) / 2;
     b->mean = malloc(b->mean_n * sizeof(double));
     b->m2 = malloc(b->m2_n * sizeof(double));
     return b->mean && b->m2 ? IMF_OK : imf__fail(err, IMF_ENOMEM, "out of memory");
@@ -327,11 +336,11 @@ static imf_status saved_open(struct saved *s, const char *path, const struct eva
     return IMF_OK;
 }
 
-static imf_status saved_nodes(struct saved *s, const char *path, struct imf_stats *stats,
+static imf_status saved_nodes(struct saved *s, const char *path, struct imf_stats *stats, int dim,
                               struct imf_error *err)
 {
     struct eval_node_buffer b;
-    imf_status status = eval_node_buffer_init(&b, err);
+    imf_status status = eval_node_buffer_init(&b, dim, err);
     for (int64_t i = 0; i < s->h.nodes && status == IMF_OK; i++) {
         if (!take(s, &b.header, sizeof(b.header)) || !take(s, b.mean, b.mean_n * sizeof(double)) ||
             !take(s, b.m2, b.m2_n * sizeof(double)) || b.header.level < 0 || b.header.level > 60)
@@ -339,10 +348,17 @@ static imf_status saved_nodes(struct saved *s, const char *path, struct imf_stat
         else
             status = eval_node_buffer_put(&b, stats, err);
     }
-    if (status == IMF_OK && (uint32_t)s->crc != s->h.crc)
-        status = damaged(path, err);
     eval_node_buffer_free(&b);
     return status;
+}
+
+static imf_status saved_statistics(struct saved *saved, const char *path, struct eval_state *s,
+                                   struct imf_error *err)
+{
+    IMF_TRY(saved_nodes(saved, path, s->stats, IMF_FEATURES, err));
+    if (s->spatial)
+        IMF_TRY(saved_nodes(saved, path, s->spatial, IMF_SPATIAL, err));
+    return (uint32_t)saved->crc == saved->h.crc ? IMF_OK : damaged(path, err);
 }
 
 /* Copies the records of a rank that is no more behind ours; blocks we have already are skipped. */
@@ -398,7 +414,7 @@ static imf_status load(struct eval_state *s, int rank, bool *found, struct imf_e
     for (int64_t b = 0; status == IMF_OK && b < s->job->blocks; b++)
         have[b] = imf_stats_has(s->stats, b);
     if (status == IMF_OK)
-        status = saved_nodes(&saved, path, s->stats, err);
+        status = saved_statistics(&saved, path, s, err);
     if (status == IMF_OK && rank == s->rank) {
         memcpy(s->blocks, saved.blocks, (size_t)saved.h.blocks_done * sizeof(*s->blocks));
         s->count = saved.h.blocks_done;
@@ -413,7 +429,8 @@ static imf_status load(struct eval_state *s, int rank, bool *found, struct imf_e
         s->seconds = saved.h.seconds;
     /* Nodes and list must tell of the same blocks. */
     for (int64_t i = 0; status == IMF_OK && i < s->count; i++)
-        if (!imf_stats_has(s->stats, s->blocks[i]))
+        if (!imf_stats_has(s->stats, s->blocks[i]) ||
+            (s->spatial && !imf_stats_has(s->spatial, s->blocks[i])))
             status = damaged(path, err);
 out:
     fclose(saved.f);
@@ -450,6 +467,8 @@ imf_status eval_state_open(struct eval_state **out, const struct eval_job *job,
         status = imf__fail(err, IMF_ENOMEM, "out of memory");
     else
         status = imf_stats_create(&s->stats, IMF_FEATURES, job->blocks, err);
+    if (status == IMF_OK && job->want_spatial)
+        status = imf_stats_create(&s->spatial, IMF_SPATIAL, job->blocks, err);
     bool found;
     if (status == IMF_OK)
         status = load(s, s->rank, &found, err);
@@ -479,6 +498,7 @@ void eval_state_close(struct eval_state *s)
     if (s->features >= 0)
         close(s->features);
     imf_stats_destroy(s->stats);
+    imf_stats_destroy(s->spatial);
     free(s->blocks);
     free(s);
 }
@@ -502,6 +522,11 @@ double eval_state_seconds(const struct eval_state *s)
 const struct imf_stats *eval_state_stats(const struct eval_state *s)
 {
     return s->stats;
+}
+
+const struct imf_stats *eval_state_spatial(const struct eval_state *s)
+{
+    return s->spatial;
 }
 
 imf_status eval_state_done(const struct eval_state *s, const struct imfd_ranks *ranks,

@@ -20,7 +20,7 @@ static void check_precision(enum imf_precision precision, double bound)
     uint8_t *rgb = golden_read_bytes("inception/images_u8_nhwc.npy", 3 * SIDE * SIDE * 3);
     struct golden want = golden_read("inception/features_2048.npy");
     struct golden want_logits = golden_read("inception/logits_unbiased.npy");
-    status = imf_inception_run(net, rgb, 1, SIDE, SIDE, features, logits);
+    status = imf_inception_run(net, rgb, 1, SIDE, SIDE, features, logits, NULL);
     ck_assert_msg(status == IMF_OK, "%s", imf_engine_error(e));
     double error = golden_relative_l2(features, want.values, IMF_FEATURES);
     double logit_error = golden_relative_l2(logits, want_logits.values, IMF_LOGITS);
@@ -28,7 +28,7 @@ static void check_precision(enum imf_precision precision, double bound)
            error, logit_error, bound);
     ck_assert_double_le(error, bound);
     ck_assert_double_le(logit_error, bound);
-    ck_assert_int_eq(imf_inception_run(net, rgb, 1, SIDE, SIDE, again, NULL), IMF_OK);
+    ck_assert_int_eq(imf_inception_run(net, rgb, 1, SIDE, SIDE, again, NULL, NULL), IMF_OK);
     ck_assert_mem_eq(again, features, sizeof(features));
     free(want.values);
     free(want_logits.values);

@@ -72,7 +72,7 @@ static void teardown(void)
 START_TEST(test_golden)
 {
     float features[PICTURES * IMF_FEATURES], logits[PICTURES * IMF_LOGITS];
-    ck_assert_int_eq(imf_inception_run(net, pictures, PICTURES, SIDE, SIDE, features, logits),
+    ck_assert_int_eq(imf_inception_run(net, pictures, PICTURES, SIDE, SIDE, features, logits, NULL),
                      IMF_OK);
     float *expected = load_floats(GOLDEN "features_2048.npy", PICTURES * IMF_FEATURES);
     double error = relative_l2(features, expected, PICTURES * IMF_FEATURES);
@@ -89,13 +89,15 @@ END_TEST
 START_TEST(test_any_batch)
 {
     float together[PICTURES * IMF_FEATURES], alone[IMF_FEATURES], small[IMF_FEATURES];
-    ck_assert_int_eq(imf_inception_run(net, pictures, PICTURES, SIDE, SIDE, together, NULL),
+    ck_assert_int_eq(imf_inception_run(net, pictures, PICTURES, SIDE, SIDE, together, NULL, NULL),
                      IMF_OK);
-    ck_assert_int_eq(imf_inception_run(net, pictures, 1, 64, 48, small, NULL), IMF_OK);
-    ck_assert_int_eq(imf_inception_run(net, pictures + SIDE * SIDE * 3, 1, SIDE, SIDE, alone, NULL),
-                     IMF_OK);
+    ck_assert_int_eq(imf_inception_run(net, pictures, 1, 64, 48, small, NULL, NULL), IMF_OK);
+    ck_assert_int_eq(
+        imf_inception_run(net, pictures + SIDE * SIDE * 3, 1, SIDE, SIDE, alone, NULL, NULL),
+        IMF_OK);
     ck_assert_mem_eq(alone, together + IMF_FEATURES, sizeof(alone));
-    ck_assert_int_eq(imf_inception_run(net, pictures, 0, SIDE, SIDE, alone, NULL), IMF_EINVAL);
+    ck_assert_int_eq(imf_inception_run(net, pictures, 0, SIDE, SIDE, alone, NULL, NULL),
+                     IMF_EINVAL);
 }
 END_TEST
 
@@ -116,9 +118,11 @@ START_TEST(test_narrow)
     float both[2 * IMF_FEATURES], logits[2 * IMF_LOGITS], second[IMF_FEATURES];
     ck_assert_msg(imf_inception_load(&narrow, engine, INCEPTION_NARROW, 1, &err) == IMF_OK, "%s",
                   err.message);
-    ck_assert_int_eq(imf_inception_run(narrow, pictures, 2, SIDE, SIDE, both, logits), IMF_OK);
+    ck_assert_int_eq(imf_inception_run(narrow, pictures, 2, SIDE, SIDE, both, logits, NULL),
+                     IMF_OK);
     ck_assert_int_eq(
-        imf_inception_run(narrow, pictures + SIDE * SIDE * 3, 1, SIDE, SIDE, second, NULL), IMF_OK);
+        imf_inception_run(narrow, pictures + SIDE * SIDE * 3, 1, SIDE, SIDE, second, NULL, NULL),
+        IMF_OK);
     ck_assert_mem_eq(second, both + IMF_FEATURES, sizeof(second));
     ck_assert_mem_ne(second, both, sizeof(second));
     int zeros = 0;

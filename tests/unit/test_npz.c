@@ -45,7 +45,7 @@ START_TEST(test_stored_and_deflated)
     ck_assert_mem_eq(a->mu, b->mu, 64 * 8);
     ck_assert_mem_eq(a->sigma, b->sigma, 64 * 64 * 8);
     ck_assert_str_eq(a->fingerprint, b->fingerprint);
-    ck_assert_int_eq(imf_reference_write(path, a->mu, a->sigma, 64, NULL, 0, &err), IMF_OK);
+    ck_assert_int_eq(imf_reference_write(path, a, &err), IMF_OK);
     struct imf_reference *c = NULL;
     ck_assert_msg(imf_reference_read(&c, path, 64, true, &err) == IMF_OK, "%s", err.message);
     ck_assert_mem_eq(a->sigma, c->sigma, 64 * 64 * 8);
@@ -53,11 +53,35 @@ START_TEST(test_stored_and_deflated)
     float rows[3 * 64];
     for (int i = 0; i < 3 * 64; i++)
         rows[i] = (float)i;
-    ck_assert_int_eq(imf_reference_write(path, a->mu, a->sigma, 64, rows, 3, &err), IMF_OK);
+    struct imf_reference more = *a;
+    more.features = rows;
+    more.count = 3;
+    ck_assert_int_eq(imf_reference_write(path, &more, &err), IMF_OK);
     imf_reference_free(c);
     ck_assert_int_eq(imf_reference_read(&c, path, 64, true, &err), IMF_OK);
     ck_assert_int_eq(c->count, 3);
     ck_assert_mem_eq(c->features, rows, sizeof(rows));
+    imf_reference_free(c);
+    /* Spatial features' statistics, as well. */
+    more.mu_s = calloc(IMF_SPATIAL, sizeof(double));
+    more.sigma_s = calloc((size_t)IMF_SPATIAL * IMF_SPATIAL, sizeof(double));
+    more.mu_s[7] = 0.25;
+    more.sigma_s[IMF_SPATIAL + 1] = 4;
+    ck_assert_int_eq(imf_reference_write(path, &more, &err), IMF_OK);
+    ck_assert_msg(imf_reference_read(&c, path, 64, false, &err) == IMF_OK, "%s", err.message);
+    ck_assert_mem_eq(c->mu_s, more.mu_s, IMF_SPATIAL * sizeof(double));
+    ck_assert_mem_eq(c->sigma_s, more.sigma_s, sizeof(double) * IMF_SPATIAL * IMF_SPATIAL);
+    more.sigma_s[1] = 1; /* no longer symmetric */
+    ck_assert_int_eq(imf_reference_write(path, &more, &err), IMF_OK);
+    struct imf_reference *d = NULL;
+    ck_assert_int_eq(imf_reference_read(&d, path, 64, false, &err), IMF_EFORMAT);
+    ck_assert_ptr_nonnull(strstr(err.message, "sigma_s"));
+    free(more.sigma_s);
+    more.sigma_s = NULL;
+    ck_assert_int_eq(imf_reference_write(path, &more, &err), IMF_OK);
+    ck_assert_int_eq(imf_reference_read(&d, path, 64, false, &err), IMF_EFORMAT);
+    ck_assert_ptr_nonnull(strstr(err.message, "without sigma_s"));
+    free(more.mu_s);
     imf_reference_free(a);
     imf_reference_free(b);
     imf_reference_free(c);
