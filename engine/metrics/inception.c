@@ -165,8 +165,8 @@ static imf_status fetch_spatial(struct imf_inception *net, int m, float *spatial
     enum { KEPT = IMF_SPATIAL / IMF__INCEPTION_PLACES };
     struct imf__device *d = net->device;
     size_t places = (size_t)m * IMF__INCEPTION_PLACES, channels = (size_t)net->spatial_channels;
-    IMF_TRY(d->ops->download(d, net->host_spatial, net->spatial,
-                             places * channels * sizeof(float)));
+    IMF_TRY(
+        d->ops->download(d, net->host_spatial, net->spatial, places * channels * sizeof(float)));
     for (size_t i = 0; i < places; i++)
         memcpy(spatial + i * KEPT, net->host_spatial + i * channels, KEPT * sizeof(float));
     return IMF_OK;

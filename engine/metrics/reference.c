@@ -92,7 +92,8 @@ static imf_status read_pair(double **mu, double **sigma, struct imf__npz *z,
 static imf_status read_spatial(struct imf_reference *r, struct imf__npz *z, const char *path,
                                struct imf_error *err)
 {
-    const struct imf__npz_array *mu = imf__npz_find(z, "mu_s"), *sigma = imf__npz_find(z, "sigma_s");
+    const struct imf__npz_array *mu = imf__npz_find(z, "mu_s"),
+                                *sigma = imf__npz_find(z, "sigma_s");
     if (!mu && !sigma)
         return IMF_OK;
     if (!mu || !sigma)

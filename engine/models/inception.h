@@ -50,8 +50,8 @@ struct imf_inception {
     uint8_t *rgb;            /* device copy of the pictures, (batch, rgb_h, rgb_w, 3) */
     int rgb_h, rgb_w;
     uint8_t *tail;            /* host copy of a last, partial batch */
-    float *features, *logits;        /* device */
-    float *spatial;                  /* device: Mixed_6d's output, (batch, 17, 17, spatial_channels) */
+    float *features, *logits; /* device */
+    float *spatial;           /* device: Mixed_6d's output, (batch, 17, 17, spatial_channels) */
     int spatial_channels;
     float *host_features, *host_logits, *host_spatial;
     struct imf__graph *graph;

@@ -167,8 +167,7 @@ static imf_status conclude(const struct eval_job *job, const struct eval_setup *
         status = eval_matmul_rate(&setup->devices[0], &report.matmul_rate);
     if (status != IMF_OK) /* a figure for the report: not worth losing the evaluation for */
         report.matmul_rate = 0;
-    status =
-        eval_score(job, state, logits, features, setup->reference, &scores, err);
+    status = eval_score(job, state, logits, features, setup->reference, &scores, err);
     if (status == IMF_OK)
         status = eval_write_grid(job, err);
     if (status == IMF_OK)

@@ -12,7 +12,7 @@ struct eval_state {
     int rank;
     struct imf_stats *stats;
     struct imf_stats *spatial; /* the same blocks; NULL: not wanted */
-    int64_t *blocks; /* in order of their records */
+    int64_t *blocks;           /* in order of their records */
     int64_t count;
     int logits, features; /* files; features -1 unless wanted */
     double seconds;

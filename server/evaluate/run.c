@@ -70,7 +70,8 @@ static imf_status add_block(struct eval_run *r, struct eval_state *state,
                             const struct eval_block *b, struct imf_error *err)
 {
     double start = imf__seconds();
-    imf_status status = eval_state_add(state, b->number, b->n, b->features, b->logits, b->spatial, err);
+    imf_status status =
+        eval_state_add(state, b->number, b->n, b->features, b->logits, b->spatial, err);
     eval_add_time(r, &r->times.statistics, imf__seconds() - start);
     r->times.images += b->n; /* only the main thread touches this one */
     return status;

@@ -103,7 +103,7 @@ static bool put_record(int fd, int64_t i, int width, const float *x, int n)
 
 struct header {
     char magic[16];
-    uint32_t settings_bytes, crc; /* crc of everything after the header */
+    uint32_t settings_bytes, crc;       /* crc of everything after the header */
     int64_t blocks_done, nodes, blocks; /* nodes: of each statistics */
     double seconds;
 };
