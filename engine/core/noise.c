@@ -11,8 +11,7 @@ void imf_noise(float *z, size_t n, uint64_t seed)
     assert(n % 16 == 0);
     struct imf__mt19937 mt;
     imf__mt19937_seed(&mt, (uint32_t)seed);
-    for (size_t i = 0; i < n; i++)
-        z[i] = (float)(imf__mt19937_next(&mt) & 0xFFFFFF) * 0x1p-24f;
+    imf__mt19937_uniform24(&mt, z, n);
     for (size_t i = 0; i < n; i += 16) {
         for (size_t j = i; j < i + 8; j++) {
             float radius = sqrtf(-2.0f * logf(1.0f - z[j]));

@@ -177,6 +177,7 @@ static bool webp_compress(const uint8_t *rgb, int width, int height, int quality
         return false;
     picture.width = width;
     picture.height = height;
+    config.method = 2; /* half the time of the default (4), files 2 to 30 % larger */
     picture.writer = WebPMemoryWrite;
     picture.custom_ptr = writer;
     bool good =

@@ -368,7 +368,7 @@ static void json_lists(cJSON *root, const struct report *r)
     for (size_t i = 0; i < r->extra_count; i++)
         cJSON_AddItemToArray(extra,
                              cJSON_CreateString(imf__checkpoint_at(r->c, r->extra[i])->name));
-    cJSON_AddNumberToObject(root, "training_only", (double)r->skipped_count);
+    cJSON_AddNumberToObject(root, "not_needed", (double)r->skipped_count);
 }
 
 static void json_meanflow(cJSON *root, const struct report *r)

@@ -93,7 +93,7 @@ class Inspect(CliCase):
         found = json.loads(out)
         self.assertIn("net.u_final_layer.norm.weight", found["missing"])
         self.assertEqual(found["mismatched"], [{"name": "net.u_heads.0.norm1.weight", "expected": [64], "found": [0]}])
-        self.assertEqual((found["extra"], found["training_only"]), (["net.what\u001b[31m"], 2))
+        self.assertEqual((found["extra"], found["not_needed"]), (["net.what\u001b[31m"], 2))
         out = imfd("inspect", path)[1]
         self.assertIn(b"net.what?[31m", out)
         self.assertNotIn(b"\x1b", out)

@@ -125,8 +125,8 @@ def load(*path):
 
 
 class Routers(unittest.TestCase):
-    """Custom resources have no schema in the validator: what is checked is that every metric, label, port, flag and
-    path that they name is one of imfd's."""
+    """Every metric, label, port, flag and path that the custom resources name is one of imfd's
+    (test_custom_resources.py has their schemas)."""
 
     @classmethod
     def setUpClass(cls):
