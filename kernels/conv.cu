@@ -246,6 +246,9 @@ extern "C" int k_conv3x3_columns(int out)
 /* Whether a block of conv3x3 has the shared memory that it needs for this shape, on this GPU. */
 extern "C" bool k_conv3x3_fits(const struct k_conv *c);
 
+/* Whether conv_sm90.cu does this shape on this GPU. */
+extern "C" bool k_conv_sm90_takes(const struct k_conv *c);
+
 /* Where logical output channel o stands among the matrix rows: within each 32 (16), accumulator
  * pairs 8 j + 2 t + e become channels 8 t + 2 j + e (4 t + 2 j + e), see the head of the file. */
 static int permuted(int o, int group)
@@ -259,31 +262,49 @@ extern "C" enum k_conv_path k_conv_path(enum k_type type, const struct k_conv *c
 {
     if (type == K_F32)
         return K_CONV_F32;
+    if (k_conv_sm90_takes(c))
+        return c->upsample2x ? K_CONV_SM90_UP : K_CONV_SM90;
     if (c->kh == 3 && c->kw == 3 && c->stride == 1 && c->pad_h == 1 && c->pad_w == 1 &&
         k_conv3x3_fits(c))
         return c->upsample2x ? K_CONV_UP : K_CONV_3X3;
     return K_CONV_GEMM;
 }
 
+static bool up_taps(enum k_conv_path path)
+{
+    return path == K_CONV_UP || path == K_CONV_SM90_UP;
+}
+
+extern "C" int k_conv_weight_taps(enum k_conv_path path, const struct k_conv *c)
+{
+    return up_taps(path) ? 16 : c->kh * c->kw;
+}
+
 extern "C" size_t k_conv_weight_count(enum k_conv_path path, const struct k_conv *c)
 {
-    const int Cp = K_PAD(c->in), taps = c->kh * c->kw;
+    const int Cp = K_PAD(c->in), taps = k_conv_weight_taps(path, c);
     if (path == K_CONV_F32)
         return static_cast<size_t>(taps) * Cp * pad_to(c->out, F32_TILE);
     if (path == K_CONV_GEMM)
         return static_cast<size_t>(pad_to(c->out, BN)) * pad_to(taps * Cp, BK);
-    return static_cast<size_t>(pad_to(Cp, 16)) * (path == K_CONV_UP ? 16 : taps) *
-           pad_to(c->out, k_conv3x3_columns(c->out));
+    if (path == K_CONV_SM90 || path == K_CONV_SM90_UP)
+        return static_cast<size_t>(pad_to(c->out, 128)) * taps * pad_to(Cp, 64);
+    return static_cast<size_t>(pad_to(Cp, 16)) * taps * pad_to(c->out, k_conv3x3_columns(c->out));
 }
 
 extern "C" size_t k_conv_weight_index(enum k_conv_path path, const struct k_conv *c, int o, int i,
                                       int t)
 {
-    const int Cp = K_PAD(c->in), taps = path == K_CONV_UP ? 16 : c->kh * c->kw;
+    const int Cp = K_PAD(c->in), taps = k_conv_weight_taps(path, c);
     if (path == K_CONV_F32)
         return (static_cast<size_t>(t) * Cp + i) * pad_to(c->out, F32_TILE) + o;
     if (path == K_CONV_GEMM)
         return static_cast<size_t>(permuted(o, 32)) * pad_to(taps * Cp, BK) + t * Cp + i;
+    if (path == K_CONV_SM90 || path == K_CONV_SM90_UP) {
+        const int of_parity = up_taps(path) ? 4 : taps, chunks = pad_to(Cp, 64) / 64;
+        const size_t row = static_cast<size_t>(permuted(o, 32)) * taps * chunks;
+        return (row + (t / of_parity * chunks + i / 64) * of_parity + t % of_parity) * 64 + i % 64;
+    }
     const int columns = k_conv3x3_columns(c->out);
     const size_t rows = (static_cast<size_t>(i / 16) * taps + t) * pad_to(c->out, columns);
     return (rows + permuted(o, columns == 16 ? 16 : 32)) * 16 + i % 16;

@@ -18,7 +18,7 @@
  * pixels for every group of channels, as group_norm.cu's `statistics` would have read them back
  * for. */
 #include "common.cuh"
-#include "group_norm.cuh"
+#include "conv_statistics.cuh"
 
 extern "C" int k_conv3x3_columns(int out);
 
@@ -56,47 +56,6 @@ template <int TAPS> struct output_tile {
         y0 = tile / across * SIDE;
     }
 };
-
-/* Sums over a lane's pixels of four neighbouring channels, x and x^2. */
-struct moments {
-    float sum, squares;
-};
-
-IMF_DEVICE void add_rounded(moments &m, float x, float y)
-{
-    const uint32_t pair = pack_bf16x2(x, y); /* as stored */
-    const float a = bf16_lo(pair), b = bf16_hi(pair);
-    m.sum += a + b;
-    m.squares += a * a + b * b;
-}
-
-IMF_DEVICE moments over_rows(moments m)
-{
-#pragma unroll
-    for (int offset = 4; offset < 32; offset *= 2) {
-        m.sum += __shfl_xor_sync(0xffffffffu, m.sum, offset);
-        m.squares += __shfl_xor_sync(0xffffffffu, m.squares, offset);
-    }
-    return m;
-}
-
-/* Mean and M2 of every group, of the sums of quads (rows of warps, COLUMNS / 4) in shared memory
- * and of the squares behind them. */
-template <int COLUMNS, int ROWS>
-IMF_DEVICE void write_statistics(float4 *out, const float *quads, int width, int groups, int pixels)
-{
-    const int g = static_cast<int>(threadIdx.x);
-    if (g >= groups)
-        return;
-    moments m = {0.0f, 0.0f};
-    for (int row = 0; row < ROWS; row++) {
-        for (int quad = g * width / 4; quad < (g + 1) * width / 4; quad++) {
-            m.sum += quads[row * (COLUMNS / 4) + quad];
-            m.squares += quads[(ROWS + row) * (COLUMNS / 4) + quad];
-        }
-    }
-    out[g] = strip_statistics(m.sum, m.squares, pixels * width);
-}
 
 /* WARPS_N warps side by side in channels, 8 / WARPS_N in picture rows. */
 template <int COLUMNS, int WARPS_N, int STAGES, int TAPS>
@@ -307,15 +266,9 @@ static unsigned tiles_of(const struct k_conv *c)
            (c->upsample2x ? 4 : 1);
 }
 
-/* A group of channels must not be split among blocks, nor a quad of channels among groups. */
 extern "C" int k_conv3x3_strips(const struct k_conv *c)
 {
-    if (c->groups < 1 || c->out % c->groups != 0 || c->out_f32)
-        return 0;
-    const int of_group = c->out / c->groups;
-    if (of_group % 4 != 0 || k_conv3x3_columns(c->out) % of_group != 0)
-        return 0;
-    return static_cast<int>(tiles_of(c));
+    return leaves_statistics(c, k_conv3x3_columns(c->out)) ? static_cast<int>(tiles_of(c)) : 0;
 }
 
 struct arguments {

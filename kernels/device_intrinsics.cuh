@@ -11,7 +11,7 @@
  *   IMF_LAUNCH((k_rows<64, 2>), grid, block, smem_bytes, stream, dst, src, n);   // <<< >>>
  *   (the kernel's name in parentheses when it has template arguments; then cudaGetLastError() as ever)
  *
- * Never use `__shared__` or `<<<>>>` directly, nor inline asm outside this file. */
+ * Never use `__shared__` or `<<<>>>` directly, nor inline asm outside this file and hopper_intrinsics.cuh. */
 #ifndef IMF_DEVICE_INTRINSICS_CUH
 #define IMF_DEVICE_INTRINSICS_CUH
 

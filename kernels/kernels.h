@@ -9,6 +9,7 @@
 #ifndef K_KERNELS_H
 #define K_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cuda_runtime_api.h>
@@ -81,8 +82,13 @@ enum k_conv_path {
                   */
     K_CONV_3X3,  /* tensor cores, 3x3 stride 1 pad 1: [Cp_in / 16][tap][out padded, permuted][16] */
     K_CONV_UP, /* the same after x2: taps are k_conv_up_taps', four of each of the four parities */
+    K_CONV_SM90, /* tensor cores of sm_90a, 1x1 or 3x3: [out padded to 128, permuted][Cp_in / 64][tap][64]
+                  */
+    K_CONV_SM90_UP, /* the same after x2: [out padded, permuted][parity][Cp_in / 64][tap][64] */
 };
 enum k_conv_path k_conv_path(enum k_type type, const struct k_conv *c);
+/* Taps of a packed matrix: 16, which are k_conv_up_taps', after x2 on tensor cores. */
+int k_conv_weight_taps(enum k_conv_path path, const struct k_conv *c);
 /* Elements of the packed matrix, and the index in it of weight (out o, in i, tap t). */
 size_t k_conv_weight_count(enum k_conv_path path, const struct k_conv *c);
 size_t k_conv_weight_index(enum k_conv_path path, const struct k_conv *c, int o, int i, int t);
@@ -101,6 +107,14 @@ int k_conv3x3_strips(const struct k_conv *c);
 cudaError_t k_conv3x3(void *dst, const uint16_t *src, const uint16_t *weight, const float *bias,
                       const uint16_t *residual, float *statistics, const struct k_conv *c,
                       cudaStream_t stream);
+
+/* conv_sm90.cu: the same for K_CONV_SM90 and K_CONV_SM90_UP. Off unless IMFD_CONV_SM90=1 is in the
+ * environment and the current GPU is of compute capability 9.0. */
+bool k_conv_sm90_on(void);
+int k_conv_sm90_strips(const struct k_conv *c);
+cudaError_t k_conv_sm90(void *dst, const uint16_t *src, const uint16_t *weight, const float *bias,
+                        const uint16_t *residual, float *statistics, const struct k_conv *c,
+                        cudaStream_t stream);
 
 /* ---- group_norm.cu ---- */
 /* Floats that hold the statistics of n pictures' strips. */

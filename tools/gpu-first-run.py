@@ -37,7 +37,7 @@ def steps(folder):
 
 def misses(folder):
     found = []
-    for name in "selfcheck-fp32.txt", "selfcheck-bf16.txt", "selfcheck-full.txt", "sustain.txt":
+    for name in "selfcheck-fp32.txt", "selfcheck-bf16.txt", "selfcheck-sm90.txt", "selfcheck-full.txt", "sustain.txt":
         found += ["%s: %s" % (name, line.strip()) for line in read(folder, name).splitlines()
                   if re.search(r"\bMISS\b|plain kernel|depends on the batch", line)]
     found += ["sanitizer: " + line.strip() for line in read(folder, "sanitizer.txt").splitlines()
@@ -73,6 +73,17 @@ def speeds(folder):
         measured["load_seconds"], measured["weights_bytes"] / 1e6, measured["arena_bytes"] / 1e6))
 
 
+def switched(folder):
+    """The decoder with IMFD_CONV_SM90=1 against without."""
+    off, on = read_json(folder, "bench.txt"), read_json(folder, "bench-sm90.txt")
+    if not off or not on:
+        return
+    print("\n## IMFD_CONV_SM90\n\n| batch | stage | off ms | on ms | on / off |\n|---:|---|---:|---:|---:|")
+    for row, other in zip(off["rows"], on["rows"]):
+        ms, faster = (1e3 * r["seconds_per_picture"] * r["batch"] for r in (row, other))
+        print("| %d | %s | %.2f | %.2f | %.2f |" % (row["batch"], row["stage"], ms, faster, faster / ms))
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
@@ -80,6 +91,7 @@ def main():
     steps(sys.argv[1])
     misses(sys.argv[1])
     speeds(sys.argv[1])
+    switched(sys.argv[1])
     yardsticks = read(sys.argv[1], "yardsticks.txt")
     if yardsticks:
         print("\n## The same work in PyTorch\n\n```\n%s```" % yardsticks)

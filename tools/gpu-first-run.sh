@@ -83,6 +83,14 @@ step selfcheck-bf16 90 env CUBLASLT_LOG_LEVEL=5 CUBLASLT_LOG_FILE="$out/cublaslt
 step bench 150 "$imfd" bench --device cuda $model --batch "$batches" --json
 # shellcheck disable=SC2086
 step estimate 60 "$imfd" bench --roofline "$gpu" $model --batch "$batches" --json
+# The convolution that waits for its first card, on the GPUs that have its instructions.
+if nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -q '^9\.0'; then
+    step selfcheck-sm90 60 env IMFD_CONV_SM90=1 "$imfd" selfcheck --device cuda --precision bf16 --sustain 5 --verbose
+    # shellcheck disable=SC2086
+    step bench-sm90 120 env IMFD_CONV_SM90=1 "$imfd" bench --device cuda $model --batch "$batches" --json
+else
+    missing selfcheck-sm90 "GPU of compute capability 9.0"
+fi
 # shellcheck disable=SC2086
 step selfcheck-full 120 "$imfd" selfcheck --device cuda --precision bf16 --sustain 0 $full
 step sustain $((sustain * 2 + 60)) "$imfd" selfcheck --device cuda --precision bf16 --sustain "$sustain"

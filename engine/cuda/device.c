@@ -137,15 +137,16 @@ static void describe(struct cuda_device *c, const struct cudaDeviceProp *prop)
     struct imf_engine_info *info = &c->base.info;
     int runtime = 0;
     size_t lt = cublasLtGetVersion();
+    const char *conv = k_conv_sm90_on() ? " conv_sm90" : ""; /* it sums in another order */
     cudaRuntimeGetVersion(&runtime);
     snprintf(info->device, sizeof(info->device), "cuda:%d", c->ordinal);
     snprintf(info->description, sizeof(info->description),
-             "%.80s, sm_%d, %d SMs, %.1f GB, CUDA %d.%d, cuBLASLt %zu.%zu", prop->name, c->sm,
+             "%.80s, sm_%d, %d SMs, %.1f GB, CUDA %d.%d, cuBLASLt %zu.%zu%s", prop->name, c->sm,
              prop->multiProcessorCount, (double)prop->totalGlobalMem / 1e9, runtime / 1000,
-             runtime % 1000 / 10, lt / 10000, lt / 100 % 100);
+             runtime % 1000 / 10, lt / 10000, lt / 100 % 100, conv);
     /* cuBLASLt chooses by GPU and version, and its algorithms round in their own order. */
-    snprintf(c->base.build, sizeof(c->base.build), "cuda sm_%d %d SMs cuBLASLt %zu.%zu.%zu", c->sm,
-             prop->multiProcessorCount, lt / 10000, lt / 100 % 100, lt % 100);
+    snprintf(c->base.build, sizeof(c->base.build), "cuda sm_%d %d SMs cuBLASLt %zu.%zu.%zu%s",
+             c->sm, prop->multiProcessorCount, lt / 10000, lt / 100 % 100, lt % 100, conv);
     info->precision = c->base.precision;
     info->threads = 1;
     info->overlaps = true;

@@ -55,7 +55,7 @@ static void forget_statistics(struct imf__image *img)
 static imf_status pack_weight(struct cuda_device *c, struct imf__conv *w, const float *weight)
 {
     const struct k_conv *s = &w->shape;
-    int taps = s->kh * s->kw;
+    int taps = s->kh * s->kw, packed = k_conv_weight_taps(w->path, s);
     enum k_type type = w->path == K_CONV_F32 ? K_F32 : K_BF16;
     size_t count = k_conv_weight_count(w->path, s), element = cuda_type_size(type);
     char *host = calloc(count, element);
@@ -64,10 +64,10 @@ static imf_status pack_weight(struct cuda_device *c, struct imf__conv *w, const 
     for (int o = 0; o < s->out; o++) {
         for (int i = 0; i < s->in; i++, weight += taps) {
             float sums[16];
-            if (w->path == K_CONV_UP)
+            if (packed != taps)
                 k_conv_up_taps(sums, weight);
-            const float *values = w->path == K_CONV_UP ? sums : weight;
-            for (int t = 0; t < (w->path == K_CONV_UP ? 16 : taps); t++)
+            const float *values = packed != taps ? sums : weight;
+            for (int t = 0; t < packed; t++)
                 cuda_pack(host + k_conv_weight_index(w->path, s, o, i, t) * element, type,
                           values + t, 1);
         }
@@ -133,6 +133,8 @@ imf_status cuda_conv_load(struct imf__device *d, struct imf__conv **out,
     w->path = k_conv_path(c->act, &shape);
     if (w->path == K_CONV_3X3 || w->path == K_CONV_UP)
         w->norm_strips = k_conv3x3_strips(&shape);
+    if (w->path == K_CONV_SM90 || w->path == K_CONV_SM90_UP)
+        w->norm_strips = k_conv_sm90_strips(&shape);
     imf_status status = pack_weight(c, w, weight);
     if (status == IMF_OK)
         status = pack_bias(c, w, bias);
@@ -168,11 +170,15 @@ imf_status cuda_conv2d(struct imf__device *d, struct imf__image *dst, const stru
     dst->norm_strips = w->norm_strips;
     CUDA_DRY_STOPS_HERE(c);
     const void *add = residual ? residual->data : NULL;
+    float *statistics = w->norm_strips ? statistics_of(c, dst) : NULL;
     if (w->path == K_CONV_F32)
         CUDA_TRY(c, k_conv_f32(dst->data, src->data, w->weight, w->bias, add, &s, c->stream));
     else if (w->path == K_CONV_3X3 || w->path == K_CONV_UP)
-        CUDA_TRY(c, k_conv3x3(dst->data, src->data, w->weight, w->bias, add,
-                              w->norm_strips ? statistics_of(c, dst) : NULL, &s, c->stream));
+        CUDA_TRY(
+            c, k_conv3x3(dst->data, src->data, w->weight, w->bias, add, statistics, &s, c->stream));
+    else if (w->path == K_CONV_SM90 || w->path == K_CONV_SM90_UP)
+        CUDA_TRY(c, k_conv_sm90(dst->data, src->data, w->weight, w->bias, add, statistics, &s,
+                                c->stream));
     else
         CUDA_TRY(c, k_conv_gemm(dst->data, src->data, w->weight, w->bias, add, &s, c->stream));
     return IMF_OK;

@@ -22,3 +22,5 @@ set(IMF_KERNEL_SOURCES
     ${PROJECT_SOURCE_DIR}/kernels/rms_norm.cu
     ${PROJECT_SOURCE_DIR}/kernels/swiglu.cu
 )
+# Compiled for sm_90a alone; for the emulator it holds stubs.
+set(IMF_KERNEL_SM90_SOURCES ${PROJECT_SOURCE_DIR}/kernels/conv_sm90.cu)

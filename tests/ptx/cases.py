@@ -10,6 +10,7 @@ import struct
 
 import numpy as np
 
+from hopper import TensorMap
 from instructions import from_bf16, to_bf16
 from machine import Machine, Memory
 from ptx import Fault, parse
@@ -53,6 +54,11 @@ class Gpu:
 
     def room(self, shape, kind=F32):
         return self.memory.reserve(int(np.prod(shape)) * (2 if kind == BF16 else 4))
+
+    def tensor_map(self, *arguments, **options):
+        """A kernel's argument that stands for a map."""
+        self.memory.tensor_maps.append(TensorMap(*arguments, **options))
+        return (len(self.memory.tensor_maps) - 1).to_bytes(128, "little")
 
     def get(self, address, shape, kind=F32):
         if kind == BF16:

@@ -15,6 +15,7 @@ CHUNK = 16          # bytes that swizzling keeps together
 ROW = 128           # bytes of a row of a swizzled tile
 FILE = 1 << 16      # registers of an SM
 DONE, TX_LIMIT = 3, 1 << 20
+ALL_TRUE = np.uint64(0x0101010101010101)
 SHARED_BASE = 0x400
 
 
@@ -67,6 +68,25 @@ class Flight:
         self.where, self.data, self.barrier, self.block = where, data, barrier, block
 
 
+class Operand:
+    """Rows of an operand in shared memory, as they are until something there is written."""
+
+    def __init__(self, shared, hopper, chunks):
+        words = lambda a: a.view(np.uint64).reshape(len(a) // CHUNK, -1)[chunks]
+        if words(shared.in_flight).any():
+            raise Fault("a product of what a copy is still writing")
+        if (words(shared.written) != ALL_TRUE).any():
+            raise Fault("a product of what was never written")
+        if words(shared.generic).any():
+            raise Fault("a product of what threads wrote and did not fence")
+        self.chunks = chunks
+        self.phases = {*zip(hopper.by_barrier[chunks].ravel().tolist(), hopper.by_phase[chunks].ravel().tolist())}
+        self.epoch = shared.write_epoch.reshape(-1, CHUNK)[chunks].max()  # -1: copies wrote it all
+        writers = shared.writer.reshape(-1, CHUNK)[chunks] // 32
+        self.writers = {*writers[writers >= 0].tolist()} if self.epoch >= 0 else set()
+        self.values = from_bf16(words(shared.bytes).reshape(len(chunks), -1).view(np.uint16)).astype(np.float64)
+
+
 class Hopper:
     """The asynchronous state of a cluster."""
 
@@ -86,6 +106,7 @@ class Hopper:
         self.writes = {}                                    # {register: fences of each warp when it wrote it}
         self.committed = np.zeros(machine.warps, np.int32)
         self.operands = [[] for _ in range(machine.warps)]  # (group, chunks) of products under way
+        self.known = {}                                     # operands, until anything is written
         self.sums = [{} for _ in range(machine.warps)]      # {registers: (group, values)}
 
     def end(self):
@@ -172,10 +193,11 @@ class Hopper:
         shared = self.machine.shared
         if shared.in_flight.reshape(-1, CHUNK)[where].any():
             raise Fault("a copy to where another is in flight")
-        if shared.reading.reshape(-1, CHUNK)[where].any():
+        if shared.reading[where].any():
             raise Fault("a copy to where a product may still read")
         shared.bytes.reshape(-1, CHUNK)[where] = 0xFF
         shared.in_flight.reshape(-1, CHUNK)[where] += 1
+        self.known.clear()
         flight = Flight(where, data, barrier, block)
         if self.machine.late:
             self.flights.append(flight)
@@ -194,6 +216,7 @@ class Hopper:
 
     def land(self, flight):
         machine, shared = self.machine, self.machine.shared
+        self.known.clear()
         if (machine.state[machine.home == flight.block] == DONE).all():
             raise Fault("a copy to a block that has ended")
         shared.bytes.reshape(-1, CHUNK)[flight.where] = flight.data
@@ -215,36 +238,33 @@ class Hopper:
             warps = active.reshape(-1, 32).any(1)
             stamps[warps] = self.fences[warps]
 
-    def rows(self, descriptor, first, count, block):
+    def rows(self, descriptor, count, block):
         """Chunks (row, 2) of rows of a K-major operand of 16 columns."""
         start, stride = (descriptor & 0x3FFF) << 4, (descriptor >> 32 & 0x3FFF) << 4
         if descriptor >> 62 != 1:
             raise Fault("operands without 128-byte swizzling are not known here")
         if (descriptor >> 49 & 7) != (start >> 7 & 7):
             raise Fault("a base offset that is not the start's")
-        row = first + np.arange(count)
+        row = np.arange(count)
         at = (start + row // 8 * stride + row % 8 * ROW)[:, None] + np.arange(0, 2 * CHUNK, CHUNK)
         at = (at ^ (at >> 7 & 7) << 4) - SHARED_BASE
         if (at < 0).any() or (at >= self.machine.shared.of_block).any():
             raise Fault("an operand outside the block's shared memory")
         return (block * self.machine.shared.of_block + at) // CHUNK
 
-    def operand(self, chunks, warp):
-        shared = self.machine.shared
-        view = lambda a: a.reshape(-1, CHUNK)[chunks]
-        if view(shared.in_flight).any():
-            raise Fault("a product of what a copy is still writing")
-        if not view(shared.written).all():
-            raise Fault("a product of what was never written")
-        if (self.observed[warp, self.by_barrier[chunks]] < self.by_phase[chunks]).any():
+    def operand(self, descriptor, count, block, warp, own):
+        """Values of the rows `own`, of which the warp makes use."""
+        key = descriptor, count, block
+        operand = self.known.get(key)
+        if operand is None:
+            operand = self.known[key] = Operand(self.machine.shared, self, self.rows(*key))
+        if any(self.observed[warp, barrier] < phase for barrier, phase in operand.phases):
             raise Fault("a product of what the warp has not seen arrive")
-        if view(shared.generic).any():
-            raise Fault("a product of what threads wrote and did not fence")
-        if ((view(shared.write_epoch) == shared.epoch) & (view(shared.writer) // 32 != warp)).any():
+        if operand.epoch == self.machine.shared.epoch and operand.writers - {warp}:
             raise Fault("race: a product of what another warp wrote since the last barrier")
-        self.operands[warp].append((self.committed[warp], chunks))
-        shared.reading.reshape(-1, CHUNK)[chunks] += 1
-        return from_bf16(view(shared.bytes).reshape(len(chunks), -1).view(np.uint16)).astype(np.float64)
+        self.operands[warp].append((self.committed[warp], operand.chunks[own]))
+        self.machine.shared.reading[operand.chunks[own]] += 1
+        return operand.values[own]
 
     def fragment(self, names, warp):
         """(register, lanes of the warp, row, column) of a warp's 16 rows of D."""
@@ -255,8 +275,9 @@ class Hopper:
     def multiply(self, warp, names, n, a, b, accumulate):
         machine, sums = self.machine, self.sums[warp]
         block = int(machine.home[32 * warp])
-        product = (self.operand(self.rows(a, warp % (machine.block_threads // 32) % 4 * 16, 16, block), warp) @
-                   self.operand(self.rows(b, 0, n, block), warp).T)
+        quarter = warp % (machine.block_threads // 32) % 4 * 16
+        product = (self.operand(a, 64, block, warp, slice(quarter, quarter + 16)) @
+                   self.operand(b, n, block, warp, slice(None)).T)
         if names in sums:
             before = sums[names][1]
         else:
@@ -275,7 +296,7 @@ class Hopper:
         done = self.committed[warp] - pending
         for group, chunks in self.operands[warp]:
             if group < done:
-                self.machine.shared.reading.reshape(-1, CHUNK)[chunks] -= 1
+                self.machine.shared.reading[chunks] -= 1
         self.operands[warp] = [(group, chunks) for group, chunks in self.operands[warp] if group >= done]
         for names, (group, values) in list(self.sums[warp].items()):
             if group < done:
@@ -310,6 +331,7 @@ def fence(machine, i):
         raise Fault("unknown instruction: " + i.text)
 
     def fence_writes(active, everybody):
+        machine.hopper.known.clear()
         written = np.nonzero(machine.shared.generic)[0]
         machine.shared.generic[written[active[machine.shared.writer[written]]]] = False
     return fence_writes
@@ -386,12 +408,15 @@ def mbarrier_try_wait(machine, i):
     def wait(active):
         """It may suspend the thread until the phase ends, so here it always does."""
         stay = np.zeros(machine.threads, bool)
-        for at, odd, thread in zip(where(active), parity()[active], np.nonzero(active)[0]):
-            b = machine.hopper.barrier_at(at, thread)
+        threads = np.nonzero(active)[0]
+        asked = np.stack([where(active), parity()[active], threads // 32], 1)
+        for at, odd, warp in np.unique(asked, axis=0):
+            here = threads[(asked == (at, odd, warp)).all(1)]
+            b = machine.hopper.barrier_at(at, here[-1])
             if b.completed & 1 == odd:
-                stay[thread] = True
+                stay[here] = True
             else:
-                machine.hopper.observed[thread // 32, b.number] = b.completed
+                machine.hopper.observed[warp, b.number] = b.completed
         machine.put(i.operands[0], active & ~stay, False, np.ones(machine.threads, bool))
         return stay
     return wait
@@ -464,10 +489,10 @@ def mma_async(machine, i):
     accumulate = source(machine, i.operands[3], "pred")
 
     def start(active, everybody):
-        for warp in whole_warps(machine, active, "wgmma"):
-            lanes = slice(32 * warp, 32 * warp + 32)
-            given = [np.unique(x()[lanes]) for x in (a, b, accumulate)]
-            if any(len(values) > 1 for values in given):
-                raise Fault("a product with different descriptors in one warp")
-            machine.hopper.multiply(warp, names, n, *[int(values[0]) for values in given])
+        warps = whole_warps(machine, active, "wgmma")
+        given = [x().reshape(-1, 32)[warps] for x in (a, b, accumulate)]
+        if any((values != values[:, :1]).any() for values in given):
+            raise Fault("a product with different descriptors in one warp")
+        for warp, *of_warp in zip(warps, *[values[:, 0].tolist() for values in given]):
+            machine.hopper.multiply(warp, names, n, *of_warp)
     return start

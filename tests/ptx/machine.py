@@ -91,7 +91,7 @@ class Shared:
         self.bytes = np.full(size, 0xFF, np.uint8)
         self.written = np.zeros(size, bool)
         self.in_flight = np.zeros(size, np.int16)  # copies on their way to a byte
-        self.reading = np.zeros(size, np.int16)    # products that may still read it
+        self.reading = np.zeros(size // 16, np.int16)  # products that may still read 16 bytes
         self.epoch = 0                             # barriers passed
         self.read_epoch = np.full(size, -1, np.int32)
         self.write_epoch = np.full(size, -1, np.int32)
@@ -130,7 +130,7 @@ class Shared:
         """To be followed by storing into .bytes[index]."""
         if self.in_flight[index].any():
             raise Fault("shared write while a cp.async to it is in flight")
-        if self.reading[index].any():
+        if self.reading[index // 16].any():
             raise Fault("shared write while a product may still read it")
         warp = (threads // 32)[:, None]
         if (((self.read_epoch[index] == self.epoch) & (self.reader[index] // 32 != warp)) |

@@ -2,8 +2,8 @@
 
     PTX=folder python -m unittest test_kernels
 
-Every kernel must be in a case, every bar.sync and cp.async.wait_group must run in one, and taking any one of
-them out must be noticed by a case that runs it.
+Every kernel must be in a case; every barrier, wait and fence must run in one, and taking any one of them out
+must be noticed by a case that runs it.
 """
 import concurrent.futures
 import functools
@@ -11,6 +11,7 @@ import os
 import time
 import unittest
 
+import cases_sm90  # adds its cases
 from cases import CASES, Gpu, difference, read_kernels
 from ptx import Fault
 
