@@ -29,6 +29,7 @@ OPERATIONS = {
     "attention.cu": ["attention", "attention_single"],
     "conv.cu": ["conv2d"],
     "conv3x3.cu": ["conv2d", "conv2d+group_norm"],
+    "conv_statistics.cuh": ["conv2d+group_norm"],
     "embed.cu": ["scalar_embed", "patchify", "assemble", "euler"],
     "group_norm.cu": ["group_norm", "conv2d+group_norm"],
     "linear.cu": ["linear"],
