@@ -223,19 +223,17 @@ START_TEST(test_values)
 END_TEST
 
 #if defined(__x86_64__)
-/* The exponential of another instruction set may round differently: plain sums only. */
+/* The real tiles, and the same kernels over tiles in plain C: every epilogue, every bit. */
 START_TEST(test_emulation)
 {
     struct inputs in;
-    struct shape s = shapes[_i];
-    s.epilogue = s.epilogue == GEMM_ADD ? GEMM_ADD : GEMM_STORE;
-    s.bf16 = false;
+    const struct shape *s = &shapes[_i];
     if (!has_tiles())
         return;
-    make(&in, &s);
-    size_t bytes = (size_t)s.rows * (size_t)s.N * sizeof(float);
+    make(&in, s);
+    size_t bytes = (size_t)s->rows * (size_t)s->N * (s->bf16 ? 2 : sizeof(float));
     char *a = multiply(&in, &imf__gemm_tiles, false);
-    char *b = multiply(&in, &imf__gemm_tiles_emulated, false);
+    char *b = multiply(&in, &imf__gemm_tiles_emulated_beside, false);
     ck_assert_mem_eq(a, b, bytes);
     free(a);
     free(b);
@@ -244,12 +242,153 @@ START_TEST(test_emulation)
 END_TEST
 #endif
 
+/* ---- Attention ---- */
+
+struct heads {
+    int T, NH, HS;
+};
+static const struct heads heads[] = {{1, 1, 64},  {5, 2, 80},  {31, 1, 64},  {32, 1, 80},
+                                     {33, 3, 64}, {80, 2, 80}, {276, 1, 64}, {276, 2, 80}};
+enum { HEADS = sizeof(heads) / sizeof(heads[0]) };
+
+struct attention {
+    const struct heads *s;
+    uint16_t *qkv;
+    float *q_norm, *k_norm, *rope;
+};
+
+static void make_attention(struct attention *a, const struct heads *s)
+{
+    size_t width = (size_t)(s->NH * s->HS), n = 3 * width * (size_t)s->T, half = (size_t)s->HS / 2;
+    uint32_t seed = 5;
+    a->s = s;
+    a->qkv = allocate(n * 2);
+    for (size_t i = 0; i < n; i++)
+        a->qkv[i] = random_half(&seed);
+    a->q_norm = random_floats((size_t)s->HS, 6);
+    a->k_norm = random_floats((size_t)s->HS, 7);
+    a->rope = allocate(2 * (size_t)s->T * half * sizeof(float));
+    for (size_t i = 0; i < (size_t)s->T * half; i++) {
+        double angle = (double)(i / half) * pow(10, -3.0 * (double)(i % half) / (double)half);
+        a->rope[i] = (float)cos(angle);
+        a->rope[(size_t)s->T * half + i] = (float)sin(angle);
+    }
+}
+
+static void drop_attention(struct attention *a)
+{
+    free(a->qkv);
+    free(a->q_norm);
+    free(a->k_norm);
+    free(a->rope);
+}
+
+/* All heads; the work memory holds NaN at first. */
+static uint16_t *attend(const struct attention *a, const struct gemm_kernel *k)
+{
+    const struct heads *s = a->s;
+    size_t bytes = (size_t)(s->T * s->NH * s->HS) * 2, work_bytes = k->attention_work(s->T, s->HS);
+    uint16_t *dst = allocate(bytes);
+    char *work = allocate(work_bytes);
+    memset(work, 0xFF, work_bytes);
+    for (int h = 0; h < s->NH; h++)
+        k->attention_head(dst, a->qkv, a->q_norm, a->k_norm, a->rope, s->T, s->NH, s->HS, h, work);
+    free(work);
+    return dst;
+}
+
+/* One row of q or k after norm and rotation. */
+static void turned(const struct attention *a, double *y, int t, int head, int which)
+{
+    const struct heads *s = a->s;
+    const size_t width = (size_t)(s->NH * s->HS), half = (size_t)s->HS / 2;
+    const uint16_t *x = a->qkv + ((size_t)t * 3 + (size_t)which) * width + (size_t)(head * s->HS);
+    const float *norm = which ? a->k_norm : a->q_norm, *cosine = a->rope + (size_t)t * half;
+    const float *sine = cosine + (size_t)s->T * half;
+    double squares = 0;
+    for (int i = 0; i < s->HS; i++)
+        squares += (double)to_number(x[i]) * (double)to_number(x[i]);
+    double scale = 1 / sqrt(squares / s->HS + 1e-6);
+    for (size_t i = 0; i < half; i++) {
+        double p = (double)to_number(x[2 * i]) * scale * (double)norm[2 * i];
+        double q = (double)to_number(x[2 * i + 1]) * scale * (double)norm[2 * i + 1];
+        y[2 * i] = p * (double)cosine[i] - q * (double)sine[i];
+        y[2 * i + 1] = p * (double)sine[i] + q * (double)cosine[i];
+    }
+}
+
+static double attention_error(const struct attention *a, const uint16_t *got)
+{
+    const struct heads *s = a->s;
+    const size_t T = (size_t)s->T, HS = (size_t)s->HS, width = (size_t)(s->NH * s->HS);
+    double *k = allocate(T * HS * sizeof(*k)), *p = allocate(T * sizeof(*p)), q[80];
+    double wrong = 0, all = 0;
+    for (int h = 0; h < s->NH; h++) {
+        for (size_t t = 0; t < T; t++)
+            turned(a, k + t * HS, (int)t, h, 1);
+        for (size_t t = 0; t < T; t++) {
+            double most = -INFINITY, sum = 0;
+            turned(a, q, (int)t, h, 0);
+            for (size_t j = 0; j < T; j++) {
+                p[j] = 0;
+                for (size_t i = 0; i < HS; i++)
+                    p[j] += q[i] * k[j * HS + i] / sqrt((double)HS);
+                most = p[j] > most ? p[j] : most;
+            }
+            for (size_t j = 0; j < T; j++)
+                sum += p[j] = exp(p[j] - most);
+            for (size_t i = 0; i < HS; i++) {
+                double want = 0, is;
+                for (size_t j = 0; j < T; j++)
+                    want += p[j] / sum *
+                            (double)to_number(a->qkv[(j * 3 + 2) * width + (size_t)h * HS + i]);
+                is = (double)to_number(got[t * width + (size_t)h * HS + i]);
+                wrong += (is - want) * (is - want);
+                all += want * want;
+            }
+        }
+    }
+    free(k);
+    free(p);
+    return sqrt(wrong / all);
+}
+
+static void check_attention(const struct attention *a, const struct gemm_kernel *k)
+{
+    uint16_t *got = attend(a, k);
+    double error = attention_error(a, got);
+    ck_assert_msg(error < 2e-2, "%s, T %d, head size %d: error %g", k->name, a->s->T, a->s->HS,
+                  error);
+    free(got);
+}
+
+START_TEST(test_attention)
+{
+    struct attention a;
+    make_attention(&a, &heads[_i]);
+    check_attention(&a, &imf__gemm_tiles_emulated);
+#if defined(__x86_64__)
+    if (has_tiles()) {
+        const struct heads *s = a.s;
+        check_attention(&a, &imf__gemm_tiles);
+        uint16_t *x = attend(&a, &imf__gemm_tiles);
+        uint16_t *y = attend(&a, &imf__gemm_tiles_emulated_beside);
+        ck_assert_mem_eq(x, y, (size_t)(s->T * s->NH * s->HS) * 2);
+        free(x);
+        free(y);
+    }
+#endif
+    drop_attention(&a);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("gemm");
     TCase *tc = tcase_create("kernels");
     tcase_set_timeout(tc, 300);
     tcase_add_loop_test(tc, test_values, 0, SHAPES);
+    tcase_add_loop_test(tc, test_attention, 0, HEADS);
 #if defined(__x86_64__)
     tcase_add_loop_test(tc, test_emulation, 0, SHAPES);
     printf("tiles: %s\n", has_tiles() ? "hardware and emulation" : "emulation only");

@@ -73,9 +73,12 @@ struct gemm_kernel {
     double (*peak)(int times);
 };
 
-extern const struct gemm_kernel imf__gemm_tiles;          /* needs imf__tiles_allowed */
-extern const struct gemm_kernel imf__gemm_dot;            /* needs AVX512_BF16 */
-extern const struct gemm_kernel imf__gemm_tiles_emulated; /* anywhere, slowly: for tests */
+extern const struct gemm_kernel imf__gemm_tiles; /* needs imf__tiles_allowed */
+extern const struct gemm_kernel imf__gemm_dot;   /* needs AVX512_BF16 */
+/* The tiles' kernels over tiles in plain C (tiles.h), for tests: anywhere; and compiled for the
+ * vectors that the real ones use, where every bit must be theirs. */
+extern const struct gemm_kernel imf__gemm_tiles_emulated;
+extern const struct gemm_kernel imf__gemm_tiles_emulated_beside;
 
 /* Whether this processor has AMX with bfloat16 and the kernel lets this process use it. Asks for
  * the permission. *why, where not NULL, gets a sentence where the processor has it and the system

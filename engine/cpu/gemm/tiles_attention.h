@@ -4,8 +4,10 @@
 
 #include <stddef.h>
 
-#if defined(IMF__TILES_EMULATED)
-#define IMF__TILES_NAME(name) name##_emulated
+#if defined(IMF__TILES_EMULATED) /* what the emulation's names end with */
+#define IMF__TILES_JOIN2(name, end) name##end
+#define IMF__TILES_JOIN(name, end) IMF__TILES_JOIN2(name, end)
+#define IMF__TILES_NAME(name) IMF__TILES_JOIN(name, IMF__TILES_EMULATED)
 #else
 #define IMF__TILES_NAME(name) name
 #endif
