@@ -51,6 +51,9 @@ struct imf__image {
                * and to_rgb8 reads these */
     int norm_groups, norm_strips; /* the device's: what conv2d has left beside the pixels for the
                                    * group_norm that reads them next; zeros: nothing */
+    const void *unnormed;         /* the device's: pixels that a group_norm has left to whoever reads
+                                   * this image to normalise; NULL: `data` is what the image shows */
+    bool unnormed_silu;
 };
 
 struct imf__conv_desc {
@@ -192,6 +195,8 @@ struct imf__device_ops {
     imf_status (*conv2d)(struct imf__device *d, struct imf__image *dst,
                          const struct imf__image *src, const struct imf__conv *w,
                          const struct imf__image *residual);
+    /* dst may be src. A device may normalise as late as the next operation reads dst: until then
+     * src's pixels stay as they are. */
     imf_status (*group_norm)(struct imf__device *d, struct imf__image *dst,
                              const struct imf__image *src, const float *gamma, const float *beta,
                              int groups, float eps, bool silu);
@@ -224,7 +229,7 @@ struct imf__device_ops {
 
 /* Devices. The CUDA one lives in a module, libimf_cuda.so, whose one exported symbol is
  * imf__cuda_device_create with this signature and IMF__DEVICE_ABI checked first. */
-#define IMF__DEVICE_ABI 4
+#define IMF__DEVICE_ABI 5
 imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_engine_params *p,
                                   struct imf_error *err);
 typedef imf_status (*imf__cuda_device_create_fn)(struct imf__device **out, int abi, int ordinal,

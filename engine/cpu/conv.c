@@ -8,14 +8,11 @@
  * after a nearest x2 upsampling becomes four 2x2 convolutions of the small picture, one for each
  * parity of the output pixel: each 2x2 kernel holds sums of the 3x3 kernel's taps that fall on the
  * same input pixel. It is exact and needs 4/9 of the multiplications. */
-#include "cpu/gemm_multiply.h"
-#include "cpu/internal.h"
+#include "cpu/images.h"
 #include "common/error.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#define BLOCK 16
 
 struct phase {
     dnnl_primitive_t primitive;
@@ -36,7 +33,7 @@ struct imf__conv {
 
 static int stored_channels(const struct cpu_device *cpu, int c)
 {
-    return cpu->blocked ? (c + BLOCK - 1) / BLOCK * BLOCK : c;
+    return cpu->blocked ? (c + IMAGE_BLOCK - 1) / IMAGE_BLOCK * IMAGE_BLOCK : c;
 }
 
 struct conv_shape {
@@ -364,8 +361,8 @@ static void interleave(char *dst, const char *src, int planes, int h, int w, siz
 static imf_status upsampled(struct cpu_device *cpu, char *dst, const char *src,
                             const struct imf__conv *w)
 {
-    int planes = cpu->blocked ? w->out / BLOCK : 1;
-    size_t run = (size_t)(cpu->blocked ? BLOCK : w->out) * cpu->base.act_size;
+    int planes = cpu->blocked ? w->out / IMAGE_BLOCK : 1;
+    size_t run = (size_t)(cpu->blocked ? IMAGE_BLOCK : w->out) * cpu->base.act_size;
     char *part = cpu_scratch(cpu, CPU_SCRATCH_TENSOR);
     for (int i = 0; i < 4; i++) {
         IMF_TRY(phase_run(cpu, &w->phase[i], part, src));
@@ -383,13 +380,14 @@ imf_status cpu_conv2d(struct imf__device *d, struct imf__image *dst, const struc
         src->h != w->desc.in_h || src->w != w->desc.in_w || dst->h != w->out_h * up ||
         dst->w != w->out_w * up || dst->f32 != w->dst_f32 || (residual != NULL) != w->desc.residual)
         return IMF_EINVAL;
-    if (d->dry)
-        return IMF_OK;
     if (w->ours)
         return imf__gemm_conv_run(cpu, dst, src, w->ours, residual);
-    struct imf__image one_src = *src, one_dst = *dst;
-    one_src.n = one_dst.n = 1;
-    size_t src_bytes = cpu_image_bytes(d, &one_src), dst_bytes = cpu_image_bytes(d, &one_dst);
+    image_written(dst);
+    if (d->dry)
+        return IMF_OK;
+    const struct layout from_layout = layout_of(cpu, src), to_layout = layout_of(cpu, dst);
+    size_t src_bytes = from_layout.sample * (from_layout.bf16 ? 2 : 4);
+    size_t dst_bytes = to_layout.sample * (to_layout.bf16 ? 2 : 4);
     if (residual && residual->data != dst->data)
         memcpy(dst->data, residual->data, dst_bytes * (size_t)dst->n);
     for (int n = 0; n < dst->n; n++) {

@@ -1,36 +1,18 @@
-/* Convolutions on our own products: no picture is rearranged (multiply.h). A convolution behind a
+/* Loading a convolution for our own products (gemm_conv.h). A convolution behind a
  * nearest x2 upsampling runs as four 2x2 convolutions of the small picture, one for each parity of
  * the output pixel, with the 3x3 kernel's taps that meet the same pixel summed. */
-#include "cpu/gemm_multiply.h"
+#include "cpu/gemm_conv.h"
 #include "common/error.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK 32 /* channels */
+#define BAND_BYTES (832 << 10) /* of a band's pixels, as they are read */
+#define BAND_ROWS 8
 
-/* One product: all of it, or one parity. */
-struct phase {
-    uint16_t *data; /* panels of B */
-    size_t *offsets;
-    size_t first; /* elements from a picture's first to the window of output pixel (0, 0) */
-};
-
-struct gemm_conv {
-    struct imf__conv_desc desc;
-    int out_h, out_w; /* of one phase */
-    int steps, panels, phases;
-    size_t src_row, src_plane, src_picture; /* elements */
-    size_t dst_row, dst_plane, dst_picture;
-    struct phase phase[4];
-    struct gemm_strip *strips;
-    int n_strips;
-    float *bias; /* padded to whole panels */
-};
-
-static size_t blocks_of(int channels)
+static int ceil_div(int n, int by)
 {
-    return ((size_t)channels + BLOCK - 1) / BLOCK;
+    return (n + by - 1) / by;
 }
 
 void imf__gemm_conv_free(struct gemm_conv *w)
@@ -70,7 +52,8 @@ static void fold_upsample(float *dst /* (2, 2) */, const float *src /* (3, 3) */
     }
 }
 
-/* row (taps, blocks, 32): the weights of one output channel in the order of the steps. */
+/* row (blocks, taps, 32): the weights of one output channel in the order of the steps. All taps of a
+ * block follow each other: they see the same pixels, which stay in the first-level cache. */
 static void gather(const struct gemm_conv *w, float *row, const float *weight, int phase, int taps)
 {
     const struct imf__conv_desc *d = &w->desc;
@@ -84,7 +67,7 @@ static void gather(const struct gemm_conv *w, float *row, const float *weight, i
             from = folded;
         }
         for (int t = 0; t < taps; t++)
-            row[(size_t)t * width + i] = from[t];
+            row[(i / BLOCK * (size_t)taps + (size_t)t) * BLOCK + i % BLOCK] = from[t];
     }
 }
 
@@ -97,7 +80,8 @@ static imf_status pack_phase(struct cpu_device *cpu, struct gemm_conv *w, int in
     const size_t in = (size_t)w->desc.in * (size_t)w->desc.kh * (size_t)w->desc.kw;
     const size_t size = gemm_packed(1, K), bytes = size * (size_t)w->panels * sizeof(*p->data);
     p->data = cpu_memory_alloc(bytes);
-    p->offsets = calloc((size_t)w->steps, sizeof(*p->offsets));
+    p->offsets = calloc(2 * (size_t)w->steps, sizeof(*p->offsets));
+    p->band_offsets = p->offsets + w->steps;
     float *rows = malloc((size_t)GEMM_PANEL * (size_t)K * sizeof(*rows));
     if (!p->data || !p->offsets || !rows) {
         free(rows);
@@ -115,10 +99,12 @@ static imf_status pack_phase(struct cpu_device *cpu, struct gemm_conv *w, int in
     }
     free(rows);
     size_t blocks = blocks_of(w->desc.in), step = 0;
-    for (int t = 0; t < taps; t++) {
-        size_t at = (size_t)(t / win.kw) * w->src_row + (size_t)(t % win.kw) * BLOCK;
-        for (size_t b = 0; b < blocks; b++)
-            p->offsets[step++] = at + b * w->src_plane;
+    for (size_t b = 0; b < blocks; b++) {
+        for (int t = 0; t < taps; t++, step++) {
+            size_t at = (size_t)(t / win.kw) * w->src_row + (size_t)(t % win.kw) * BLOCK;
+            p->offsets[step] = b * w->src_plane + at;
+            p->band_offsets[step] = b * w->band_plane + at;
+        }
     }
     p->first =
         (size_t)(GEMM_BORDER - win.pad_h) * w->src_row + (size_t)(GEMM_BORDER - win.pad_w) * BLOCK;
@@ -126,27 +112,54 @@ static imf_status pack_phase(struct cpu_device *cpu, struct gemm_conv *w, int in
     return IMF_OK;
 }
 
-/* Runs of up to 32 output pixels of one row. */
+/* Runs of up to 32 output pixels of one row, for the rows of a band. */
 static imf_status lay_strips(struct gemm_conv *w)
 {
     const int per_row = (w->out_w + GEMM_PANEL - 1) / GEMM_PANEL, step = w->phases == 4 ? 2 : 1;
     const size_t stride = (size_t)w->desc.stride, out = (size_t)w->desc.out;
-    w->strips = calloc((size_t)per_row * (size_t)w->out_h, sizeof(*w->strips));
+    w->row_strips = per_row;
+    w->strips = calloc((size_t)per_row * (size_t)w->band, sizeof(*w->strips));
     if (!w->strips)
         return IMF_ENOMEM;
-    for (int y = 0; y < w->out_h; y++) {
-        for (int x = 0; x < w->out_w; x += GEMM_PANEL) {
-            struct gemm_strip *s = &w->strips[w->n_strips++];
+    struct gemm_strip *s = w->strips;
+    for (int y = 0; y < w->band; y++) {
+        for (int x = 0; x < w->out_w; x += GEMM_PANEL, s++) {
             s->a = (size_t)y * stride * w->src_row + (size_t)x * stride * BLOCK;
             s->rows = w->out_w - x < GEMM_PANEL ? w->out_w - x : GEMM_PANEL;
+            s->sums = (size_t)(y * step) * w->sums_row;
+            s->goes_on = x > 0;
             if (w->desc.f32_out)
                 s->dst = ((size_t)y * (size_t)w->out_w + (size_t)x) * out;
             else
-                s->dst = (size_t)(y * step + GEMM_BORDER) * w->dst_row +
-                         (size_t)(x * step + GEMM_BORDER) * BLOCK;
+                s->dst = (size_t)(y * step) * w->dst_row + (size_t)(x * step) * BLOCK;
         }
     }
     return IMF_OK;
+}
+
+/* Rows of a band, and panels of columns that go with them in one task: as many rows as leave room in
+ * the second-level cache for the normalised pixels below them, fewer where threads would have
+ * nothing to do. */
+static void lay_bands(const struct cpu_device *cpu, struct gemm_conv *w)
+{
+    const struct imf__conv_desc *d = &w->desc;
+    const size_t row = w->src_row * blocks_of(d->in) * sizeof(uint16_t);
+    const int rows = (int)(BAND_BYTES / row);
+    w->band = (rows - d->kh) / d->stride + 1;
+    w->band = w->band < 1 ? 1 : w->band > BAND_ROWS ? BAND_ROWS : w->band;
+    w->band = w->band > w->out_h ? w->out_h : w->band;
+    w->task_panels = w->panels;
+    while (cpu->threads > 1 &&
+           ceil_div(w->out_h, w->band) * ceil_div(w->panels, w->task_panels) < 2 * cpu->threads) {
+        if (w->band > BAND_ROWS / 2 || (w->band > 1 && w->task_panels <= 2))
+            w->band = ceil_div(w->band, 2);
+        else if (w->task_panels > 1)
+            w->task_panels = ceil_div(w->task_panels, 2);
+        else
+            break;
+    }
+    w->band_rows = (w->band - 1) * d->stride + d->kh;
+    w->band_plane = w->src_row * (size_t)w->band_rows;
 }
 
 static void size_up(struct gemm_conv *w)
@@ -165,6 +178,7 @@ static void size_up(struct gemm_conv *w)
     w->dst_row = (size_t)(w->out_w * up + 2 * GEMM_BORDER) * BLOCK;
     w->dst_plane = w->dst_row * (size_t)(w->out_h * up + 2 * GEMM_BORDER);
     w->dst_picture = w->dst_plane * blocks_of(d->out);
+    w->sums_row = 2 * blocks_of(d->out) * BLOCK;
     if (d->f32_out)
         w->dst_picture = (size_t)w->out_h * (size_t)w->out_w * (size_t)d->out;
 }
@@ -180,6 +194,7 @@ imf_status imf__gemm_conv_load(struct cpu_device *cpu, struct gemm_conv **out,
         return IMF_ENOMEM;
     w->desc = *desc;
     size_up(w);
+    lay_bands(cpu, w);
     imf_status status = lay_strips(w);
     const size_t bias_bytes = (size_t)w->panels * GEMM_PANEL * sizeof(float);
     w->bias = cpu_memory_alloc(bias_bytes);
@@ -195,48 +210,5 @@ imf_status imf__gemm_conv_load(struct cpu_device *cpu, struct gemm_conv **out,
         return status;
     }
     *out = w;
-    return IMF_OK;
-}
-
-imf_status imf__gemm_conv_run(struct cpu_device *cpu, struct imf__image *dst,
-                              const struct imf__image *src, const struct gemm_conv *w,
-                              const struct imf__image *residual)
-{
-    const bool f32 = w->desc.f32_out;
-    struct gemm_out out = {
-        .bf16 = !f32,
-        .stride = f32              ? (size_t)w->desc.out
-                  : w->phases == 4 ? 2 * BLOCK
-                                   : BLOCK,
-        .panel = f32 ? BLOCK : w->dst_plane,
-        .columns = f32 ? w->desc.out : w->panels * BLOCK,
-        .bias = w->bias,
-        .relu = w->desc.relu,
-        .epilogue = f32 ? GEMM_STORE : GEMM_CONV,
-    };
-    struct gemm_job job = {
-        .out = &out,
-        .strips = w->strips,
-        .n_strips = w->n_strips,
-        .row = (size_t)w->desc.stride * BLOCK,
-        .picture = true,
-        .steps = w->steps,
-        .panels = w->panels,
-    };
-    if (f32 && (residual || w->desc.relu))
-        return IMF_EUNSUPPORTED;
-    cpu_image_clear_border(cpu, dst);
-    for (int i = 0; i < dst->n * w->phases; i++) {
-        const int n = i / w->phases, phase = i % w->phases;
-        const size_t at = (size_t)n * w->dst_picture + (size_t)(phase / 2) * w->dst_row +
-                          (size_t)(phase % 2) * BLOCK;
-        out.dst = (char *)dst->data + at * (f32 ? 4 : 2);
-        out.residual = residual ? (const uint16_t *)residual->data + at : NULL;
-        job.a = (const uint16_t *)src->data + (size_t)n * w->src_picture + w->phase[phase].first;
-        job.offsets = w->phase[phase].offsets;
-        job.b = w->phase[phase].data;
-#pragma omp parallel num_threads(cpu->threads)
-        imf__gemm_share(cpu, &job);
-    }
     return IMF_OK;
 }

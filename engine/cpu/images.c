@@ -1,51 +1,11 @@
-/* Picture operations of the CPU device that are no convolutions.
- *
- * All layouts are "planes of pixels with a run of channels each": NHWC is one plane whose run is
- * all C channels; nChw16c is C/16 planes with runs of 16, the last one padded with zeros; and our
- * own convolutions (cpu/gemm) want runs of 32 within a border of zeros. */
-#include "cpu/gemm_multiply.h"
-#include "cpu/internal.h"
+/* Picture operations of the CPU device that are neither convolutions nor norms. */
+#include "cpu/images.h"
 #include "common/bfloat16.h"
 #include "common/error.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define BLOCK 16
-
-struct layout {
-    int planes, run; /* run: channels a pixel of a plane holds */
-    int h, w, border;
-    size_t row, plane; /* pixels, border included */
-    size_t sample;     /* elements of one picture */
-    bool bf16;
-};
-
-static struct layout layout_of(const struct cpu_device *cpu, const struct imf__image *img)
-{
-    const bool ours = cpu->gemm && !img->f32;
-    struct layout l = {.h = img->h, .w = img->w, .border = ours ? GEMM_BORDER : 0};
-    l.run = ours ? GEMM_PANEL : cpu->blocked ? BLOCK : img->c;
-    l.planes = (img->c + l.run - 1) / l.run;
-    l.row = (size_t)img->w + 2 * (size_t)l.border;
-    l.plane = l.row * ((size_t)img->h + 2 * (size_t)l.border);
-    l.sample = (size_t)l.planes * (size_t)l.run * l.plane;
-    l.bf16 = cpu_bf16(cpu) && !img->f32;
-    return l;
-}
-
-/* Pixel (y, x) of a plane, in elements from the picture's first. */
-static inline size_t pixel_at(const struct layout *l, int plane, int y, int x)
-{
-    return ((size_t)plane * l->plane + (size_t)(y + l->border) * l->row + (size_t)(x + l->border)) *
-           (size_t)l->run;
-}
-
-static inline size_t element(const struct layout *l, int n, int y, int x, int c)
-{
-    return (size_t)n * l->sample + pixel_at(l, c / l->run, y, x) + (size_t)(c % l->run);
-}
 
 void cpu_image_clear_border(const struct cpu_device *cpu, struct imf__image *img)
 {
@@ -80,16 +40,15 @@ static inline void store1(void *data, size_t i, float x, bool bf16)
 
 size_t cpu_image_bytes(const struct imf__device *d, const struct imf__image *img)
 {
-    struct layout l = layout_of(cpu_of((struct imf__device *)d), img);
-    /* Tiles of pixels may be read past a row's end, and past the last one's. */
-    size_t slack = l.border ? 128 * (size_t)l.run : 0;
-    return ((size_t)img->n * l.sample + slack) * (l.bf16 ? 2 : 4);
+    const struct layout l = layout_of(cpu_of((struct imf__device *)d), img);
+    return image_pixel_bytes(&l, img->n) + norm_room_bytes(&l, img->n);
 }
 
 imf_status cpu_image_from_latent(struct imf__device *d, struct imf__image *dst, const float *z,
                                  const float *scale, const float *shift, bool clamp3)
 {
     struct layout l = layout_of(cpu_of(d), dst);
+    image_written(dst);
     if (d->dry)
         return IMF_OK;
     memset(dst->data, 0, cpu_image_bytes(d, dst)); /* padded channels */
@@ -105,94 +64,6 @@ imf_status cpu_image_from_latent(struct imf__device *d, struct imf__image *dst, 
     return IMF_OK;
 }
 
-/* ---- Group norm ----
- * Sums are taken over fixed chunks of pixels and added in order, so that the result does not depend
- * on how many threads share the chunks. */
-
-#define CHUNK 1024
-#define MAX_RUN 2048 /* channels of an NHWC pixel */
-
-static void group_coefficients(float *a, float *b, const double *sums, size_t chunks, int C,
-                               int stored, int groups, const float *gamma, const float *beta,
-                               size_t pixels, float eps)
-{
-    int size = C / groups;
-    for (int g = 0; g < groups; g++) {
-        double s = 0, q = 0;
-        for (size_t k = 0; k < chunks; k++) {
-            const double *part = sums + k * 2 * (size_t)stored;
-            for (int c = g * size; c < (g + 1) * size; c++) {
-                s += part[c];
-                q += part[stored + c];
-            }
-        }
-        double count = (double)pixels * size, mean = s / count, var = q / count - mean * mean;
-        double r = 1.0 / sqrt((var > 0 ? var : 0) + (double)eps);
-        for (int c = g * size; c < (g + 1) * size; c++) {
-            a[c] = (float)(r * (double)gamma[c]);
-            b[c] = (float)((double)beta[c] - mean * r * (double)gamma[c]);
-        }
-    }
-}
-
-imf_status cpu_group_norm(struct imf__device *d, struct imf__image *dst,
-                          const struct imf__image *src, const float *gamma, const float *beta,
-                          int groups, float eps, bool silu)
-{
-    struct cpu_device *cpu = cpu_of(d);
-    struct layout l = layout_of(cpu, src);
-    int C = src->c, stored = l.planes * l.run;
-    if (C % groups != 0 || l.run > MAX_RUN)
-        return IMF_EUNSUPPORTED;
-    const int rows = CHUNK / l.w > 0 ? CHUNK / l.w : 1; /* of a chunk */
-    size_t chunks = (size_t)((l.h + rows - 1) / rows), sums_count = chunks * 2 * (size_t)stored;
-    IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_SUMS,
-                                sums_count * sizeof(double) + 2 * (size_t)stored * sizeof(float)));
-    if (d->dry)
-        return IMF_OK;
-    double *sums = cpu_scratch(cpu, CPU_SCRATCH_SUMS);
-    float *a = (float *)(sums + sums_count), *b = a + stored; /* padded channels stay zero */
-    const size_t size = l.bf16 ? 2 : 4, run = (size_t)l.run;
-    const int tasks = (int)chunks * l.planes;
-    /* Rows without a border between them are one run of pixels. */
-    const int step = l.border ? 1 : rows;
-    if (dst->data != src->data)
-        cpu_image_clear_border(cpu, dst);
-    for (int n = 0; n < src->n; n++) {
-        const char *x = (const char *)src->data + (size_t)n * l.sample * size;
-        char *y = (char *)dst->data + (size_t)n * l.sample * size;
-#pragma omp parallel for schedule(static)
-        for (int t = 0; t < tasks; t++) {
-            const int plane = t / (int)chunks, k = t % (int)chunks, y0 = k * rows;
-            const int y1 = y0 + rows < l.h ? y0 + rows : l.h;
-            double local[2 * MAX_RUN]; /* (2, run), as channel_sums wants it */
-            double *part = sums + (size_t)k * 2 * (size_t)stored + (size_t)plane * run;
-            memset(local, 0, 2 * run * sizeof(double));
-            for (int r = y0; r < y1; r += step)
-                cpu->k->channel_sums(local, x + pixel_at(&l, plane, r, 0) * size, l.bf16,
-                                     (size_t)(y1 - r < step ? y1 - r : step) * (size_t)l.w, run,
-                                     l.run);
-            memcpy(part, local, run * sizeof(double));
-            memcpy(part + stored, local + run, run * sizeof(double));
-        }
-        memset(a, 0, 2 * (size_t)stored * sizeof(float));
-        group_coefficients(a, b, sums, chunks, C, stored, groups, gamma, beta,
-                           (size_t)l.h * (size_t)l.w, eps);
-#pragma omp parallel for schedule(static)
-        for (int t = 0; t < tasks; t++) {
-            const int plane = t / (int)chunks, y0 = t % (int)chunks * rows;
-            const int y1 = y0 + rows < l.h ? y0 + rows : l.h;
-            for (int r = y0; r < y1; r += step) {
-                const size_t at = pixel_at(&l, plane, r, 0) * size;
-                cpu->k->scale_shift(
-                    y + at, x + at, l.bf16, a + (size_t)plane * run, b + (size_t)plane * run,
-                    (size_t)(y1 - r < step ? y1 - r : step) * (size_t)l.w, run, l.run, silu);
-            }
-        }
-    }
-    return IMF_OK;
-}
-
 /* ---- InceptionV3's small operations ---- */
 
 imf_status cpu_pool2d(struct imf__device *d, struct imf__image *dst, const struct imf__image *src,
@@ -200,8 +71,10 @@ imf_status cpu_pool2d(struct imf__device *d, struct imf__image *dst, const struc
 {
     struct cpu_device *cpu = cpu_of(d);
     struct layout from = layout_of(cpu, src), to = layout_of(cpu, dst);
-    if (from.run > MAX_RUN)
+    if (from.run > IMAGE_RUN_MAX)
         return IMF_EUNSUPPORTED;
+    IMF_TRY(cpu_image_settle(cpu, src));
+    image_written(dst);
     if (d->dry)
         return IMF_OK;
     cpu_image_clear_border(cpu, dst);
@@ -210,7 +83,7 @@ imf_status cpu_pool2d(struct imf__device *d, struct imf__image *dst, const struc
         for (int plane = 0; plane < from.planes; plane++) {
             for (int y = 0; y < dst->h; y++) {
                 int y0 = y * stride - pad, y1 = y0 + k < src->h ? y0 + k : src->h;
-                float acc[MAX_RUN];
+                float acc[IMAGE_RUN_MAX];
                 for (int x = 0; x < dst->w; x++) {
                     int x0 = x * stride - pad, x1 = x0 + k < src->w ? x0 + k : src->w, count = 0;
                     for (int c = 0; c < from.run; c++)
@@ -242,6 +115,8 @@ imf_status cpu_concat(struct imf__device *d, struct imf__image *dst, const struc
 {
     struct cpu_device *cpu = cpu_of(d);
     struct layout from = layout_of(cpu, src), to = layout_of(cpu, dst);
+    IMF_TRY(cpu_image_settle(cpu, src));
+    image_written(dst);
     if (d->dry)
         return IMF_OK;
     const size_t size = from.bf16 ? 2 : 4;
@@ -276,6 +151,7 @@ imf_status cpu_concat(struct imf__device *d, struct imf__image *dst, const struc
 imf_status cpu_image_to_tokens(struct imf__device *d, float *dst, const struct imf__image *src)
 {
     struct layout l = layout_of(cpu_of(d), src);
+    IMF_TRY(cpu_image_settle(cpu_of(d), src));
     if (d->dry)
         return IMF_OK;
 #pragma omp parallel for schedule(static)
@@ -296,6 +172,8 @@ imf_status cpu_tokens_to_image(struct imf__device *d, struct imf__image *dst, co
                                bool add)
 {
     struct layout l = layout_of(cpu_of(d), dst);
+    IMF_TRY(cpu_image_settle(cpu_of(d), dst));
+    image_written(dst);
     if (d->dry)
         return IMF_OK;
     if (!add)
@@ -319,6 +197,7 @@ imf_status cpu_tokens_to_image(struct imf__device *d, struct imf__image *dst, co
 imf_status cpu_global_mean(struct imf__device *d, float *dst, const struct imf__image *src)
 {
     struct layout l = layout_of(cpu_of(d), src);
+    IMF_TRY(cpu_image_settle(cpu_of(d), src));
     if (d->dry)
         return IMF_OK;
     for (int n = 0; n < src->n; n++) {
@@ -336,6 +215,7 @@ imf_status cpu_resize_rgb8(struct imf__device *d, struct imf__image *dst, const 
                            int H, int W)
 {
     struct layout l = layout_of(cpu_of(d), dst);
+    image_written(dst);
     if (d->dry)
         return IMF_OK;
     memset(dst->data, 0, cpu_image_bytes(d, dst));
@@ -372,6 +252,7 @@ imf_status cpu_to_rgb8(struct imf__device *d, uint8_t *rgb, const struct imf__im
     struct layout l = layout_of(cpu_of(d), src);
     if (src->c != 3)
         return IMF_EINVAL;
+    IMF_TRY(cpu_image_settle(cpu_of(d), src));
     if (d->dry)
         return IMF_OK;
     for (int n = 0; n < src->n; n++) {

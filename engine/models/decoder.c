@@ -32,14 +32,16 @@ imf_status imf__decoder_conv(struct imf__decoder *dec, struct imf__loader *ld,
     free(w);
     free(b);
     int up = desc->upsample2x ? 2 : 1;
-    struct imf__image img = {.n = 1,
-                             .h = desc->in_h * up,
-                             .w = desc->in_w * up,
-                             .c = desc->out > desc->in ? desc->out : desc->in,
-                             .f32 = desc->f32_out};
-    size_t bytes = dec->dev->ops->image_bytes(dec->dev, &img);
-    dec->slot_bytes = bytes > dec->slot_bytes ? bytes : dec->slot_bytes;
-    dec->flops += 2.0 * desc->in * desc->out * desc->kh * desc->kw * (double)img.h * (double)img.w;
+    const struct imf__image images[] = {
+        {.n = 1, .h = desc->in_h, .w = desc->in_w, .c = desc->in},
+        {.n = 1, .h = desc->in_h * up, .w = desc->in_w * up, .c = desc->out, .f32 = desc->f32_out},
+    };
+    for (int i = 0; i < 2; i++) {
+        size_t bytes = dec->dev->ops->image_bytes(dec->dev, &images[i]);
+        dec->slot_bytes = bytes > dec->slot_bytes ? bytes : dec->slot_bytes;
+    }
+    dec->flops += 2.0 * desc->in * desc->out * desc->kh * desc->kw * (double)images[1].h *
+                  (double)images[1].w;
     return status;
 }
 

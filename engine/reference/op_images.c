@@ -103,8 +103,48 @@ static imf_status run_conv_norm(struct imf__op_run *r, const int *p)
     struct imf__image normed = dst;
     IMF_TRY(imf__op_image(r, &normed));
     OP_CALL(r, d->ops->conv2d(d, &dst, &src, r->conv, k.residual ? &other : NULL));
+    if (p[7]) /* in place */
+        normed = dst;
     OP_CALL(r, d->ops->group_norm(d, &normed, &dst, gamma, beta, p[4], 1e-6f, true));
     return imf__op_image_take(r, &normed);
+}
+
+/* A GroupNorm and the convolution that reads its result, which may do the norm on the way. */
+static imf_status run_norm_conv(struct imf__op_run *r, const int *p)
+{
+    struct imf__conv_desc k = {.in = p[0],
+                               .out = p[1],
+                               .kh = p[2],
+                               .kw = p[2],
+                               .stride = p[3],
+                               .pad_h = p[2] / 2,
+                               .pad_w = p[2] / 2,
+                               .in_h = p[4],
+                               .in_w = p[5],
+                               .upsample2x = p[7]};
+    struct imf__device *d = r->d;
+    int up = k.upsample2x ? 2 : 1;
+    struct imf__image src, normed, dst = {.n = r->B,
+                                          .h = (p[4] * up - 1) / k.stride + 1,
+                                          .w = (p[5] * up - 1) / k.stride + 1,
+                                          .c = k.out};
+    void *gamma, *beta;
+    IMF_TRY(load_conv(r, &k, true));
+    IMF_TRY(seeded_image(r, &src, 3, k.in_h, k.in_w, k.in));
+    IMF_TRY(norm_weights(r, &gamma, &beta, k.in));
+    normed = src;
+    if (!p[8]) /* else in place */
+        IMF_TRY(imf__op_image(r, &normed));
+    IMF_TRY(imf__op_image(r, &dst));
+    for (int dry = 1; dry >= 0; dry--) {
+        d->dry = dry != 0;
+        imf_status status = d->ops->group_norm(d, &normed, &src, gamma, beta, p[6], 1e-6f, true);
+        if (status == IMF_OK)
+            status = d->ops->conv2d(d, &dst, &normed, r->conv, NULL);
+        d->dry = false;
+        IMF_TRY(status);
+    }
+    return imf__op_image_take(r, &dst);
 }
 
 /* The last convolution writes float32 in every precision, which only to_rgb8 reads. */
@@ -267,8 +307,10 @@ static imf_status run_to_rgb8(struct imf__op_run *r, const int *p)
 
 static const struct imf__op conv2d = {
     "conv2d", "in out kh kw stride pad_h pad_w h w up relu residual bias", run_conv2d, false};
-static const struct imf__op conv_norm = {"conv2d+group_norm", "in out h w groups up residual",
+static const struct imf__op conv_norm = {"conv2d+group_norm", "in out h w groups up residual in_place",
                                          run_conv_norm, false};
+static const struct imf__op norm_conv = {"group_norm+conv2d", "in out k stride h w groups up in_place",
+                                         run_norm_conv, false};
 static const struct imf__op conv_to_rgb = {"conv2d+to_rgb8", "in h w", run_conv_to_rgb, true};
 static const struct imf__op group_norm = {"group_norm", "h w c groups silu", run_group_norm, false};
 static const struct imf__op pool2d = {"pool2d", "h w c avg k stride pad", run_pool2d, false};
@@ -320,11 +362,16 @@ const struct imf__op_case imf__op_image_cases[] = {
     CASE(group_norm, 8, 8, 64, 32, 0),
     RARE(group_norm, 9, 5, 24, 8, 1),
     CASE(group_norm, 16, 16, 512, 32, 1),
-    CASE(conv_norm, 64, 128, 16, 16, 32, 0, 1),
-    CASE(conv_norm, 32, 64, 24, 17, 8, 0, 0),
-    CASE(conv_norm, 64, 64, 9, 11, 16, 1, 0),
-    CASE(conv_norm, 16, 256, 16, 20, 32, 1, 0),
-    RARE(conv_norm, 8, 40, 7, 9, 5, 0, 1),
+    CASE(conv_norm, 64, 128, 16, 16, 32, 0, 1, 0),
+    CASE(conv_norm, 32, 64, 24, 17, 8, 0, 0, 1),
+    CASE(conv_norm, 64, 64, 9, 11, 16, 1, 0, 0),
+    CASE(conv_norm, 16, 256, 16, 20, 32, 1, 0, 0),
+    RARE(conv_norm, 8, 40, 7, 9, 5, 0, 1, 0),
+    CASE(norm_conv, 64, 96, 3, 1, 16, 16, 32, 0, 0),
+    CASE(norm_conv, 128, 64, 3, 1, 24, 40, 32, 0, 1),
+    CASE(norm_conv, 64, 32, 1, 1, 9, 11, 16, 0, 0),
+    CASE(norm_conv, 64, 64, 3, 1, 9, 16, 16, 1, 0),
+    RARE(norm_conv, 40, 24, 3, 2, 11, 13, 8, 0, 0),
     CASE(pool2d, 15, 15, 64, IMF__POOL_MAX, 3, 2, 0),
     CASE(pool2d, 9, 9, 40, IMF__POOL_MAX, 3, 1, 1),
     CASE(pool2d, 9, 9, 40, IMF__POOL_AVG, 3, 1, 1),

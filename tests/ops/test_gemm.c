@@ -131,7 +131,8 @@ static char *multiply(const struct inputs *in, const struct gemm_kernel *k, bool
     ck_assert(n_strips <= 16 && steps <= 64);
     for (int i = 0; i < n_strips; i++) {
         int rows = s->rows - i * 32 < 32 ? s->rows - i * 32 : 32;
-        strips[i] = (struct gemm_strip){(size_t)i * panel, (size_t)(i * 32 * s->N), rows};
+        strips[i] = (struct gemm_strip){
+            .a = (size_t)i * panel, .dst = (size_t)(i * 32 * s->N), .rows = rows};
     }
     for (int i = 0; i < steps; i++)
         offsets[i] = (size_t)i * GEMM_STEP;

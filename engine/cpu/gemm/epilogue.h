@@ -18,7 +18,10 @@ struct place {
     size_t stride; /* bytes */
     const float *bias;
     ptrdiff_t residual; /* bytes from row */
-    bool has_residual, relu;
+    bool has_residual, relu, goes_on;
+    float *sums; /* of the columns; NULL: not wanted */
+    size_t squares;
+    vf sum[2], square[2]; /* of the rows so far */
 };
 
 static inline struct place place_of(const struct gemm_out *o, const struct gemm_strip *strip,
@@ -33,6 +36,11 @@ static inline struct place place_of(const struct gemm_out *o, const struct gemm_
     p.has_residual = o->residual != NULL;
     if (o->residual)
         p.residual = (const char *)o->residual - (const char *)o->dst;
+    if (o->sums) {
+        p.sums = o->sums + strip->sums + (size_t)panel * GEMM_PANEL;
+        p.squares = o->squares;
+        p.goes_on = o->add_sums || strip->goes_on;
+    }
     if (o->epilogue == GEMM_ADD) {
         for (int i = 0; i < p.rows; i++) {
             __builtin_prefetch(p.row + (size_t)i * p.stride, 1);
@@ -60,6 +68,16 @@ static __attribute__((noinline)) vf get_part(const char *row, int columns, int a
         memcpy(whole, (const float *)row + at,
                (size_t)(columns - at < LANES ? columns - at : LANES) * sizeof(float));
     return load_f32(whole);
+}
+
+/* What a convolution's rows come to, column by column. Strips of one sum follow each other. */
+static inline __attribute__((always_inline)) void put_sums(struct place *p)
+{
+    for (size_t half = 0; half < 2; half++) {
+        float *sum = p->sums + half * LANES, *square = sum + p->squares;
+        store_f32(sum, p->goes_on ? load_f32(sum) + p->sum[half] : p->sum[half]);
+        store_f32(square, p->goes_on ? load_f32(square) + p->square[half] : p->square[half]);
+    }
 }
 
 static inline __attribute__((always_inline)) void finish_row(const float *sums, struct place *p,
@@ -106,6 +124,14 @@ static inline __attribute__((always_inline)) void finish_row(const float *sums, 
     }
     p->row += p->stride;
     p->done++;
+    if (e == GEMM_CONV && p->sums) {
+        p->sum[0] += x;
+        p->sum[1] += y;
+        p->square[0] += x * x;
+        p->square[1] += y * y;
+        if (p->done == p->rows)
+            put_sums(p);
+    }
 }
 
 /* Calls f(job, epilogue, bf16) with constants, so that each kind is compiled by itself. */

@@ -35,6 +35,9 @@ struct gemm_out {
     const float *bias;
     const uint16_t *residual; /* GEMM_CONV: added, where dst is in `dst`; or NULL */
     bool relu;                /* GEMM_CONV */
+    float *sums;              /* GEMM_CONV: strips' sums of each column go here, and the squares' */
+    size_t squares;           /* so many elements behind; or NULL */
+    bool add_sums;            /* to what is there, for the first strip of a sum too */
     enum gemm_epilogue epilogue;
 };
 
@@ -43,6 +46,8 @@ struct gemm_out {
 struct gemm_strip {
     size_t a, dst;
     int rows;
+    bool goes_on; /* adds to the sums that the strip before it has left */
+    size_t sums;  /* elements from the result's sums to the strip's */
 };
 
 /* Some strips of A times some panels of B. */
