@@ -74,6 +74,21 @@ static inline __attribute__((always_inline)) void scale_shift_typed(void *dst, c
                                                                     const float *b, size_t pixels,
                                                                     size_t stride, int C, bool silu)
 {
+    if (C == 2 * LANES) { /* our own convolutions' blocks */
+        const vf a0 = load_f32(a), a1 = load_f32(a + LANES);
+        const vf b0 = load_f32(b), b1 = load_f32(b + LANES);
+        for (size_t p = 0; p < pixels; p++) {
+            vf x = load(src, p * stride, bf16) * a0 + b0;
+            vf y = load(src, p * stride + LANES, bf16) * a1 + b1;
+            if (silu) {
+                x = bf16 ? silu_rough(x) : silu_lanes(x);
+                y = bf16 ? silu_rough(y) : silu_lanes(y);
+            }
+            store(dst, p * stride, x, bf16);
+            store(dst, p * stride + LANES, y, bf16);
+        }
+        return;
+    }
     for (size_t p = 0; p < pixels; p++) {
         int c = 0;
         for (; c + LANES <= C; c += LANES) {
