@@ -51,7 +51,7 @@ struct imf__image {
                * and to_rgb8 reads these */
     int norm_groups, norm_strips; /* the device's: what conv2d has left beside the pixels for the
                                    * group_norm that reads them next; zeros: nothing */
-    const void *unnormed;         /* the device's: pixels that a group_norm has left to whoever reads
+    const void *unnormed; /* the device's: pixels that a group_norm has left to whoever reads
                                    * this image to normalise; NULL: `data` is what the image shows */
     bool unnormed_silu;
 };

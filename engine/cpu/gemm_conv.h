@@ -12,7 +12,7 @@
 
 /* One product: all of it, or one parity. */
 struct phase {
-    uint16_t *data;                /* panels of B */
+    uint16_t *data;                 /* panels of B */
     size_t *offsets, *band_offsets; /* of the steps, in a picture and in a band's buffer */
     size_t first; /* elements from a picture's first to the window of output pixel (0, 0) */
 };

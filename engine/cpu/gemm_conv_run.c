@@ -13,9 +13,9 @@ struct run {
     const struct gemm_conv *w;
     struct imf__image *dst;
     const struct imf__image *src, *residual;
-    const char *raw;      /* pixels that are still to be normalised; NULL: src's as they are */
-    const float *scales;  /* of them */
-    float *sums;          /* of each row of dst, or NULL */
+    const char *raw;     /* pixels that are still to be normalised; NULL: src's as they are */
+    const float *scales; /* of them */
+    float *sums;         /* of each row of dst, or NULL */
     size_t scales_sample, sums_sample;
     size_t buffer_bytes; /* of a thread */
 };
@@ -178,8 +178,8 @@ imf_status imf__gemm_conv_run(struct cpu_device *cpu, struct imf__image *dst,
         dst->norm_strips = dst->h;
     if (r.raw) {
         r.buffer_bytes = band_bytes(w);
-        IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_THREADS,
-                                    r.buffer_bytes * (size_t)cpu->threads));
+        IMF_TRY(
+            cpu_scratch_reserve(cpu, CPU_SCRATCH_THREADS, r.buffer_bytes * (size_t)cpu->threads));
     }
     if (cpu->base.dry)
         return IMF_OK;

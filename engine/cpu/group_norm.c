@@ -39,8 +39,7 @@ static void scales_from(float *a, float *b, const double *sums, int stored, cons
 }
 
 /* Rows [y0, y1) of a plane, as runs of pixels: rows without a border between them are one. */
-#define EACH_RUN(l, r, y0, y1)                                                                     \
-    for (int r = (y0); r < (y1); r += (l).border ? 1 : (y1) - (y0))
+#define EACH_RUN(l, r, y0, y1) for (int r = (y0); r < (y1); r += (l).border ? 1 : (y1) - (y0))
 
 static size_t run_pixels(const struct layout *l, int y0, int y1)
 {

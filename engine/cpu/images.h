@@ -10,9 +10,10 @@
 #include "cpu/gemm_multiply.h"
 #include "cpu/internal.h"
 
-#define IMAGE_BLOCK 16        /* channels of nChw16c */
-#define IMAGE_RUN_MAX 2048    /* channels of an NHWC pixel */
-#define IMAGE_SLACK_PIXELS 128 /* tiles of pixels may be read past a row's end, and the last one's */
+#define IMAGE_BLOCK 16     /* channels of nChw16c */
+#define IMAGE_RUN_MAX 2048 /* channels of an NHWC pixel */
+#define IMAGE_SLACK_PIXELS                                                                         \
+    128 /* tiles of pixels may be read past a row's end, and the last one's */
 
 struct layout {
     int planes, run; /* run: channels a pixel of a plane holds */

@@ -124,10 +124,11 @@ static imf_status run_norm_conv(struct imf__op_run *r, const int *p)
                                .upsample2x = p[7]};
     struct imf__device *d = r->d;
     int up = k.upsample2x ? 2 : 1;
-    struct imf__image src, normed, dst = {.n = r->B,
-                                          .h = (p[4] * up - 1) / k.stride + 1,
-                                          .w = (p[5] * up - 1) / k.stride + 1,
-                                          .c = k.out};
+    struct imf__image src, normed,
+        dst = {.n = r->B,
+               .h = (p[4] * up - 1) / k.stride + 1,
+               .w = (p[5] * up - 1) / k.stride + 1,
+               .c = k.out};
     void *gamma, *beta;
     IMF_TRY(load_conv(r, &k, true));
     IMF_TRY(seeded_image(r, &src, 3, k.in_h, k.in_w, k.in));
@@ -307,10 +308,10 @@ static imf_status run_to_rgb8(struct imf__op_run *r, const int *p)
 
 static const struct imf__op conv2d = {
     "conv2d", "in out kh kw stride pad_h pad_w h w up relu residual bias", run_conv2d, false};
-static const struct imf__op conv_norm = {"conv2d+group_norm", "in out h w groups up residual in_place",
-                                         run_conv_norm, false};
-static const struct imf__op norm_conv = {"group_norm+conv2d", "in out k stride h w groups up in_place",
-                                         run_norm_conv, false};
+static const struct imf__op conv_norm = {
+    "conv2d+group_norm", "in out h w groups up residual in_place", run_conv_norm, false};
+static const struct imf__op norm_conv = {
+    "group_norm+conv2d", "in out k stride h w groups up in_place", run_norm_conv, false};
 static const struct imf__op conv_to_rgb = {"conv2d+to_rgb8", "in h w", run_conv_to_rgb, true};
 static const struct imf__op group_norm = {"group_norm", "h w c groups silu", run_group_norm, false};
 static const struct imf__op pool2d = {"pool2d", "h w c avg k stride pad", run_pool2d, false};
