@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define GROUP_BYTES (800 << 10) /* of B at a time: they stay in the second-level cache */
+#define FEED_MOST 3             /* pixels a step: more would take longer than the step itself */
 
 struct run {
     struct cpu_device *cpu;
@@ -30,31 +31,83 @@ static size_t band_bytes(const struct gemm_conv *w)
     return cpu_round_up(elements * sizeof(uint16_t), 4096);
 }
 
-/* The normalised pixels that a task's rows see, zeros around the picture. */
-static void fill_band(const struct run *r, uint16_t *band, const struct task *t)
+/* Row `i` of those that a task's rows see: whether the picture has it. */
+static bool has_row(const struct run *r, const struct task *t, int i)
+{
+    const int y = t->y0 - r->w->desc.pad_h + i;
+    return y >= 0 && y < r->w->desc.in_h;
+}
+
+/* The normalising of a band's row `i`, which the picture has. */
+static struct gemm_feed feed_of(const struct run *r, uint16_t *band, const struct task *t, int i)
 {
     const struct gemm_conv *w = r->w;
-    const struct imf__conv_desc *d = &w->desc;
+    const size_t y = (size_t)(t->y0 - w->desc.pad_h + i + GEMM_BORDER);
+    const size_t run = (size_t)w->desc.in_w * BLOCK, edge = GEMM_BORDER * BLOCK;
+    struct gemm_feed f = {
+        .src = (const uint16_t *)r->raw + (size_t)t->n * w->src_picture + y * w->src_row + edge,
+        .dst = band + (size_t)i * w->src_row + edge,
+        .a = r->scales + (size_t)t->n * r->scales_sample,
+        .planes = (int)blocks_of(w->desc.in),
+        .pixels = w->desc.in_w,
+        .src_gap = w->src_plane - run,
+        .dst_gap = w->band_plane - run,
+        .silu = r->src->unnormed_silu,
+    };
+    f.b = f.a + r->scales_sample / 2;
+    return f;
+}
+
+static void normalise_row(const struct run *r, const struct gemm_feed *f)
+{
+    const size_t run = (size_t)f->pixels * BLOCK;
+    for (size_t p = 0; p < (size_t)f->planes; p++)
+        r->cpu->k->scale_shift(f->dst + p * (run + f->dst_gap), f->src + p * (run + f->src_gap),
+                               true, f->a + p * BLOCK, f->b + p * BLOCK, (size_t)f->pixels, BLOCK,
+                               BLOCK, f->silu);
+}
+
+/* The normalised pixels that a task's first row sees, and zeros around the picture. */
+static void begin_band(const struct run *r, uint16_t *band, const struct task *t)
+{
+    const struct gemm_conv *w = r->w;
     const size_t edge = GEMM_BORDER * BLOCK, row = w->src_row;
-    const int first = t->y0 * d->stride - d->pad_h;
-    const int rows = (t->y1 - t->y0 - 1) * d->stride + d->kh;
-    const float *a = r->scales + (size_t)t->n * r->scales_sample, *b = a + r->scales_sample / 2;
-    const uint16_t *picture = (const uint16_t *)r->raw + (size_t)t->n * w->src_picture;
-    for (size_t plane = 0; plane < blocks_of(d->in); plane++) {
-        for (int i = 0; i < rows; i++) {
+    for (int i = 0; i < t->y1 - t->y0 - 1 + w->desc.kh; i++) {
+        const bool there = has_row(r, t, i);
+        for (size_t plane = 0; plane < blocks_of(w->desc.in); plane++) {
             uint16_t *to = band + plane * w->band_plane + (size_t)i * row;
-            const int y = first + i;
-            if (y < 0 || y >= d->in_h) {
-                memset(to, 0, row * sizeof(*to));
-                continue;
-            }
-            const uint16_t *from =
-                picture + plane * w->src_plane + (size_t)(y + GEMM_BORDER) * row + edge;
-            memset(to, 0, edge * sizeof(*to));
+            memset(to, 0, (there ? edge : row) * sizeof(*to));
             memset(to + row - edge, 0, edge * sizeof(*to));
-            r->cpu->k->scale_shift(to + edge, from, true, a + plane * BLOCK, b + plane * BLOCK,
-                                   (size_t)d->in_w, BLOCK, BLOCK, r->src->unnormed_silu);
         }
+        if (there && i < w->desc.kh) {
+            const struct gemm_feed f = feed_of(r, band, t, i);
+            normalise_row(r, &f);
+        }
+    }
+}
+
+/* A task's rows one by one: each one's product normalises what the next one will see too. */
+static void run_rows(const struct run *r, const struct task *t, struct gemm_job job,
+                     uint16_t *band)
+{
+    const struct gemm_conv *w = r->w;
+    const int rows = t->y1 - t->y0, steps = w->row_strips * job.panels * job.steps;
+    const uint16_t *next_b = job.next;
+    const size_t part = job.next_size / (size_t)rows; /* of the next panels, with each row */
+    job.n_strips = w->row_strips;
+    job.next_size = part;
+    for (int y = 0; y < rows; y++, job.strips += w->row_strips) {
+        const int next = y + w->desc.kh;
+        struct gemm_feed f;
+        job.feed = NULL;
+        job.next = next_b ? next_b + (size_t)y * part : NULL;
+        if (y + 1 < rows && has_row(r, t, next)) {
+            f = feed_of(r, band, t, next);
+            f.step = (f.planes * f.pixels + steps - 1) / steps;
+            f.step = f.step < FEED_MOST ? f.step : FEED_MOST;
+            job.feed = &f;
+        }
+        r->cpu->gemm->run(&job);
     }
 }
 
@@ -80,7 +133,7 @@ static void clear_edges(const struct run *r, const struct task *t)
 }
 
 /* All of a task's panels, as many at a time as fit the cache. */
-static void run_phase(const struct run *r, const struct task *t, int phase, const uint16_t *band)
+static void run_phase(const struct run *r, const struct task *t, int phase, uint16_t *band)
 {
     const struct gemm_conv *w = r->w;
     const struct phase *p = &w->phase[phase];
@@ -127,7 +180,13 @@ static void run_phase(const struct run *r, const struct task *t, int phase, cons
         job.panel = t->panel + done;
         job.panels = t->panels - done < group ? t->panels - done : group;
         job.b = p->data + (size_t)job.panel * size;
-        r->cpu->gemm->run(&job);
+        const int left = t->panels - done - job.panels;
+        job.next = left > 0 ? job.b + (size_t)job.panels * size : NULL;
+        job.next_size = (size_t)(left < group ? left : group) * size;
+        if (r->raw && done == 0)
+            run_rows(r, t, job, band);
+        else
+            r->cpu->gemm->run(&job);
     }
 }
 
@@ -139,7 +198,7 @@ static void run_task(const struct run *r, const struct task *t)
     if (r->raw) {
         band = (uint16_t *)((char *)cpu_scratch(r->cpu, CPU_SCRATCH_THREADS) +
                             (size_t)omp_get_thread_num() * r->buffer_bytes);
-        fill_band(r, band, t);
+        begin_band(r, band, t);
     }
     for (int phase = 0; phase < r->w->phases; phase++)
         run_phase(r, t, phase, band);
@@ -150,14 +209,18 @@ static void run_tasks(const struct run *r)
     const struct gemm_conv *w = r->w;
     const int bands = (w->out_h + w->band - 1) / w->band;
     const int columns = (w->panels + w->task_panels - 1) / w->task_panels;
-#pragma omp parallel for num_threads(r->cpu->threads) schedule(dynamic)
-    for (int i = 0; i < r->dst->n * columns * bands; i++) {
-        struct task t = {.n = i / (columns * bands),
-                         .y0 = i % bands * w->band,
-                         .panel = i / bands % columns * w->task_panels};
-        t.y1 = t.y0 + w->band < w->out_h ? t.y0 + w->band : w->out_h;
-        t.panels = w->panels - t.panel < w->task_panels ? w->panels - t.panel : w->task_panels;
-        run_task(r, &t);
+#pragma omp parallel num_threads(r->cpu->threads)
+    {
+        struct cpu_turn turn = cpu_turn_of(&r->cpu->tasks, r->dst->n * columns * bands);
+        while (cpu_next(&turn)) {
+            const int i = turn.task;
+            struct task t = {.n = i / (columns * bands),
+                             .y0 = i % bands * w->band,
+                             .panel = i / bands % columns * w->task_panels};
+            t.y1 = t.y0 + w->band < w->out_h ? t.y0 + w->band : w->out_h;
+            t.panels = w->panels - t.panel < w->task_panels ? w->panels - t.panel : w->task_panels;
+            run_task(r, &t);
+        }
     }
 }
 

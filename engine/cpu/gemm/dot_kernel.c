@@ -1,6 +1,7 @@
 /* The product with VDPBF16PS: 8 rows x 2 vectors of sums at a time, from the tiles' packing, where
  * a tile's row of B is one vector. Pairs are added in order, to nearest even, denormals flushed. */
 #include "cpu/gemm/epilogue.h"
+#include "cpu/gemm/feed.h"
 
 #include <immintrin.h>
 
@@ -77,7 +78,9 @@ static inline __attribute__((always_inline)) void run_as(const struct gemm_job *
 
 static void run(const struct gemm_job *job)
 {
+    struct feeding fed = feeding_of(job);
     GEMM_DISPATCH(run_as, job);
+    feed_rest(&fed);
 }
 
 static double peak(int times)

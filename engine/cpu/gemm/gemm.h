@@ -50,6 +50,18 @@ struct gemm_strip {
     size_t sums;  /* elements from the result's sums to the strip's */
 };
 
+/* Pixels of a picture in blocks of 32 channels that a kernel normalises for a later job while it
+ * multiplies: dst = src a + b, and SiLU of that. All of it is done when the kernel returns. */
+struct gemm_feed {
+    const uint16_t *src;
+    uint16_t *dst;
+    const float *a, *b;      /* 32 for each plane */
+    int planes, pixels;      /* runs, and what each has */
+    size_t src_gap, dst_gap; /* elements between a run's end and the next one */
+    int step;                /* pixels for each 32 of K */
+    bool silu;
+};
+
 /* Some strips of A times some panels of B. */
 struct gemm_job {
     const struct gemm_out *out;
@@ -63,6 +75,7 @@ struct gemm_job {
     const uint16_t *b;     /* the first panel */
     int steps;             /* K / 32 */
     int panel, panels;     /* of B, counted from the matrix's first */
+    const struct gemm_feed *feed; /* or NULL */
     const uint16_t *next;  /* what B's next job begins with, to be fetched meanwhile; or NULL */
     size_t next_size;      /* elements */
 };

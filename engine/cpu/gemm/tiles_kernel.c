@@ -1,6 +1,7 @@
 /* The product on tiles: 2 x 2 tiles of sums, two of A, two of B. While a block is multiplied, the
  * rows of the one before it are finished. */
 #include "cpu/gemm/epilogue.h"
+#include "cpu/gemm/feed.h"
 #include "cpu/gemm/tiles.h"
 #include "cpu/gemm/tiles_attention.h"
 
@@ -65,7 +66,8 @@ static inline __attribute__((always_inline)) void step(struct walk *w, bool both
 
 /* A block of sums, while the rows of the one before it are finished. */
 static inline __attribute__((always_inline)) void multiply(float *sums, struct walk w, bool both,
-                                                           struct fetch *f, const float *finished,
+                                                           struct fetch *f, struct feeding *fed,
+                                                           const float *finished,
                                                            struct place *p, enum gemm_epilogue e,
                                                            bool bf16)
 {
@@ -77,11 +79,14 @@ static inline __attribute__((always_inline)) void multiply(float *sums, struct w
     }
     while (w.left > 0 && p->done + 1 < p->rows) {
         step(&w, both, f);
+        feed(fed, fed->f.step);
         finish_row(finished, p, e, bf16);
         finish_row(finished, p, e, bf16);
     }
-    while (w.left > 0)
+    while (w.left > 0) {
         step(&w, both, f);
+        feed(fed, fed->f.step);
+    }
     while (p->done < p->rows)
         finish_row(finished, p, e, bf16);
     TILE_STORE(0, sums, 64);
@@ -119,6 +124,7 @@ static inline __attribute__((always_inline)) void run_as(const struct gemm_job *
     float sums[2][SUMS] __attribute__((aligned(64)));
     struct place before = {.rows = 0};
     struct fetch f = fetch_of(job);
+    struct feeding fed = feeding_of(job);
     int now = 0, rows = 0;
     for (int i = 0; i < job->n_strips; i++) {
         const struct gemm_strip *s = &job->strips[i];
@@ -127,15 +133,16 @@ static inline __attribute__((always_inline)) void run_as(const struct gemm_job *
         for (int p = 0; p < job->panels; p++, now ^= 1) {
             const struct walk w = walk_of(job, s, p);
             if (rows > 16)
-                multiply(sums[now], w, true, &f, sums[now ^ 1], &before, e, bf16);
+                multiply(sums[now], w, true, &f, &fed, sums[now ^ 1], &before, e, bf16);
             else
-                multiply(sums[now], w, false, &f, sums[now ^ 1], &before, e, bf16);
+                multiply(sums[now], w, false, &f, &fed, sums[now ^ 1], &before, e, bf16);
             before = place_of(job->out, s, job->panel + p);
         }
     }
     while (before.done < before.rows)
         finish_row(sums[now ^ 1], &before, e, bf16);
     tiles_end();
+    feed_rest(&fed);
 }
 
 static void run(const struct gemm_job *job)
