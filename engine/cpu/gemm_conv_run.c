@@ -87,8 +87,7 @@ static void begin_band(const struct run *r, uint16_t *band, const struct task *t
 }
 
 /* A task's rows one by one: each one's product normalises what the next one will see too. */
-static void run_rows(const struct run *r, const struct task *t, struct gemm_job job,
-                     uint16_t *band)
+static void run_rows(const struct run *r, const struct task *t, struct gemm_job job, uint16_t *band)
 {
     const struct gemm_conv *w = r->w;
     const int rows = t->y1 - t->y0, steps = w->row_strips * job.panels * job.steps;

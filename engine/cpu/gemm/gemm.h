@@ -67,17 +67,17 @@ struct gemm_job {
     const struct gemm_out *out;
     const struct gemm_strip *strips;
     int n_strips;
-    const uint16_t *a;     /* strips count from here */
-    const size_t *offsets; /* (steps) of a strip's two tiles for each 32 of K, in elements */
-    size_t row;            /* elements between a tile's rows in A: 32, or more where some are
+    const uint16_t *a;            /* strips count from here */
+    const size_t *offsets;        /* (steps) of a strip's two tiles for each 32 of K, in elements */
+    size_t row;                   /* elements between a tile's rows in A: 32, or more where some are
                             * skipped; the second tile is 16 such rows further */
-    bool picture;          /* A's strips share most of what they read */
-    const uint16_t *b;     /* the first panel */
-    int steps;             /* K / 32 */
-    int panel, panels;     /* of B, counted from the matrix's first */
+    bool picture;                 /* A's strips share most of what they read */
+    const uint16_t *b;            /* the first panel */
+    int steps;                    /* K / 32 */
+    int panel, panels;            /* of B, counted from the matrix's first */
     const struct gemm_feed *feed; /* or NULL */
-    const uint16_t *next;  /* what B's next job begins with, to be fetched meanwhile; or NULL */
-    size_t next_size;      /* elements */
+    const uint16_t *next; /* what B's next job begins with, to be fetched meanwhile; or NULL */
+    size_t next_size;     /* elements */
 };
 
 struct gemm_kernel {

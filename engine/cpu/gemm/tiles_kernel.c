@@ -67,9 +67,8 @@ static inline __attribute__((always_inline)) void step(struct walk *w, bool both
 /* A block of sums, while the rows of the one before it are finished. */
 static inline __attribute__((always_inline)) void multiply(float *sums, struct walk w, bool both,
                                                            struct fetch *f, struct feeding *fed,
-                                                           const float *finished,
-                                                           struct place *p, enum gemm_epilogue e,
-                                                           bool bf16)
+                                                           const float *finished, struct place *p,
+                                                           enum gemm_epilogue e, bool bf16)
 {
     TILE_ZERO(0);
     TILE_ZERO(1);
