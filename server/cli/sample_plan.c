@@ -34,8 +34,8 @@ void imfd_plan_options_free(struct imfd_plan_options *o)
 void imfd_plan_free(struct imfd_plan *plan)
 {
     free(plan->samples);
-    plan->samples = NULL;
-    plan->n = 0;
+    cJSON_Delete(plan->file);
+    *plan = (struct imfd_plan){.n = 0};
 }
 
 static imf_status allocate(struct imfd_plan *plan, size_t n, struct imf_error *err)
@@ -75,10 +75,14 @@ static imf_status read_member(struct imfd_sample *s, const cJSON *v, const char 
                              name);
         *real = (float)v->valuedouble;
     } else if (strcmp(name, "class") == 0) {
-        if (!whole(v, INT32_MAX, &n))
-            return imf__fail(err, IMF_EINVAL, "%s: entry %zu: \"class\" must be a class index",
+        size_t length = cJSON_IsString(v) ? strlen(v->valuestring) : 0;
+        if (!whole(v, INT32_MAX, &n) && (length == 0 || length > CLASSES_MAX_QUERY))
+            return imf__fail(err, IMF_EINVAL,
+                             "%s: entry %zu: \"class\" must be an index, a WordNet id or a name",
                              path, i);
         s->label = (int32_t)n;
+        s->class_name = length ? v->valuestring : NULL;
+        s->class_name_length = (int)length;
     } else if (strcmp(name, "seed") == 0) {
         if (!whole(v, 0x1p53, &s->seed))
             return imf__fail(err, IMF_EINVAL,
@@ -123,13 +127,12 @@ static imf_status from_file(struct imfd_plan *plan, const struct imfd_plan_optio
 {
     char *text = NULL;
     size_t size = 0;
-    cJSON *root = NULL;
     const char *path = o->per_sample;
     struct imf__json_fault fault;
     imf_status status = imfd_read_file(&text, &size, path, PLAN_FILE_MAX, err);
     if (status != IMF_OK)
         return status;
-    root = json_read(text, size, &fault);
+    cJSON *root = plan->file = json_read(text, size, &fault);
     if (!root) {
         status =
             imf__fail(err, IMF_EINVAL, "%s: not valid JSON (line %d): %s%s%s", path,
@@ -152,7 +155,6 @@ static imf_status from_file(struct imfd_plan *plan, const struct imfd_plan_optio
         status = read_entry(&plan->samples[i], entry, path, i, err);
     }
 out:
-    cJSON_Delete(root);
     free(text);
     return status;
 }
@@ -291,8 +293,8 @@ static const char *name_of(void *user, int label)
 }
 
 /* The label of a class by its name, as the HTTP interface understands it. */
-static imf_status find_class(struct imfd_sample *s, const struct classes *classes,
-                             struct imf_error *err)
+static imf_status find_class(struct imfd_sample *s, const char *option,
+                             const struct classes *classes, struct imf_error *err)
 {
     struct class_lookup found;
     const char *name = s->class_name;
@@ -312,10 +314,14 @@ static imf_status find_class(struct imfd_sample *s, const struct classes *classe
                          found.candidates[i], classes_get(classes, found.candidates[i])->name);
         used += n > 0 ? (size_t)n : 0;
     }
+    if (found.n_candidates == 0)
+        snprintf(near, sizeof(near), "classes are 0 (%s) to %d (%s)", classes_get(classes, 0)->name,
+                 classes_count(classes) - 1,
+                 classes_get(classes, classes_count(classes) - 1)->name);
     int shown = s->class_name_length < 80 ? s->class_name_length : 80;
-    return imf__fail(err, IMF_EINVAL, "--classes: %s \"%.*s\"%s%s",
+    return imf__fail(err, IMF_EINVAL, "%s: %s \"%.*s\": %s", option,
                      match == CLASS_AMBIGUOUS ? "several classes are called" : "no class is called",
-                     shown, name, found.n_candidates ? ": " : "", near);
+                     shown, name, near);
 }
 
 static imf_status find_classes(struct imfd_plan *plan, const struct imf_model *model,
@@ -331,7 +337,8 @@ static imf_status find_classes(struct imfd_plan *plan, const struct imf_model *m
             classes = count == CLASSES_IMAGENET
                           ? classes_create_imagenet()
                           : classes_create_named(count, name_of, (void *)(uintptr_t)model);
-        status = classes ? find_class(&plan->samples[i], classes, err)
+        status = classes ? find_class(&plan->samples[i], plan->file ? "--per-sample" : "--classes",
+                                      classes, err)
                          : imf__fail(err, IMF_ENOMEM, "out of memory");
     }
     classes_destroy(classes);

@@ -8,9 +8,10 @@
 #include "base/options.h"
 
 struct imfd_sample {
-    int32_t label;          /* negative: chosen by imfd_plan_complete */
-    const char *class_name; /* looked up by imfd_plan_complete; NULL: the label counts. Of argv, */
-    int class_name_length;  /* and without a NUL at its end */
+    int32_t label; /* negative: chosen by imfd_plan_complete */
+    const char
+        *class_name;       /* looked up by imfd_plan_complete; NULL: the label counts. Of argv or */
+    int class_name_length; /* the plan's file, and perhaps without a NUL at its end */
     uint64_t seed;
     struct imf_sampling sampling; /* steps 0, the floats NaN: the model's */
 };
@@ -18,6 +19,7 @@ struct imfd_sample {
 struct imfd_plan {
     struct imfd_sample *samples; /* owned */
     size_t n;
+    struct cJSON *file; /* owned; of --per-sample, else NULL */
 };
 
 struct imfd_plan_options {

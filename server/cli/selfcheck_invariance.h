@@ -4,9 +4,10 @@
 
 #include "cli/common.h"
 
-/* Draws the same samples in batches of 1, 2, 3, 5 and 8, with 1, 2 and 3 threads and as many as
- * `o` asks for, through layers of the published B's width and a decoder, and prints a table of what
- * has the same bits. Thread counts whose fingerprint differs may differ. 1 on a miss. CPU only. */
+/* Draws the same samples in batches of 1, 2, 3 and 5, with 1 to 4 threads and as many as `o` asks
+ * for, through layers of published widths (MiT-B with taesd, MiT-XL with sd-vae, pMF-B), and prints
+ * a table of what has the same bits. Thread counts whose fingerprint differs may differ. 1 on a
+ * miss. CPU only. */
 int imfd_selfcheck_invariance(const struct imfd_usage *usage, const struct device_options *o);
 
 #endif

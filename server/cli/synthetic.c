@@ -37,10 +37,18 @@ static imf_status make_folder(struct imfd_synthetic *s, struct imf_error *err)
                                     : imf__fail(err, IMF_EIO, "TMPDIR: the path is too long");
 }
 
+/* input_size goes into the metadata; 0: nothing does. */
 static imf_status write_weights(struct imfd_synthetic *s, const struct imf__names *names,
-                                uint64_t seed, struct imfd_progress *bar, struct imf_error *err)
+                                uint64_t seed, int input_size, struct imfd_progress *bar,
+                                struct imf_error *err)
 {
-    struct imf__weights_params p = {.names = names, .type = IMF__STORED_F32};
+    char size[16];
+    snprintf(size, sizeof(size), "%d", input_size);
+    const char *const metadata[][2] = {{"input_size", size}};
+    struct imf__weights_params p = {.names = names,
+                                    .type = IMF__STORED_F32,
+                                    .metadata = metadata,
+                                    .metadata_count = input_size > 0};
     imf_status status = make_folder(s, err);
     if (status == IMF_OK)
         status = imf__synth_write(s->path, &p, seed, bar ? imfd_progress_fraction : NULL, bar, err);
@@ -67,7 +75,7 @@ imf_status imfd_synthetic_make(struct imfd_synthetic *s, const char *name, struc
     }
     struct imfd_progress bar;
     imfd_progress_start(&bar, "synthesising weights", NULL, 1, false);
-    status = status == IMF_OK ? write_weights(s, &names, 0, &bar, err)
+    status = status == IMF_OK ? write_weights(s, &names, 0, 0, &bar, err)
                               : imf__fail(err, status, "%s", imf_status_sentence(status));
     imfd_progress_end(&bar);
     imf__names_free(&names);
@@ -80,7 +88,9 @@ imf_status imfd_synthetic_make_shape(struct imfd_synthetic *s,
 {
     struct imf__names names = {.count = 0};
     imf_status status = imf__meanflow_names(&names, shape);
-    status = status == IMF_OK ? write_weights(s, &names, seed, NULL, err)
+    /* A pMF's is in its tensors. */
+    int side = shape->family == IMF__MIT ? shape->input_size : 0;
+    status = status == IMF_OK ? write_weights(s, &names, seed, side, NULL, err)
                               : imf__fail(err, status, "%s", imf_status_sentence(status));
     imf__names_free(&names);
     return status;

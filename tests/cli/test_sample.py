@@ -1,6 +1,7 @@
 """imfd sample: latents against the goldens, forms of output, refusals."""
 import json
 import os
+import re
 import struct
 import unittest
 
@@ -111,11 +112,49 @@ class ClassNames(CliCase):
     def test_one_name_for_all_seeds(self):
         self.assertEqual(self.draw("--classes", "cat", "--seeds", "3,4"), self.draw("--classes", "1", "--seeds", "3,4"))
 
+    def test_names_in_a_file(self):
+        file = self.write("p.json", json.dumps([{"class": "cat", "seed": 3}, {"class": "2", "seed": 4}, {"class": 3, "seed": 5},
+                                                {"class": "none", "seed": 6}]))
+        self.assertEqual(self.draw("--per-sample", file), self.draw("--classes", "1,2,3,none", "--seeds", "3,4,5,6"))
+
+    def test_imagenet(self):
+        """Names and WordNet ids of a model of 1000 classes, in any spelling; a word that is no class, or two."""
+        model, z = self.path("imagenet.safetensors"), self.path("z.npy")
+        self.ok("synth", "--quiet", "MiT", "--config", "depth=2,hidden=64,classes=1000,input_size=8", "-o", model)
+        base = ["sample", "--ckpt-path", model, "--decoder", "none", *CPU, "--save-latents", z]
+
+        def draw(*args):
+            self.ok(*base, *args)
+            return read_npy(z)
+        wanted = draw("--classes", "207,207,207,360,88", "--seeds", "1,2,3,4,5")
+        self.assertEqual(draw("--classes", "n02099601,Golden_Retriever,golden retriever,otter,macaw", "--seeds", "1,2,3,4,5"),
+                         wanted)
+        file = self.write("p.json", json.dumps([{"class": c, "seed": i + 1} for i, c in enumerate(
+            ["golden retriever", "n02099601", "207", "OTTER", 88])]))
+        self.assertEqual(draw("--per-sample", file), wanted)
+        self.refused(2, ['no class is called "cat"', "281 (tabby)"], *base, "--classes", "cat")
+        self.refused(2, ['several classes are called "crane"', "134 (crane)", "517 (crane)"], *base, "--classes", "crane")
+
+    def test_examples_of_the_readme(self):
+        """Before it comes to other models, README speaks of the demo's classes."""
+        with open(DEMO, "rb") as f:
+            names = json.loads(self.header(f)["__metadata__"]["class_names"])
+        with open(os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(DEMO))), "README.md"), encoding="utf-8") as f:
+            text = f.read()
+        first = text[:text.index("**Which models?**")]
+        used = re.findall(r"""(?:"class": "|class: '|/images/demo/|prompt=")(\w+)""", first)
+        used += re.findall(r"sample --demo --classes (\w+)", text)
+        self.assertGreater(len(used), 5)
+        self.assertEqual(set(used) - set(names), set())
+
     def test_refused_with_candidates(self):
         z = self.path("z.npy")
         demo = ["sample", "--demo", *CPU, "--save-latents", z]
         self.refused(2, ['no class is called "ca"', "1 (cat)"], *demo, "--classes", "ca")
-        self.refused(2, 'no class is called "zebrafish"', *demo, "--classes", "1,zebrafish")
+        self.refused(2, ['--classes: no class is called "zebrafish"', "classes are 0 (smiley) to 19 (rocket)"], *demo,
+                     "--classes", "1,zebrafish")
+        file = self.write("p.json", '[{"class": 1}, {"class": "zebrafish"}]')
+        self.refused(2, '--per-sample: no class is called "zebrafish"', *demo, "--per-sample", file)
         self.refused(2, 'no class is called "-1"', *demo, "--classes", "-1")
         self.refused(2, 'no class is called "1-"', *demo, "--classes", "1-")
         with open(DEMO, "rb") as f:
@@ -218,7 +257,8 @@ class Refusals(CliCase):
             ("line 2", '[{"class": 1},\n {"class": }]'), ("list", "{}"), ("list", "[]"), ("JSON", ""), ("JSON", "[1] x"),
             ("entry 1 is not an object", '[{"class": 1}, 7]'), ('no "class"', '[{"seed": 1}]'),
             ("unknown key", '[{"class": 1, "sead": 2}]'), ("twice", '[{"class": 1, "class": 2}]'),
-            ('"class"', '[{"class": 1.5}]'), ('"class"', '[{"class": -1}]'), ('"seed"', '[{"class": 1, "seed": 1e300}]'),
+            ('"class"', '[{"class": 1.5}]'), ('"class"', '[{"class": ""}]'), ('"class"', '[{"class": null}]'),
+            ('"class"', '[{"class": "%s"}]' % ("x" * 300)), ('"class"', '[{"class": -1}]'), ('"seed"', '[{"class": 1, "seed": 1e300}]'),
             ('"steps"', '[{"class": 1, "steps": 0}]'), ('"omega"', '[{"class": 1, "omega": "8"}]'),
             ("JSON", '[{"class": 1}\0]'), ("JSON", "[" * 100000),
         ]:

@@ -1,5 +1,6 @@
 """The server with the real CPU engine and a B-sized model (synthetic weights): back after kill -9, and
 alive while the engine takes every core."""
+import base64
 import http.client
 import json
 import os
@@ -41,6 +42,30 @@ class Engine(unittest.TestCase):
     def serve(self, *flags, listen="127.0.0.1:0"):
         return Server("--models", "id=B,checkpoint=%s,decoder=%s" % (self.model, self.decoder), *flags,
                       device="cpu", listen=listen)
+
+    def test_batches_and_threads(self):
+        """B's widths, by real requests: five pictures one by one, three and five at once, with one to three threads
+        are the same five files, or the tag tells them apart (float32's Winograd goes with the threads)."""
+        for precision in ("bf16", "fp32"):
+            files = {}  # by tag
+            for threads in (1, 2, 3):
+                flags = ("--precision", precision, "--threads", str(threads), "--max-batch", "5", "--cache-bytes", "0")
+                try:
+                    server = self.serve(*flags)
+                except AssertionError:
+                    self.assertEqual(precision, "bf16", "float32 is everywhere")
+                    break
+                with server:
+                    def at_once(n):
+                        parts = server.generate({"model": "B", "class": 7, "seed": 0, "n": n, "embed_metadata": True})
+                        return [base64.b64decode(d["b64_json"]) for d in parts.json()["data"]]
+                    single = [server.get("/v1/images/B/7/%d.png" % seed) for seed in range(5)]
+                    for n in (3, 5):
+                        self.assertEqual(at_once(n), [r.body for r in single[:n]], (precision, threads, n))
+                    for r in single:
+                        self.assertEqual(files.setdefault(r.headers["ETag"], r.body), r.body, (precision, threads))
+            if precision == "bf16":
+                self.assertIn(len(files), (0, 5))
 
     def test_kill_and_restart(self):
         """kill -9 under load; the same port and the socket file that was left behind serve again, and
