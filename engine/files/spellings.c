@@ -52,6 +52,22 @@ static bool wraps(struct part p)
     return false;
 }
 
+const char *imf__spelling_wrapper(int i)
+{
+    return i < (int)(sizeof(wrappers) / sizeof(wrappers[0])) ? wrappers[i] : NULL;
+}
+
+unsigned imf__spelling_wrappers_in(const char *name)
+{
+    unsigned found = 0;
+    for (const char *at = name; at; at = strchr(at, '.') ? strchr(at, '.') + 1 : NULL) {
+        struct part p = {at, strcspn(at, ".")};
+        for (int i = 0; imf__spelling_wrapper(i); i++)
+            found |= is(p, wrappers[i]) ? 1u << i : 0;
+    }
+    return found;
+}
+
 static struct part spelled(struct part p)
 {
     for (size_t i = 0; i < sizeof(renamed) / sizeof(renamed[0]); i++) {

@@ -8,5 +8,9 @@
 /* Writes the name in its one spelling, NUL-terminated and never longer than `name`, whose room dst
  * has. Returns its length. */
 size_t imf__spelling(char *dst, const char *name);
+/* The wrappers of training that are left out of names: "module", ...; NULL after the last. */
+const char *imf__spelling_wrapper(int i);
+/* Those in a name: bit i stands for the i-th. */
+unsigned imf__spelling_wrappers_in(const char *name);
 
 #endif

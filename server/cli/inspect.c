@@ -3,6 +3,7 @@
 
 #include "common/error.h"
 #include "files/checkpoint.h"
+#include "files/spellings.h"
 #include "models/metadata.h"
 #include "models/model_names.h"
 #include "settings/model_options.h"
@@ -20,6 +21,7 @@ struct report {
     struct imf__meanflow_shape net;
     struct imf__vae_shape vae;
     char model[64];
+    unsigned wrappers; /* in names: imf__spelling_wrappers_in */
     uint64_t parameters, type_count[IMF__STORED_OTHER + 1];
     size_t *missing, *mismatched, *extra;
     size_t missing_count, mismatched_count, extra_count, skipped_count;
@@ -158,6 +160,7 @@ static bool compare(struct report *r)
     for (size_t i = 0; ok && i < count; i++) {
         const struct imf__tensor *t = imf__checkpoint_at(r->c, i);
         r->type_count[t->type]++;
+        r->wrappers |= imf__spelling_wrappers_in(t->name);
         r->parameters += t->type == IMF__STORED_OTHER ? 0 : t->count;
         if (used[i])
             continue;
@@ -195,6 +198,26 @@ static imf_status read_values(struct report *r, struct imf_error *err)
     snprintf(r->fingerprint, sizeof(r->fingerprint), "%016llx%016llx", (unsigned long long)print[1],
              (unsigned long long)print[0]);
     return status;
+}
+
+/* Reads the values that the model is made of, which `sample` would: what it would refuse makes the
+ * report one of a model that cannot be used. */
+static bool read_needed(struct report *r)
+{
+    struct imf_error err = {0};
+    imf_status status = IMF_OK;
+    for (size_t i = 0; i < r->names.count && status == IMF_OK; i++) {
+        const struct imf__tensor *t = imf__checkpoint_find(r->c, r->names.items[i].name);
+        if (!t || !r->names.items[i].needed || t->type == IMF__STORED_OTHER)
+            continue;
+        float *values = malloc((t->count + 1) * sizeof(float));
+        status = values ? imf__checkpoint_read(r->c, t, values, &err)
+                        : imf__fail(&err, IMF_ENOMEM, "out of memory");
+        free(values);
+    }
+    if (status != IMF_OK && !r->shape_error[0])
+        snprintf(r->shape_error, sizeof(r->shape_error), "%s", err.message);
+    return status == IMF_OK;
 }
 
 static void report_free(struct report *r)
@@ -256,7 +279,7 @@ static void print_lists(const struct report *r)
         print_shape(name->ndim, name->shape);
         printf(", found ");
         print_shape(t->ndim, t->shape);
-        printf(t->type == IMF__STORED_OTHER ? " of integers\n" : "\n");
+        printf(t->type == IMF__STORED_OTHER ? " of a type that no weight has\n" : "\n");
     }
     for (size_t i = 0; i < r->extra_count && i < LIST_LIMIT; i++) {
         const struct imf__tensor *t = imf__checkpoint_at(r->c, r->extra[i]);
@@ -299,6 +322,18 @@ static void print_sizes(const struct report *r)
     }
 }
 
+static void print_wrappers(const struct report *r)
+{
+    if (!r->wrappers)
+        return;
+    printf("  prefixes    ");
+    for (int i = 0, n = 0; imf__spelling_wrapper(i); i++) {
+        if (r->wrappers >> i & 1)
+            printf("%s%s.", n++ ? ", " : "", imf__spelling_wrapper(i));
+    }
+    printf(" left out of the names\n");
+}
+
 /* Objects beside the weights, by their classes. */
 static void print_skipped(const struct report *r)
 {
@@ -335,6 +370,7 @@ static void print_text(const struct report *r)
         print_clean(value, 60);
         printf("\n");
     }
+    print_wrappers(r);
     print_skipped(r);
     print_lists(r);
     if (r->fingerprint[0])
@@ -434,6 +470,11 @@ static int print_json(const struct report *r)
     }
     if (r->shape_error[0])
         cJSON_AddStringToObject(root, "incomplete", r->shape_error);
+    cJSON *prefixes = cJSON_AddArrayToObject(root, "prefixes");
+    for (int i = 0; imf__spelling_wrapper(i); i++) {
+        if (r->wrappers >> i & 1)
+            cJSON_AddItemToArray(prefixes, cJSON_CreateString(imf__spelling_wrapper(i)));
+    }
     cJSON *skipped = cJSON_AddArrayToObject(root, "skipped_objects");
     for (size_t i = 0; i < imf__checkpoint_skipped_count(r->c); i++)
         cJSON_AddItemToArray(skipped, cJSON_CreateString(imf__checkpoint_skipped_at(r->c, i)));
@@ -464,6 +505,7 @@ static int inspect(struct report *r, const char *path, const char *key, bool jso
     r->kind = imf__model_kind_of(r->c);
     bool good = find_names(r);
     name_model(r);
+    good = (values || read_needed(r)) && good;
     if (!compare(r)) {
         fprintf(stderr, "imfd inspect: %s: out of memory\n", path);
         return IMFD_EXIT_FAILURE;
@@ -489,8 +531,9 @@ int imfd_cmd_inspect(int argc, char **argv)
     static const struct imfd_option options[] = {
         IMFD_OPTION(FLAG, "json", AT(json), .help = "print JSON"),
         OPTION_CHECKPOINT_KEY(AT(key)),
-        IMFD_OPTION(FLAG, "values", AT(values),
-                    .help = "read all values, too: finds NaN and infinity, prints a fingerprint"),
+        IMFD_OPTION(
+            FLAG, "values", AT(values),
+            .help = "read all values, not only those that the model needs; print a fingerprint"),
         {.name = NULL},
     };
     const struct imfd_usage usage = {

@@ -1,6 +1,7 @@
 """imfd synth and imfd inspect: what is written is what is found, and bad files are told apart."""
 import json
 import os
+import re
 import struct
 import unittest
 
@@ -27,6 +28,56 @@ class Synth(CliCase):
         self.ok("synth", *TINY[:-1], "12", "-o", self.path("other.safetensors"))
         other = json.loads(self.ok("inspect", "--json", "--values", self.path("other.safetensors")))
         self.assertNotEqual(other["fingerprint"], golden["fingerprint"])
+
+    def edited(self, name, edit):
+        """The tiny model as safetensors with another header and other data: edit(header, data)."""
+        whole = self.path("whole.safetensors")
+        self.ok("synth", *TINY, "-o", whole)
+        with open(whole, "rb") as f:
+            size = struct.unpack("<Q", f.read(8))[0]
+            header, data = json.loads(f.read(size)), bytearray(f.read())
+        header = edit(header, data) or header
+        text = json.dumps(header).encode()
+        with open(self.path(name), "wb") as f:
+            f.write(struct.pack("<Q", len(text)) + text + data)
+        return self.path(name)
+
+    def test_prefixes(self):
+        """What training wraps modules in is left out of names, and said."""
+        def wrap(header, data):
+            return {("module._orig_mod." + k if k.startswith("net.") else k): v for k, v in header.items()}
+        path = self.edited("wrapped.safetensors", wrap)
+        self.assertIn("prefixes    module., _orig_mod. left out of the names", self.ok("inspect", path).decode())
+        self.assertEqual(json.loads(self.ok("inspect", "--json", path))["prefixes"], ["module", "_orig_mod"])
+        self.assertNotIn("prefixes", self.ok("inspect", self.path("whole.safetensors")).decode())
+
+    def test_what_sample_would_refuse(self):
+        """Not a number in a needed tensor, integers in the place of weights: inspect's exit status is sample's."""
+        def spoil(pattern):
+            def edit(header, data):
+                name = next(k for k in header if re.search(pattern, k))
+                at = header[name]["data_offsets"][0]
+                data[at:at + 4] = struct.pack("<f", float("nan"))
+            return edit
+
+        def integers(header, data):
+            header["net.t_min_tokens"]["dtype"] = "I32"
+        for name, edit, says in (("nan", spoil(r"t_min_tokens"), "element 0 is NaN or infinite"),
+                                 ("integers", integers, "of a type that no weight has"),
+                                 ("unneeded", spoil(r"v_final_layer|v_heads"), None)):
+            with self.subTest(name):
+                path = self.edited(name + ".safetensors", edit)
+                draw = ("sample", "--ckpt-path", path, "--decoder", "none", "--device", "cpu", "--classes", "1", "--seeds", "1",
+                        "--save-latents", self.path("z.npy"))
+                if says is None:
+                    self.ok("inspect", path)
+                    self.ok(*draw)
+                    self.assertEqual(imfd("inspect", "--values", path)[0], 1)
+                    continue
+                status, output, _ = imfd("inspect", path)
+                self.assertEqual(status, 1)
+                self.assertIn(says, output.decode())
+                self.assertEqual(imfd(*draw)[0], 1)
 
     def test_folder(self):
         self.ok("synth", "sd-vae", "--config", "channels=32:32:64:64,groups=16", "-o", self.folder)
