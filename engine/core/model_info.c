@@ -62,11 +62,12 @@ void imf__model_fingerprint(struct imf_model *m, const uint64_t net[2], const ui
 {
     const struct imf__device *dev = m->engine->dev;
     char text[512];
-    int n = snprintf(text, sizeof(text), "imf %s|%s|%s|%s|%d|%.9g|%016llx%016llx|%016llx%016llx|",
-                     imf_version(), dev->build, imf_precision_name(dev->precision),
-                     imf__decoder_name(m->decoder.kind), m->net.size, (double)m->info.noise_scale,
-                     (unsigned long long)net[0], (unsigned long long)net[1],
-                     (unsigned long long)decoder[0], (unsigned long long)decoder[1]);
+    int n = snprintf(
+        text, sizeof(text), "imf %s|%s|%s|%s %d|%d|%.9g|%016llx%016llx|%016llx%016llx|",
+        imf_version(), dev->build, imf_precision_name(dev->precision),
+        imf__decoder_name(m->decoder.kind), m->decoder.norm_groups, m->net.size,
+        (double)m->info.noise_scale, (unsigned long long)net[0], (unsigned long long)net[1],
+        (unsigned long long)decoder[0], (unsigned long long)decoder[1]);
     XXH3_state_t state;
     XXH3_128bits_reset(&state);
     XXH3_128bits_update(&state, text, (size_t)n);

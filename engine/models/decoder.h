@@ -16,6 +16,7 @@ struct imf__decoder {
     struct imf__device *dev;
     int channels, size;   /* of the latent */
     int height, width;    /* of the picture; 0 when there is none: latents without a decoder */
+    int norm_groups;      /* sd-vae's, which no shape tells: part of the fingerprint; else 0 */
     float *scale, *shift; /* (channels) on the device: denormalisation of the latent */
     struct imf__sd_vae *sd_vae;
     struct imf__taesd *taesd;

@@ -246,6 +246,7 @@ imf_status imf__sd_vae_load(struct imf__decoder *dec, struct imf__loader *ld)
     if (!v)
         return imf__fail(ld->err, IMF_ENOMEM, "no memory for the decoder");
     IMF_TRY(read_groups(v, ld));
+    dec->norm_groups = v->groups;
     IMF_TRY(load_ends(dec, ld));
     IMF_TRY(load_middle(dec, ld));
     int channels = v->channels, size = dec->size;

@@ -79,6 +79,20 @@ class Tags(unittest.TestCase):
         found = [self.tag(self.model), self.tag(other), self.tag(self.model, decoder=decoder)]
         self.check(found + [self.tag(self.model, precision=p) for p in self.precisions() if p != "fp32"])
 
+    def test_decoder_configuration(self):
+        """config.json beside an sd-vae: its groups of normalisation are in no tensor."""
+        folders = [os.path.join(self.folder.name, "vae%d" % groups) for groups in (16, 8)]
+        for folder in folders:
+            os.mkdir(folder)
+            subprocess.run([IMFD, "synth", "--quiet", "sd-vae", "--config", "channels=32:32:64:64,groups=16", "-o", folder],
+                           check=True)
+        config = os.path.join(folders[1], "config.json")
+        with open(config) as f:
+            text = json.load(f)
+        with open(config, "w") as f:
+            json.dump({**text, "norm_num_groups": 8}, f)
+        self.check([self.tag(self.model, decoder=folder) for folder in folders])
+
     def test_processor(self):
         """Lower instruction sets have kernels of their own, and tags; equal tags mean equal bytes."""
         found = {}
