@@ -1,7 +1,8 @@
-"""A MiT step in PyTorch against imfd, from the same file and in turn in one run: eager and compiled, float32 and
-bfloat16. PyTorch must be installed (it is no requirement of anything else here).
+"""A MiT step and a decode of sd-vae in PyTorch against imfd, from the same files and in turn in one run: eager and
+compiled, float32 and bfloat16. PyTorch must be installed (it is no requirement of anything else here).
 
-usage: pytorch.py IMFD MODEL.safetensors [BATCH,... [ROUNDS]]      (imfd synth MiT_B_2 -o B.safetensors)"""
+usage: pytorch.py IMFD MODEL.safetensors VAE.safetensors|none [BATCH,... [ROUNDS [PRECISION,...]]]
+(imfd synth MiT_B_2 -o B.safetensors; imfd synth sd-vae -o vae.safetensors)"""
 import json
 import statistics
 import subprocess
@@ -103,10 +104,62 @@ class Mit(torch.nn.Module):
         return z - h[:, None, None, None] * u.float()
 
 
-def step_ms(model, batch):
-    """Milliseconds a picture of one step."""
+class Decoder(torch.nn.Module):
+    def __init__(self, w, dtype):
+        super().__init__()
+        self.w = {k: v.to(dtype) for k, v in w.items() if not k.startswith(("encoder.", "quant_conv."))}
+        self.dtype = dtype
+        for name, v in self.w.items():
+            if v.dim() == 4:
+                self.w[name] = v.contiguous(memory_format=torch.channels_last)
+
+    def conv(self, x, at):
+        w = self.w[at + ".weight"]
+        return F.conv2d(x, w, self.w[at + ".bias"], padding=w.shape[-1] // 2)
+
+    def norm(self, x, at):
+        return F.group_norm(x, 32, self.w[at + ".weight"], self.w[at + ".bias"], 1e-6)
+
+    def resnet(self, x, at):
+        y = self.conv(F.silu(self.norm(x, at + ".norm1")), at + ".conv1")
+        y = self.conv(F.silu(self.norm(y, at + ".norm2")), at + ".conv2")
+        return y + (self.conv(x, at + ".conv_shortcut") if at + ".conv_shortcut.weight" in self.w else x)
+
+    def attention(self, x, at):
+        y = self.norm(x, at + ".group_norm").flatten(2).transpose(1, 2)
+        q, k, v = (F.linear(y, self.w["%s.%s.weight" % (at, n)], self.w["%s.%s.bias" % (at, n)])
+                   for n in ("query", "key", "value"))
+        y = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        y = F.linear(y, self.w[at + ".proj_attn.weight"], self.w[at + ".proj_attn.bias"])
+        return x + y.transpose(1, 2).reshape(x.shape)
+
+    def forward(self, z):
+        x = z.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        x = self.conv(self.conv(x, "post_quant_conv"), "decoder.conv_in")
+        x = self.resnet(x, "decoder.mid_block.resnets.0")
+        x = self.attention(x, "decoder.mid_block.attentions.0")
+        x = self.resnet(x, "decoder.mid_block.resnets.1")
+        stage = 0
+        while "decoder.up_blocks.%d.resnets.0.conv1.weight" % stage in self.w:
+            at, i = "decoder.up_blocks.%d" % stage, 0
+            while "%s.resnets.%d.conv1.weight" % (at, i) in self.w:
+                x, i = self.resnet(x, "%s.resnets.%d" % (at, i)), i + 1
+            if at + ".upsamplers.0.conv.weight" in self.w:
+                x = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"), at + ".upsamplers.0.conv")
+            stage += 1
+        return self.conv(F.silu(self.norm(x, "decoder.conv_norm_out")), "decoder.conv_out").float()
+
+
+def inputs_of(model, batch):
+    if isinstance(model, Decoder):
+        return (torch.randn(batch, 4, 32, 32),)
     one = torch.ones(batch)
-    inputs = (torch.randn(batch, model.C, 32, 32), torch.arange(batch), 8 * one, 0.4 * one, 0.65 * one, one)
+    return (torch.randn(batch, model.C, 32, 32), torch.arange(batch), 8 * one, 0.4 * one, 0.65 * one, one)
+
+
+def torch_ms(model, batch):
+    """Milliseconds a picture."""
+    inputs = inputs_of(model, batch)
     run = model.run if hasattr(model, "run") else model
     with torch.inference_mode():
         run(*inputs)
@@ -115,32 +168,39 @@ def step_ms(model, batch):
     return 1e3 * (time.perf_counter() - start) / batch
 
 
-def imfd_ms(imfd, path, precision, batch):
-    command = [imfd, "bench", "--device", "cpu", "--ckpt-path", path, "--decoder", "none", "--precision", precision,
+def imfd_ms(imfd, stage, path, decoder, precision, batch):
+    command = [imfd, "bench", "--device", "cpu", "--ckpt-path", path, "--decoder", decoder, "--precision", precision,
                "--batch", str(batch), "--rounds", "3", "--threads", str(torch.get_num_threads()), "--json"]
     out = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
-    row = json.loads(out)["rows"][0]
+    row = next(r for r in json.loads(out)["rows"] if r["stage"] == stage)
     return 1e3 * row["seconds_per_picture"], row["of_peak"]
 
 
+def compare(imfd, stage, path, decoder, network, precision, batches, rounds):
+    weights = read(decoder if stage == "decode" else path)
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    eager, compiled = network(weights, dtype).eval(), network(weights, dtype).eval()
+    compiled.run = torch.compile(compiled.forward)
+    for batch in batches:
+        times = [(imfd_ms(imfd, stage, path, decoder if stage == "decode" else "none", precision, batch),
+                  torch_ms(eager, batch), torch_ms(compiled, batch)) for _ in range(rounds)]
+        ours, share = (statistics.median(t[0][i] for t in times) for i in (0, 1))
+        theirs = [statistics.median(t[i] for t in times) for i in (1, 2)]
+        print("%-6s %-9s %5d %8.1f  %6.0f%% %8.1f  %8.1f  %13.2f  %15.2f" % (
+            stage, precision, batch, ours, 100 * share, *theirs, theirs[0] / ours, theirs[1] / ours), flush=True)
+
+
 def main():
-    imfd, path = sys.argv[1], sys.argv[2]
-    batches = [int(b) for b in (sys.argv[3] if len(sys.argv) > 3 else "1,4").split(",")]
-    rounds = int(sys.argv[4]) if len(sys.argv) > 4 else 3
-    weights = read(path)
+    imfd, path, decoder = sys.argv[1:4]
+    batches = [int(b) for b in (sys.argv[4] if len(sys.argv) > 4 else "1,4").split(",")]
+    rounds = int(sys.argv[5]) if len(sys.argv) > 5 else 3
     print("PyTorch %s, %d threads; ms a picture, medians of %d rounds in turn" % (
         torch.__version__, torch.get_num_threads(), rounds))
-    print("precision batch     imfd  of peak    eager  compiled    eager / imfd  compiled / imfd")
-    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        eager, compiled = Mit(weights, dtype).eval(), Mit(weights, dtype).eval()
-        compiled.run = torch.compile(compiled.forward)
-        for batch in batches:
-            times = [(imfd_ms(imfd, path, precision, batch), step_ms(eager, batch), step_ms(compiled, batch))
-                     for _ in range(rounds)]
-            ours, share = (statistics.median(t[0][i] for t in times) for i in (0, 1))
-            theirs = [statistics.median(t[i] for t in times) for i in (1, 2)]
-            print("%-9s %5d %8.1f  %6.0f%% %8.1f  %8.1f  %13.2f  %15.2f" % (
-                precision, batch, ours, 100 * share, *theirs, theirs[0] / ours, theirs[1] / ours), flush=True)
+    print("stage  precision batch     imfd  of peak    eager  compiled    eager / imfd  compiled / imfd", flush=True)
+    for precision in (sys.argv[6] if len(sys.argv) > 6 else "bf16,fp32").split(","):
+        compare(imfd, "step", path, decoder, Mit, precision, batches, rounds)
+        if decoder != "none":
+            compare(imfd, "decode", path, decoder, Decoder, precision, batches, rounds)
 
 
 if __name__ == "__main__":
