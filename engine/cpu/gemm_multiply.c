@@ -66,12 +66,12 @@ void imf__gemm_matrix_free(struct gemm_matrix *m)
 /* ---- Sharing out ---- */
 
 /* Blocks of A and B that stay in the second-level cache together with B's next. */
-#define A_BYTES (1100 << 10)
+#define A_BYTES (1200 << 10)
 #define B_BYTES (160 << 10)
 /* Where A is a picture, whose strips share most of their rows. */
 #define PICTURE_STRIPS 4
 #define PICTURE_B_BYTES (800 << 10)
-#define TASKS_A_THREAD 8
+#define TASKS_A_THREAD 6
 
 static int ceil_div(int n, int by)
 {

@@ -1,7 +1,9 @@
 """imfd bench: the JSON others read, the table, refusals."""
 import json
 import os
+import re
 import unittest
+import unittest.mock
 
 from cli_case import GOLDEN, CliCase
 
@@ -37,6 +39,22 @@ class Bench(CliCase):
         out = self.ok("bench", "--ckpt-path", TINY, "--batch", 2, "--rounds", 1, "--device", "cpu").decode()
         self.assertIn("the hardware's peak: ", out)
         self.assertRegex(out, r"\n +2  step +[0-9.]+ +[0-9]+ +[0-9.]+% +[0-9.]+x\n")
+
+    def test_own_bf16(self):
+        """Where our own kernels multiply bfloat16, oneDNN multiplies none but the product that rates are compared with."""
+        args = ["bench", "--ckpt-path", TINY, "--decoder", "taesd", "--batch", "1", "--rounds", 1, "--device", "cpu"]
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            if "avx512_bf16" not in f.read():
+                self.skipTest("no bfloat16 products of our own here")
+        with unittest.mock.patch.dict(os.environ, {"ONEDNN_VERBOSE": "1"}):
+            lines = self.ok(*args, "--precision", "bf16").decode().splitlines()
+        primitives = [line for line in lines if line.startswith("onednn_verbose,") and ",exec," in line]
+        compared = [line for line in primitives if re.search(r",(1104|96)x1024:1024x3072:\1x3072,", line)]
+        self.assertGreater(len(compared), 0)
+        for line in primitives:
+            if line not in compared and ",reorder," not in line:
+                self.assertNotIn("bf16", line.split(",", 6)[6])
+                self.assertNotIn(",convolution,", line)
 
     def test_refused(self):
         self.refused(2, "--ckpt-path", "bench")
