@@ -407,7 +407,8 @@ static void on_before_wait(uv_prepare_t *handle)
  * container, as process 1, orphans become ours: the kernel reaps them. */
 static void ignore_signals(void)
 {
-    static const int numbers[] = {SIGPIPE, SIGXFSZ, SIGUSR2, SIGALRM, SIGVTALRM};
+    static const int numbers[] = {SIGPIPE, SIGXFSZ, SIGUSR2, SIGALRM,  SIGVTALRM,
+                                  SIGPROF, SIGIO,   SIGPWR,  SIGSTKFLT};
     for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
         signal(numbers[i], SIG_IGN);
     if (getpid() == 1)

@@ -42,15 +42,23 @@ static void describe(const struct sockaddr *a, char peer[INET6_ADDRSTRLEN],
     }
 }
 
-/* The connection, of this address or of any (NULL), that has waited longest for a request. One that
- * was used often goes only when there is no other: many idle connections opened at once do not
- * push out those that work. What lingers has had its reply. */
+/* Part of a body is there, and the rest has not come for a while. */
+static bool owes_body(const struct http_conn *c)
+{
+    const struct http_server *s = c->server;
+    return c->phase == PHASE_BODY && !c->ready && c->deadline != 0 &&
+           uv_now(s->loop) + s->limits.body_timeout_ms >= c->deadline + HTTP_BODY_PATIENCE_MS;
+}
+
+/* The connection, of this address or of any (NULL), that has waited longest for a request or for the
+ * rest of one. One that was used often goes only when there is no other: many connections opened at
+ * once do not push out those that work. What lingers has had its reply. */
 static struct http_conn *idle_longest(struct http_server *s, const unsigned char *address)
 {
     struct http_conn *regular = NULL;
     for (struct http_conn *c = s->first; c; c = c->next) {
         bool idle = (c->phase == PHASE_HEAD && !c->ready) || c->phase == PHASE_LINGER;
-        if (!idle || (address && memcmp(c->address, address, 16) != 0))
+        if ((!idle && !owes_body(c)) || (address && memcmp(c->address, address, 16) != 0))
             continue;
         if (c->served < HTTP_REGULAR)
             return c;

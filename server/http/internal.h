@@ -11,6 +11,7 @@ enum {
     HTTP_FREE_INPUTS = 64,
     HTTP_SWEEP_MS = 100,
     HTTP_LINGER_MS = 2000,
+    HTTP_BODY_PATIENCE_MS = 1000, /* before an unfinished body makes room */
     /* A head begins in the first half; behind it there is always room for a piece of a body. */
     HTTP_INPUT = 2 * HEAD_MAX_SIZE + 16384,
     HTTP_HEAD_OUT = 8192,  /* of a reply */

@@ -171,7 +171,8 @@ class LoggedFile(Server):
 class Signals(unittest.TestCase):
     def test_those_that_change_nothing(self):
         with Server() as server:
-            for number in (signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPIPE,
+            for number in (signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO,
+                           signal.SIGPWR, signal.SIGSTKFLT, signal.SIGPIPE,
                            signal.SIGXFSZ, signal.SIGCHLD, signal.SIGWINCH):
                 server.process.send_signal(number)
             self.assertEqual(server.generate({"class": 1}).status, 200)

@@ -250,6 +250,27 @@ class SlowClients(unittest.TestCase):
         s.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
         return read_reply(s.makefile("rb")).body
 
+    def test_unfinished_bodies_make_room(self):
+        head = (b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Expect: 100-continue\r\n")
+        for fields, body in ((b"Content-Length: 20\r\n", b""), (b"Content-Length: 20\r\n", b"{"),
+                             (b"Transfer-Encoding: chunked\r\n", b"5\r\n")):
+            with Server("--max-connections", "3", "--body-timeout-ms", "3600000") as server:
+                held = [server.connect() for _ in range(3)]
+                for s in held:
+                    s.sendall(head + fields + b"\r\n")
+                    self.assertEqual(read_reply(s.makefile("rb")).status, 100)
+                    s.sendall(body)
+                with server.connect() as extra:
+                    extra.sendall(GET)
+                    self.assertEqual(read_reply(extra.makefile("rb")).status, 200)
+                    try:
+                        self.assertEqual(held[0].recv(1), b"")
+                    except ConnectionResetError:
+                        pass
+                for s in held:
+                    s.close()
+
     def test_busy_connections_stay(self):
         """When all are busy, newcomers wait in the kernel until one is not."""
         with Server("--max-connections", "3", device="fake:step_us=300000") as server:
