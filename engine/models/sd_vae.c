@@ -239,6 +239,16 @@ static imf_status load_ends(struct imf__decoder *dec, struct imf__loader *ld)
     return imf__decoder_conv(dec, ld, &v->conv_in, &in, true, "decoder.conv_in");
 }
 
+/* The middle attention's x, q, k and v, of one picture; they lie in an image that it does not need.
+ */
+#define TOKEN_MATRICES 4
+
+static size_t token_bytes(const struct imf__decoder *dec)
+{
+    size_t n = (size_t)dec->size * (size_t)dec->size * (size_t)dec->sd_vae->channels;
+    return (n * sizeof(float) + 255) / 256 * 256;
+}
+
 imf_status imf__sd_vae_load(struct imf__decoder *dec, struct imf__loader *ld)
 {
     static const char *const skipped[] = {"encoder.", "quant_conv.", NULL};
@@ -258,6 +268,8 @@ imf_status imf__sd_vae_load(struct imf__decoder *dec, struct imf__loader *ld)
     out.f32_out = true;
     IMF_TRY(imf__decoder_conv(dec, ld, &v->conv_out, &out, true, "decoder.conv_out"));
     dec->height = dec->width = size;
+    if (dec->slot_bytes < TOKEN_MATRICES * token_bytes(dec))
+        dec->slot_bytes = TOKEN_MATRICES * token_bytes(dec);
     return imf__loader_finish(ld, skipped);
 }
 
@@ -346,19 +358,13 @@ static imf_status resnet(struct imf__decoder *dec, const struct resnet *r, struc
     return ops->conv2d(dec->dev, &im->x, &im->b, r->conv2, &im->x); /* added in place */
 }
 
-static imf_status attention(struct imf__decoder *dec, struct imf__activations *arena,
-                            struct images *im)
+static imf_status attention(struct imf__decoder *dec, struct images *im)
 {
     const struct imf__device_ops *ops = dec->dev->ops;
     const struct attention *w = &dec->sd_vae->attention;
     int n = im->x.n, T = im->x.h * im->x.w, C = im->x.c, rows = n * T;
-    size_t bytes = (size_t)rows * (size_t)C * sizeof(float), mark = imf__activations_mark(arena);
-    float *x = imf__activations_alloc(arena, bytes); /* each (n, T, C) */
-    float *q = imf__activations_alloc(arena, bytes);
-    float *k = imf__activations_alloc(arena, bytes);
-    float *v = imf__activations_alloc(arena, bytes);
-    if (!v)
-        return IMF_ENOMEM;
+    size_t each = token_bytes(dec) / sizeof(float) * (size_t)n;
+    float *x = im->b.data, *q = x + each, *k = q + each, *v = k + each; /* each (n, T, C) */
     shape_like(&im->a, &im->x, C);
     IMF_TRY(norm_silu(dec, &im->a, &im->x, &w->norm, false));
     IMF_TRY(ops->image_to_tokens(dec->dev, x, &im->a));
@@ -367,9 +373,7 @@ static imf_status attention(struct imf__decoder *dec, struct imf__activations *a
     IMF_TRY(ops->linear(dec->dev, v, IMF__F32, x, w->v, rows, IMF__STORE));
     IMF_TRY(ops->attention_single(dec->dev, x, q, k, v, n, T, C));
     IMF_TRY(ops->linear(dec->dev, q, IMF__F32, x, w->proj, rows, IMF__STORE));
-    IMF_TRY(ops->tokens_to_image(dec->dev, &im->x, q, true));
-    imf__activations_reset(arena, mark);
-    return IMF_OK;
+    return ops->tokens_to_image(dec->dev, &im->x, q, true);
 }
 
 static imf_status stage(struct imf__decoder *dec, const struct stage *s, struct images *im)
@@ -404,7 +408,7 @@ imf_status imf__sd_vae_forward(struct imf__decoder *dec, struct imf__activations
     im.x.c = v->channels;
     IMF_TRY(ops->conv2d(dec->dev, &im.x, &im.b, v->conv_in, NULL));
     IMF_TRY(resnet(dec, &v->middle[0], &im));
-    IMF_TRY(attention(dec, arena, &im));
+    IMF_TRY(attention(dec, &im));
     IMF_TRY(resnet(dec, &v->middle[1], &im));
     for (int i = 0; i < v->stages; i++)
         IMF_TRY(stage(dec, &v->stage[i], &im));
