@@ -325,7 +325,6 @@ static __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS
               const __grid_constant__ CUtensorMap weight, const float *bias, const bf16 *residual,
               const k_conv conv, float4 *statistics)
 {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
     IMF_DYNAMIC_SHARED(float, quads);
     const stages at(quads);
     const cut cut(conv);
@@ -347,7 +346,6 @@ static __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS
             produce(at, &src, &weight, conv, cut, rank);
     }
     cluster_sync(); /* the other block may still arrive at this one's barriers */
-#endif
 }
 
 /* ---- launcher ---- */

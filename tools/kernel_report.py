@@ -60,8 +60,8 @@ def compile_report(nvcc, arch, source):
     """[(kernel with template arguments, registers, static shared bytes, spill bytes)]"""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [*nvcc.split(), "-std=c++17", f"-arch={arch}", "-Werror", "all-warnings", "-Xptxas", "-v", "-c",
-             str(source), "-o", f"{folder}/out.o"],
+            [*nvcc.split(), "-std=c++17", f"-gencode=arch={arch.replace('sm', 'compute')},code={arch}",
+             "-Werror", "all-warnings", "-Xptxas", "-v", "-c", str(source), "-o", f"{folder}/out.o"],
             capture_output=True, text=True, check=False)
     text = done.stderr + done.stdout
     if done.returncode:
