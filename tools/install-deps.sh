@@ -41,6 +41,8 @@ systemd              test         systemd-analyze: conf/imfd.service
 devscripts           test         hardening-check
 dpkg-dev             test         dependencies of the .deb
 debootstrap          test         a Debian 12 to install the .deb in
+podman               test         the container image, without a Docker engine
+buildah              test         the same image in a chroot
 mandoc               test         manual page
 libimage-exiftool-perl test       metadata of pictures, read by another program
 clang-format         test         lint

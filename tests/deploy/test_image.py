@@ -1,7 +1,7 @@
 """The Dockerfile. `image`: its cpu target with this build's program in the place of the stage "build"
 (tools/image/image.sh builds all of it), measured, started by buildah in a chroot and by podman as a
-real container: read-only, without capabilities, as process 1. As root, where tools/image/image.sh
-base has made a Debian 12; else skipped. `pid1`: process 1 of a PID namespace, without any image."""
+real container: read-only, without capabilities, as process 1. As root, with a Debian 12 that
+tools/image/image.sh base makes the first time (with a network); else skipped. `pid1`: process 1 of a PID namespace, without any image."""
 import http.client
 import json
 import os
@@ -232,7 +232,9 @@ if __name__ == "__main__":
         unittest.main(argv=[sys.argv[0], "ProcessOne"] + sys.argv[2:], verbosity=2)
     need("podman", "buildah", "cmake")
     if not os.path.exists(os.path.join(ROOT, "build", "deploy", "containers")):
-        print("skipped: no Debian 12 to build on; tools/image/image.sh base makes it")
-        sys.exit(SKIP)
+        made = tool("base", check=False)
+        if made.returncode != 0:
+            print("skipped: no Debian 12 to build on:", made.stderr[-1000:])
+            sys.exit(SKIP)
     enter_namespace()
     unittest.main(argv=[sys.argv[0]] + (sys.argv[2:] or ["Image"]), verbosity=2)
