@@ -148,6 +148,11 @@ struct imf_model_info {
     char fingerprint[33]; /* names the bytes: weights, decoder, precision, device, engine build */
 };
 
+/* What a file holds, told by the names of its tensors; their values are not read. `name` gets the
+ * model's ("MiT_B_2"), "" where it has no published size. Whatever cannot be read is other. */
+enum imf_file_kind { IMF_FILE_OTHER, IMF_FILE_MODEL, IMF_FILE_DECODER };
+enum imf_file_kind imf_file_identify(const char *path, char name[64]);
+
 void imf_model_params_init(struct imf_model_params *p);
 /* Reads, checks, packs and uploads the weights and plans all memory; nothing is allocated by
  * imf_step and imf_decode afterwards. On failure `err` names file, tensor and cause, and nothing

@@ -36,7 +36,7 @@ static void print_help(FILE *out)
         fprintf(out, "  %-10s %s\n", c->name, c->summary);
     fprintf(out,
             "\n'imfd COMMAND --help' lists a command's options; 'imfd --version' the version.\n"
-            "exit status: 0 done, 1 failed, 2 wrong usage\n");
+            "exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped and saved (evaluate)\n");
 }
 
 /* libgomp reads its environment when it is loaded, before main, and by default idle threads spin:

@@ -1,4 +1,6 @@
-/* Inside the engine: an engine is one device plus the rules for using it. */
+/* Inside the engine: an engine is one device plus the rules for using it.
+ *
+ * The engine's own, and its tools': a program that serves needs imf.h alone. */
 #ifndef IMF__ENGINE_H
 #define IMF__ENGINE_H
 

@@ -78,3 +78,23 @@ void imf__model_fingerprint(struct imf_model *m, const uint64_t net[2], const ui
     snprintf(m->info.fingerprint, sizeof(m->info.fingerprint), "%016llx%016llx",
              (unsigned long long)h.high64, (unsigned long long)h.low64);
 }
+
+enum imf_file_kind imf_file_identify(const char *path, char name[64])
+{
+    struct imf__checkpoint *c;
+    struct imf__meanflow_shape shape;
+    name[0] = '\0';
+    if (imf__checkpoint_open(&c, path, NULL, NULL) != IMF_OK)
+        return IMF_FILE_OTHER;
+    enum imf__model_kind kind = imf__model_kind_of(c);
+    enum imf_file_kind found = IMF_FILE_OTHER;
+    if (kind == IMF__MODEL_SD_VAE || kind == IMF__MODEL_TAESD)
+        found = IMF_FILE_DECODER;
+    else if (kind == IMF__MODEL_MIT || kind == IMF__MODEL_PMF)
+        found = IMF_FILE_MODEL;
+    if (found == IMF_FILE_MODEL && imf__meanflow_shape_read(&shape, c, NULL) == IMF_OK &&
+        imf__meanflow_name(&shape))
+        snprintf(name, 64, "%s", imf__meanflow_name(&shape));
+    imf__checkpoint_close(c);
+    return found;
+}

@@ -4,7 +4,9 @@
  * executed: the pickle reader knows the few opcodes and globals that a state dict needs, and skips
  * every other object by its name.
  *
- * Threads: a checkpoint is used by one thread at a time. */
+ * Threads: a checkpoint is used by one thread at a time.
+ *
+ * The engine's own, and its tools': a program that serves needs imf.h alone. */
 #ifndef IMF__CHECKPOINT_H
 #define IMF__CHECKPOINT_H
 

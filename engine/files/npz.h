@@ -2,7 +2,9 @@
  * read reference statistics and to write them. Values are float32 or float64, of either endianness
  * and order; anything else is refused by name. Every size in the file is checked before it is used.
  *
- * Threads: an archive is used by one thread at a time. */
+ * Threads: an archive is used by one thread at a time.
+ *
+ * The engine's own, and its tools': a program that serves needs imf.h alone. */
 #ifndef IMF__NPZ_H
 #define IMF__NPZ_H
 

@@ -1,5 +1,7 @@
 /* A file that appears under its name only when it is complete: written beside it under a temporary
- * name, then renamed. A full disk, an error or a crash leaves what was there before. */
+ * name, then renamed. A full disk, an error or a crash leaves what was there before.
+ *
+ * The engine's own, and its tools': a program that serves needs imf.h alone. */
 #ifndef IMF__OUTPUT_FILE_H
 #define IMF__OUTPUT_FILE_H
 

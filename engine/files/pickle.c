@@ -26,7 +26,8 @@ uint64_t imf__reader_tell(const struct imf__reader *r)
     return r->at - (r->filled - r->used);
 }
 
-imf_status imf__reader_get(struct imf__reader *r, void *dst, size_t n, struct imf_error *err)
+/* Exactly n bytes, or IMF_EFORMAT. */
+static imf_status reader_get(struct imf__reader *r, void *dst, size_t n, struct imf_error *err)
 {
     uint8_t *p = dst;
     if (n > r->end - imf__reader_tell(r))
@@ -149,7 +150,7 @@ static imf_status push_empty(struct machine *m, enum imf__pickle_kind kind)
 static imf_status get_number(struct machine *m, int n, uint64_t *out)
 {
     uint8_t bytes[8];
-    imf_status status = imf__reader_get(m->r, bytes, (size_t)n, m->err);
+    imf_status status = reader_get(m->r, bytes, (size_t)n, m->err);
     *out = 0;
     for (int i = n - 1; status == IMF_OK && i >= 0; i--)
         *out = *out << 8 | bytes[i];
@@ -169,7 +170,7 @@ static imf_status push_text(struct machine *m, enum imf__pickle_kind kind, int l
     char *text = imf__arena_alloc(m->arena, (size_t)n + 1);
     if (!v || !text)
         return full(m);
-    status = imf__reader_get(m->r, text, (size_t)n, m->err);
+    status = reader_get(m->r, text, (size_t)n, m->err);
     if (status != IMF_OK)
         return status;
     v->text = text;
@@ -339,7 +340,7 @@ static imf_status push_global(struct machine *m, const char *module, const char 
 static imf_status get_line(struct machine *m, char line[MAX_GLOBAL])
 {
     for (size_t i = 0; i < MAX_GLOBAL; i++) {
-        imf_status status = imf__reader_get(m->r, &line[i], 1, m->err);
+        imf_status status = reader_get(m->r, &line[i], 1, m->err);
         if (status != IMF_OK)
             return status;
         if (line[i] == '\0')
@@ -438,7 +439,7 @@ static const char *refused_name(uint8_t op)
 static imf_status skip_bytes(struct machine *m, size_t n)
 {
     uint8_t bytes[8];
-    return imf__reader_get(m->r, bytes, n, m->err);
+    return reader_get(m->r, bytes, n, m->err);
 }
 
 /* PROTO's argument. */
@@ -603,7 +604,7 @@ imf_status imf__pickle_run(struct imf__pickle *out, struct imf__arena *arena, st
     m.unknown_end = &m.unknown;
     imf_status status;
     for (;;) {
-        status = imf__reader_get(r, &m.op, 1, err);
+        status = reader_get(r, &m.op, 1, err);
         if (status != IMF_OK)
             break;
         if (m.op == '.') { /* STOP */

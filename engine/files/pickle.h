@@ -26,9 +26,6 @@ void imf__reader_init(struct imf__reader *r, const struct imf__file *file, uint6
                       uint64_t end);
 /* Position of the next byte in the file. */
 uint64_t imf__reader_tell(const struct imf__reader *r);
-/* Exactly n bytes, or IMF_EFORMAT. */
-IMF_MUST_CHECK imf_status imf__reader_get(struct imf__reader *r, void *dst, size_t n,
-                                          struct imf_error *err);
 
 /* ---- Values ---------------------------------------------------------------------------------- */
 

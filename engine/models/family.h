@@ -34,9 +34,6 @@ static inline const struct imf__family_ends *imf__ends_of(enum imf__family famil
 
 /* ---- meanflow_load.c: shared loading ---- */
 
-imf_status imf__meanflow_load_linear(struct imf__loader *ld, struct imf__linear **out,
-                                     enum imf__dtype type, const float *weight, const float *bias,
-                                     int N, int K, const char *what);
 /* NAME.weight of `shape`, as a matrix (N, K), and NAME.bias (N). */
 imf_status imf__meanflow_load_named(struct imf__loader *ld, struct imf__linear **out,
                                     enum imf__dtype type, const int64_t shape[5], int N, int K,

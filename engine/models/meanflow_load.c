@@ -54,9 +54,9 @@ static void fold_rows(float *weight, const float *scale, int N, int K)
     }
 }
 
-imf_status imf__meanflow_load_linear(struct imf__loader *ld, struct imf__linear **out,
-                                     enum imf__dtype type, const float *weight, const float *bias,
-                                     int N, int K, const char *what)
+static imf_status load_linear(struct imf__loader *ld, struct imf__linear **out,
+                              enum imf__dtype type, const float *weight, const float *bias, int N,
+                              int K, const char *what)
 {
     return imf__loader_fail(ld, ld->dev->ops->linear_load(ld->dev, out, type, weight, bias, N, K),
                             what);
@@ -81,7 +81,7 @@ static imf_status load_qkv(struct imf__meanflow *m, struct imf__loader *ld,
     }
     if (status == IMF_OK) {
         fold_columns(all, norm, 3 * D, D);
-        status = imf__meanflow_load_linear(ld, &b->qkv, IMF__ACT, all, NULL, 3 * D, D, at);
+        status = load_linear(ld, &b->qkv, IMF__ACT, all, NULL, 3 * D, D, at);
     }
     free(all);
     free(norm);
@@ -122,7 +122,7 @@ static imf_status load_scaled(struct imf__meanflow *m, struct imf__loader *ld,
         status = pad_matrix(ld, &w, m->D, K, m->D, Kp);
     }
     if (status == IMF_OK)
-        status = imf__meanflow_load_linear(ld, out, IMF__ACT, w, NULL, m->D, Kp, at);
+        status = load_linear(ld, out, IMF__ACT, w, NULL, m->D, Kp, at);
     free(w);
     free(s);
     return status;
@@ -200,8 +200,7 @@ static imf_status load_scalar_embedders(struct imf__meanflow *m, struct imf__loa
         if (status == IMF_OK)
             status = imf__loader_read(ld, &bias, IMF__SHAPE(m->D), "%s.bias", at);
         if (status == IMF_OK)
-            status = imf__meanflow_load_linear(ld, &m->scalar_embed[s][layer], IMF__F32, w, bias,
-                                               m->D, K, at);
+            status = load_linear(ld, &m->scalar_embed[s][layer], IMF__F32, w, bias, m->D, K, at);
         free(w);
         free(bias);
         IMF_TRY(status);
@@ -218,7 +217,7 @@ imf_status imf__meanflow_load_named(struct imf__loader *ld, struct imf__linear *
     if (status == IMF_OK)
         status = imf__loader_read(ld, &bias, IMF__SHAPE(N), "%s.bias", name);
     if (status == IMF_OK)
-        status = imf__meanflow_load_linear(ld, out, type, w, bias, N, K, name);
+        status = load_linear(ld, out, type, w, bias, N, K, name);
     free(w);
     free(bias);
     return status;
@@ -281,8 +280,7 @@ static imf_status load_final(struct imf__meanflow *m, struct imf__loader *ld)
                                   "net.u_final_layer.linear._flax_linear.bias");
     if (status == IMF_OK) {
         fold_columns(w, norm, N, m->D);
-        status = imf__meanflow_load_linear(ld, &m->final, m->end_type, w, bias, N, m->D,
-                                           "the final layer");
+        status = load_linear(ld, &m->final, m->end_type, w, bias, N, m->D, "the final layer");
     }
     free(norm);
     free(w);

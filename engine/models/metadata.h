@@ -1,6 +1,8 @@
 /* What the metadata of a safetensors file says about a model: default_steps, default_omega,
  * default_t_min, default_t_max, noise_scale, class_names (a JSON list), input_size. Values out of
- * range are errors that name the key. */
+ * range are errors that name the key.
+ *
+ * The engine's own, and its tools': a program that serves needs imf.h alone. */
 #ifndef IMF__METADATA_H
 #define IMF__METADATA_H
 

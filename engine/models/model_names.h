@@ -1,5 +1,7 @@
 /* The tensors each model is made of: names as in the checkpoint, and shapes. One list serves the
- * loaders, `imfd inspect` (missing and extra tensors) and `imfd synth`. */
+ * loaders, `imfd inspect` (missing and extra tensors) and `imfd synth`.
+ *
+ * The engine's own, and its tools': a program that serves needs imf.h alone. */
 #ifndef IMF__MODEL_NAMES_H
 #define IMF__MODEL_NAMES_H
 

@@ -1,5 +1,7 @@
 /* Synthetic weights: values anyone can regenerate from a tensor's name, index and a seed, so that
- * golden outputs of full-size models need no gigabyte files. The formula is in synth.c. */
+ * golden outputs of full-size models need no gigabyte files. The formula is in synth.c.
+ *
+ * The engine's own, and its tools': a program that serves needs imf.h alone. */
 #ifndef IMF__SYNTH_H
 #define IMF__SYNTH_H
 

@@ -1,7 +1,9 @@
 /* The oracle: the whole device table in plain loops (imf__plain_device_create), and a table of
  * cases that holds any device against it. tests/ops runs it on every device; `imfd selfcheck` runs
  * it on the machine where a picture looks wrong. Written to be read and believed, not to be fast:
- * sums are taken in double precision, and nothing is fused, blocked or vectorised. */
+ * sums are taken in double precision, and nothing is fused, blocked or vectorised.
+ *
+ * The engine's own, and its tools': a program that serves needs imf.h alone. */
 #ifndef IMF__REFERENCE_H
 #define IMF__REFERENCE_H
 

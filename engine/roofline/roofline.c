@@ -67,7 +67,8 @@ static const struct imf__gpu gpus[] = {
       [IMF__PLAIN] = 0.75}},
 };
 
-const struct imf__gpu *imf__gpu_find(const char *name, const char **names)
+/* NULL when the name is not known; `names` gets "H100, RTX4090". */
+static const struct imf__gpu *gpu_find(const char *name, const char **names)
 {
     if (names)
         *names = "H100, RTX4090";
@@ -642,7 +643,7 @@ imf_status imf__roofline_device_create(struct imf__device **out, const char *gpu
                                        enum imf_precision precision, struct imf_error *err)
 {
     const char *names;
-    const struct imf__gpu *found = imf__gpu_find(gpu, &names);
+    const struct imf__gpu *found = gpu_find(gpu, &names);
     if (!found)
         return imf__fail(err, IMF_EINVAL, "no figures are known for a GPU named \"%.60s\"; try %s",
                          gpu, names);

@@ -9,7 +9,9 @@
  * Models load and run on it like on any device (their weights are read for their shapes only), so
  * the prediction follows the very sequence of operations that runs. Bytes are those that must cross
  * DRAM with an ideal L2: each operand once a launch. The counts are held against the emulator's
- * counters of the real kernels by tests/cuda_emu. */
+ * counters of the real kernels by tests/cuda_emu.
+ *
+ * The engine's own, and its tools': a program that serves needs imf.h alone. */
 #ifndef IMF__ROOFLINE_H
 #define IMF__ROOFLINE_H
 
@@ -34,9 +36,6 @@ struct imf__gpu {
     double launch_seconds; /* between two kernels of a graph */
     double reached[IMF__WORK_KINDS];
 };
-
-/* NULL when the name is not known; `names` (may be NULL) gets "H100, RTX4090". */
-const struct imf__gpu *imf__gpu_find(const char *name, const char **names);
 
 /* One stage: all launches of a kind since the last reset. */
 struct imf__roofline_row {

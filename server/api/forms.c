@@ -404,7 +404,7 @@ void form_picture(struct picture_job *job, uint32_t index, struct blob *b)
 {
     struct http_request *r = job->call->http;
     struct buffer *text = &job->scratch;
-    if (r->stream_failed)
+    if (http_reply_over(r))
         return;
     job->last_write = uv_now(job->call->api->loop);
     switch (job->form) {
@@ -445,7 +445,7 @@ void form_end(struct picture_job *job)
 {
     struct http_request *r = job->call->http;
     struct buffer *text = &job->scratch;
-    if (r->stream_failed || r->stream_ended)
+    if (http_reply_over(r))
         return;
     if (job->form == FORM_JSON || job->form == FORM_OPENAI_JSON)
         json_tail(job, text);
@@ -464,7 +464,7 @@ void form_fail(struct picture_job *job, const struct api_problem *p)
     struct json_writer w;
     job->broken = true;
     job->call->failure = api_status(p);
-    if (http_has_reply(r) && (!r->streaming || r->stream_ended || r->stream_failed))
+    if (http_reply_over(r))
         return; /* the reply is complete already */
     if (!http_has_reply(r) || http_stream_withdraw(r)) {
         api_fail(job->call, p);

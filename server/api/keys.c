@@ -1,8 +1,8 @@
 /* API keys from a file. */
 #include "api/keys.h"
+#include "base/read_file.h"
 #include "common/error.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,22 +103,15 @@ imf_status keys_parse(struct keys **out, const char *text, size_t length, const 
 
 imf_status keys_load(struct keys **out, const char *path, struct imf_error *err)
 {
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return imf__fail(err, IMF_EINVAL, "api_keys_file %s: %s", path, strerror(errno));
-    imf_status status = IMF_EINVAL;
-    char *text = malloc(MAX_FILE);
-    size_t n = text ? fread(text, 1, MAX_FILE, f) : 0;
-    if (!text)
-        status = imf__fail(err, IMF_ENOMEM, "api_keys_file %s: out of memory", path);
-    else if (ferror(f) || n == MAX_FILE)
-        status = imf__fail(err, IMF_EINVAL, "api_keys_file %s: cannot be read", path);
-    else
-        status = keys_parse(out, text, n, path, err);
-    if (text)
-        explicit_bzero(text, n);
+    struct imf_error inner = {0};
+    char *text;
+    size_t n;
+    imf_status status = imfd_read_file(&text, &n, path, MAX_FILE, false, &inner);
+    if (status != IMF_OK)
+        return imf__fail(err, status, "api_keys_file %s", inner.message);
+    status = keys_parse(out, text, n, path, err);
+    explicit_bzero(text, n);
     free(text);
-    fclose(f);
     return status;
 }
 

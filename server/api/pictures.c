@@ -204,7 +204,7 @@ static void on_end(void *user, struct sched_request *sr, enum sched_result resul
     case SCHED_DONE:
         if (job->form == FORM_INFER)
             infer_reply(job);
-        else if (job->call->http->streaming)
+        else if (http_has_reply(job->call->http))
             form_end(job);
         return;
     case SCHED_TIMEOUT:
@@ -251,7 +251,7 @@ void pictures_ping(struct api *a)
     uint64_t now = uv_now(a->loop);
     for (struct picture_job *job = a->sse_jobs; job; job = job->next_sse) {
         struct http_request *r = job->call->http;
-        if (r->streaming && !r->stream_ended && !r->stream_failed && http_stream_idle(r) &&
+        if (http_has_reply(r) && !http_reply_over(r) && http_stream_idle(r) &&
             now - job->last_write >= PING_AFTER_MS) {
             http_push_copy(r, ": ping\n\n", 8);
             job->last_write = now;

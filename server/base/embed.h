@@ -1,4 +1,4 @@
-/* Files compiled into the program (cmake/Embed.cmake): the web page, /openapi.json, the class list.
+/* Files compiled into the program (server/Embed.cmake): the web page, /openapi.json, the class list.
  * A zero byte follows each file's last byte, so text can be read as a string. */
 #ifndef EMBED_H
 #define EMBED_H

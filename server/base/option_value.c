@@ -23,7 +23,7 @@ void imfd_list_free(struct imfd_list *list)
     *list = (struct imfd_list){NULL, 0};
 }
 
-void imfd_strings_free(struct imfd_strings *list)
+static void strings_free(struct imfd_strings *list)
 {
     for (int i = 0; i < list->n; i++)
         free(list->items[i]);
@@ -304,7 +304,7 @@ static imf_status read_structured(const struct imfd_option *o, const char *name,
         return o->other->check(at, err);
     }
     if (!append)
-        imfd_strings_free(at);
+        strings_free(at);
     if (!json)
         IMF_TRY(read_strings(at, name, text, err));
     else if (o->type == IMFD_OPTION_STRINGS)
@@ -423,7 +423,7 @@ void imfd_option_free(const struct imfd_option *o, void *record)
     else if (o->type == IMFD_OPTION_OTHER)
         o->other->free(at);
     else if (is_structured(o))
-        imfd_strings_free(at);
+        strings_free(at);
 }
 
 /* ---- Back to JSON ---- */

@@ -44,7 +44,7 @@ struct imfd_list {
 };
 
 struct imfd_strings {
-    char **items; /* owned; imfd_strings_free */
+    char **items; /* owned; imfd_options_free */
     int n;
 };
 
@@ -110,7 +110,6 @@ __attribute__((format(printf, 2, 3))) int imfd_usage_error(const struct imfd_usa
                                                            const char *format, ...);
 
 void imfd_list_free(struct imfd_list *list);
-void imfd_strings_free(struct imfd_strings *list);
 
 /* ---- One value; option_value.c. `name` is what errors call it. ---- */
 

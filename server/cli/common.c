@@ -1,12 +1,8 @@
 /* Shared by the commands that run the engine. */
 #include "cli/common.h"
-#include "common/error.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 int imfd_fail(const struct imfd_usage *usage, const char *format, ...)
 {
@@ -51,45 +47,4 @@ int imfd_model_open(struct imf_model **out, struct imf_engine *e, const struct i
         fprintf(stderr, "imfd %s: %s: took \"%s\"; --checkpoint-key takes another one of: %s\n",
                 usage->command, params->checkpoint, info->checkpoint_key, info->checkpoint_others);
     return 0;
-}
-
-imf_status imfd_read_file(char **text, size_t *size, const char *path, size_t max,
-                          struct imf_error *err)
-{
-    bool is_stdin = strcmp(path, "-") == 0;
-    FILE *f = is_stdin ? stdin : fopen(path, "rb");
-    if (!f)
-        return imf__fail(err, IMF_EIO, "%s: %s", path, strerror(errno));
-    imf_status status = IMF_OK;
-    char *buffer = NULL;
-    size_t used = 0, capacity = 0;
-    while (!feof(f)) {
-        if (capacity - used < 2) {
-            capacity = capacity ? 2 * capacity : 4096;
-            char *grown = realloc(buffer, capacity);
-            if (!grown) {
-                status = imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
-                goto out;
-            }
-            buffer = grown;
-        }
-        used += fread(buffer + used, 1, capacity - used - 1, f);
-        if (ferror(f)) {
-            status = imf__fail(err, IMF_EIO, "%s: %s", path, strerror(errno));
-            goto out;
-        }
-        if (used > max) {
-            status = imf__fail(err, IMF_EINVAL, "%s: longer than %zu bytes", path, max);
-            goto out;
-        }
-    }
-    buffer[used] = '\0';
-    *text = buffer;
-    *size = used;
-    buffer = NULL;
-out:
-    if (!is_stdin)
-        fclose(f);
-    free(buffer);
-    return status;
 }

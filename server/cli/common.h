@@ -18,8 +18,4 @@ int imfd_model_open(struct imf_model **out, struct imf_engine *e, const struct i
 __attribute__((format(printf, 2, 3))) int imfd_fail(const struct imfd_usage *usage,
                                                     const char *format, ...);
 
-/* Reads a whole file, or stdin for "-", up to max bytes, with a NUL behind; *text is malloc'ed. */
-IMF_MUST_CHECK imf_status imfd_read_file(char **text, size_t *size, const char *path, size_t max,
-                                         struct imf_error *err);
-
 #endif

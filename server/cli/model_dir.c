@@ -1,7 +1,7 @@
 /* Files are known by their tensors, as `imfd inspect` has it, not by their names. */
 #include "cli/model_dir.h"
 #include "common/error.h"
-#include "models/model_names.h"
+#include "imf.h"
 
 #include <dirent.h>
 #include <stdbool.h>
@@ -58,23 +58,17 @@ static imf_status keep(struct search *s, char **place, const char *path, const c
 /* What is no checkpoint at all is passed over: tokenizers, optimizers, pictures. */
 static imf_status look_at(struct search *s, const char *path)
 {
-    struct imf__checkpoint *c;
-    if (imf__checkpoint_open(&c, path, NULL, NULL) != IMF_OK)
-        return IMF_OK;
-    enum imf__model_kind kind = imf__model_kind_of(c);
-    imf_status status = IMF_OK;
-    if (kind == IMF__MODEL_SD_VAE || kind == IMF__MODEL_TAESD) {
-        status = keep(s, &s->found->decoder, path, "decoder");
-    } else if (kind == IMF__MODEL_MIT || kind == IMF__MODEL_PMF) {
-        struct imf__meanflow_shape shape;
-        const char *name = NULL;
-        status = keep(s, &s->found->checkpoint, path, "checkpoint");
-        if (imf__meanflow_shape_read(&shape, c, NULL) == IMF_OK)
-            name = imf__meanflow_name(&shape);
-        snprintf(s->found->name, sizeof(s->found->name), "%s", name ? name : "model");
+    char name[64];
+    switch (imf_file_identify(path, name)) {
+    case IMF_FILE_OTHER:
+        break;
+    case IMF_FILE_DECODER:
+        return keep(s, &s->found->decoder, path, "decoder");
+    case IMF_FILE_MODEL:
+        snprintf(s->found->name, sizeof(s->found->name), "%s", name[0] ? name : "model");
+        return keep(s, &s->found->checkpoint, path, "checkpoint");
     }
-    imf__checkpoint_close(c);
-    return status;
+    return IMF_OK;
 }
 
 static imf_status look_into(struct search *s, const char *folder, int depth)

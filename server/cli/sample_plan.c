@@ -1,5 +1,6 @@
 /* The list of samples that `imfd sample` draws. */
 #include "cli/sample_plan.h"
+#include "base/read_file.h"
 #include "cli/common.h"
 #include "common/error.h"
 #include "api/classes.h"
@@ -129,7 +130,7 @@ static imf_status from_file(struct imfd_plan *plan, const struct imfd_plan_optio
     size_t size = 0;
     const char *path = o->per_sample;
     struct imf__json_fault fault;
-    imf_status status = imfd_read_file(&text, &size, path, PLAN_FILE_MAX, err);
+    imf_status status = imfd_read_file(&text, &size, path, PLAN_FILE_MAX, true, err);
     if (status != IMF_OK)
         return status;
     cJSON *root = plan->file = json_read(text, size, &fault);

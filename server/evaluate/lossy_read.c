@@ -3,14 +3,13 @@
  * with white as that of PNGs is. A file that is cut short is refused, as Pillow does. */
 #include "evaluate/evaluate.h"
 
+#include "base/read_file.h"
 #include "common/error.h"
 
-#include <errno.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include <jpeglib.h>
 #include <webp/decode.h>
@@ -20,23 +19,15 @@ enum { MAX_SIDE = 16384, MAX_BYTES = 1 << 30 };
 /* The whole file, malloc'd. */
 static imf_status read_file(const char *path, uint8_t **bytes, size_t *size, struct imf_error *err)
 {
-    struct stat st;
-    FILE *f = fopen(path, "rbe");
-    if (!f)
-        return imf__fail(err, IMF_EIO, "%s: %s", path, strerror(errno));
-    imf_status status = IMF_OK;
-    *bytes = NULL;
-    if (fstat(fileno(f), &st) != 0 || st.st_size < 1 || st.st_size > MAX_BYTES)
-        status = imf__fail(err, IMF_EFORMAT, "%s: empty, or too large for a picture", path);
-    else if (!(*bytes = malloc((size_t)st.st_size)))
-        status = imf__fail(err, IMF_ENOMEM, "%s: out of memory", path);
-    else if (fread(*bytes, 1, (size_t)st.st_size, f) != (size_t)st.st_size)
-        status = imf__fail(err, IMF_EIO, "%s: cannot be read", path);
-    fclose(f);
-    *size = status == IMF_OK ? (size_t)st.st_size : 0;
+    char *text;
+    imf_status status = imfd_read_file(&text, size, path, MAX_BYTES, false, err);
     if (status != IMF_OK)
-        free(*bytes);
-    return status;
+        return status == IMF_EINVAL ? IMF_EFORMAT : status;
+    *bytes = (uint8_t *)text;
+    if (*size > 0)
+        return IMF_OK;
+    free(text);
+    return imf__fail(err, IMF_EFORMAT, "%s: empty", path);
 }
 
 /* ---- JPEG ---------------------------------------------------------------------------------- */

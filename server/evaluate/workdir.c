@@ -1,6 +1,7 @@
 /* The workdir: made, and what it already holds looked at. */
 #include "evaluate/setup.h"
 
+#include "base/read_file.h"
 #include "common/error.h"
 #include "files/output_file.h"
 
@@ -16,15 +17,11 @@ cJSON *eval_read_results(const char *workdir)
 {
     char path[PATH_SIZE];
     snprintf(path, sizeof(path), "%s/results.json", workdir);
-    FILE *f = fopen(path, "rb");
-    if (!f)
+    char *text;
+    size_t n;
+    if (imfd_read_file(&text, &n, path, MAX_RESULTS, false, NULL) != IMF_OK)
         return NULL;
-    char *text = malloc(MAX_RESULTS);
-    size_t n = text ? fread(text, 1, MAX_RESULTS - 1, f) : 0;
-    fclose(f);
-    if (text)
-        text[n] = '\0';
-    cJSON *json = text ? cJSON_Parse(text) : NULL;
+    cJSON *json = cJSON_Parse(text);
     free(text);
     return json;
 }

@@ -169,6 +169,11 @@ static inline bool http_has_reply(const struct http_request *r)
 {
     return r->has_reply;
 }
+/* The reply is given and nothing can be added: it is complete, ended or cut. */
+static inline bool http_reply_over(const struct http_request *r)
+{
+    return r->has_reply && (!r->streaming || r->stream_ended || r->stream_failed);
+}
 
 /* Each gives the request its one reply. */
 void http_reply_static(struct http_request *r, int status, const void *data, size_t size);

@@ -2,9 +2,8 @@
 #include "common/error.h"
 #include "settings/internal.h"
 #include "base/json_read.h"
+#include "base/read_file.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,21 +84,10 @@ imf_status settings__read_text(struct settings *s, const char *text, size_t leng
 
 imf_status settings__read_file(struct settings *s, const char *path, struct imf_error *err)
 {
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return imf__fail(err, IMF_EINVAL, "%s: %s", path, strerror(errno));
-    imf_status status = IMF_OK;
-    char *text = malloc(MAX_FILE);
-    size_t n = text ? fread(text, 1, MAX_FILE, f) : 0;
-    if (!text)
-        status = imf__fail(err, IMF_EINVAL, "out of memory");
-    else if (ferror(f))
-        status = imf__fail(err, IMF_EINVAL, "%s: %s", path, strerror(errno));
-    else if (n == MAX_FILE)
-        status = imf__fail(err, IMF_EINVAL, "%s: larger than %d bytes", path, MAX_FILE - 1);
-    else
-        status = settings__read_text(s, text, n, path, err);
-    fclose(f);
+    char *text;
+    size_t n;
+    IMF_TRY(imfd_read_file(&text, &n, path, MAX_FILE, false, err));
+    imf_status status = settings__read_text(s, text, n, path, err);
     free(text);
     s->file = path;
     return status;

@@ -63,14 +63,16 @@ struct device_options {
     const char *device, *precision;
     int threads;
 };
+#define OPTION_PRECISION(at_)                                                                      \
+    IMFD_OPTION(CHOICE, "precision", at_, .argument = "NAME", .initial = "auto",                   \
+                .choices = "auto|fp32|bf16",                                                       \
+                .help = "auto takes bf16 where the device is fast at it, else fp32")
 #define OPTIONS_DEVICE(at_)                                                                        \
     IMFD_OPTION(STRING, "device", (at_) + offsetof(struct device_options, device),                 \
                 .argument = "NAME", .initial = "auto",                                             \
                 .help = "auto (GPUs, or the CPU where there is none), cpu, cuda or cuda:N; serve " \
                         "and evaluate take several, as cuda:0,1, and by themselves every GPU"),    \
-        IMFD_OPTION(CHOICE, "precision", (at_) + offsetof(struct device_options, precision),       \
-                    .argument = "NAME", .initial = "auto", .choices = "auto|fp32|bf16",            \
-                    .help = "auto takes bf16 where the device is fast at it, else fp32"),          \
+        OPTION_PRECISION((at_) + offsetof(struct device_options, precision)),                      \
         IMFD_OPTION(INT, "threads", (at_) + offsetof(struct device_options, threads),              \
                     .argument = "N", .min = 0, .max = 1024, .initial = "0",                        \
                     .help = "threads of the CPU device; 0: all processors this process may use")

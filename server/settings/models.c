@@ -74,6 +74,22 @@ static imf_status check_id(const struct model_settings *m, int i, struct imf_err
     return IMF_OK;
 }
 
+/* Of a model the same holds as of all. */
+static const struct imfd_option noise_scale_row = OPTION_NOISE_SCALE(0);
+static const struct imfd_option precision_row = OPTION_PRECISION(0);
+
+static imf_status check_field(const char *id, const struct imfd_option *o, const char *text,
+                              struct imf_error *err)
+{
+    union {
+        float scale;
+        const char *precision;
+    } unused;
+    char key[IMFD_OPTION_KEY_MAX], name[128];
+    snprintf(name, sizeof(name), "models: %.64s: %s", id, imfd_option_key(o, key));
+    return text[0] == '\0' ? IMF_OK : imfd_option_set(o, name, &unused, text, false, err);
+}
+
 /* Every field becomes a string; id and checkpoint must be given, ids must differ. */
 static imf_status models_check(void *value, struct imf_error *err)
 {
@@ -88,17 +104,8 @@ static imf_status models_check(void *value, struct imf_error *err)
         if (s->checkpoint[0] == '\0')
             return imf__fail(err, IMF_EINVAL, "models: entry %d names no checkpoint", i);
         IMF_TRY(check_id(m, i, err));
-        char *end;
-        double scale = strtod(s->noise_scale, &end);
-        if (s->noise_scale[0] != '\0' && (*end != '\0' || !(scale >= 1e-3 && scale <= 1e3)))
-            return imf__fail(err, IMF_EINVAL,
-                             "models: %s: noise_scale \"%s\" is no number from 0.001 to 1000",
-                             s->id, s->noise_scale);
-        enum imf_precision precision;
-        if (s->precision[0] != '\0' && !imf_precision_parse(&precision, s->precision))
-            return imf__fail(err, IMF_EINVAL,
-                             "models: %s: precision \"%s\" is none of auto, fp32, bf16", s->id,
-                             s->precision);
+        IMF_TRY(check_field(s->id, &noise_scale_row, s->noise_scale, err));
+        IMF_TRY(check_field(s->id, &precision_row, s->precision, err));
     }
     return IMF_OK;
 }

@@ -7,7 +7,7 @@ foreach(source ${server}/api/fields.c ${server}/api/params.c ${server}/api/probl
         ${server}/api/keys.c ${server}/api/infer_request.c ${server}/api/tensors.c ${server}/http/text.c ${server}/http/proxy.c ${server}/base/json_write.c
         ${server}/base/format.c
         ${server}/settings/file.c ${server}/settings/models.c ${server}/settings/print.c
-        ${server}/settings/settings.c ${server}/settings/table.c ${server}/base/options.c ${server}/base/option_value.c
+        ${server}/settings/settings.c ${server}/settings/table.c ${server}/base/options.c ${server}/base/option_value.c ${server}/base/read_file.c
         ${server}/base/json_read.c ${engine}/common/json.c ${engine}/common/utf8.c ${engine}/common/status.c ${CMAKE_BINARY_DIR}/server/api/embed_embedded_classes.c)
     cmake_path(GET source STEM name)
     set(object ${CMAKE_CURRENT_BINARY_DIR}/server_${name}.o)

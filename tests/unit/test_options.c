@@ -1,11 +1,13 @@
 /* The option parser: every type, bounds, aliases, lists, and what it refuses. */
 #include "base/options.h"
+#include "base/read_file.h"
 #include "run_suite.h"
 
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct values {
     bool flag;
@@ -229,6 +231,37 @@ START_TEST(test_help)
 }
 END_TEST
 
+/* Files of any kind, up to the bound and not a byte beyond it. */
+START_TEST(test_read_file)
+{
+    static const size_t sizes[] = {0, 1, 4094, 4095, 4096, 10000};
+    char path[] = "/tmp/imfd-read-XXXXXX", *text;
+    size_t n;
+    struct imf_error err = {0};
+    int fd = mkstemp(path);
+    ck_assert_int_ge(fd, 0);
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        ck_assert_int_eq(ftruncate(fd, (off_t)sizes[i]), 0);
+        ck_assert_int_eq(imfd_read_file(&text, &n, path, sizes[i], false, &err), IMF_OK);
+        ck_assert_uint_eq(n, sizes[i]);
+        ck_assert(text[n] == '\0');
+        free(text);
+        if (sizes[i] > 0)
+            ck_assert_int_eq(imfd_read_file(&text, &n, path, sizes[i] - 1, false, &err),
+                             IMF_EINVAL);
+    }
+    close(fd);
+    unlink(path);
+    ck_assert_int_eq(imfd_read_file(&text, &n, "/proc/self/status", 1 << 20, false, &err), IMF_OK);
+    ck_assert_uint_gt(n, 100); /* of a file that says it has no bytes */
+    free(text);
+    ck_assert_int_eq(imfd_read_file(&text, &n, "/", 100, false, &err), IMF_EIO);
+    ck_assert_int_eq(imfd_read_file(&text, &n, path, 100, false, &err), IMF_EIO);
+    ck_assert_ptr_eq(strstr(err.message, path), err.message);
+    ck_assert_int_eq(imfd_read_file(&text, &n, "-", 100, false, &err), IMF_EIO);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("options");
@@ -239,6 +272,7 @@ int main(void)
     tcase_add_test(tc, test_strings);
     tcase_add_test(tc, test_json);
     tcase_add_test(tc, test_help);
+    tcase_add_test(tc, test_read_file);
     suite_add_tcase(s, tc);
     return run_suite(s, CK_FORK_GETENV);
 }
