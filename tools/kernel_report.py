@@ -28,7 +28,7 @@ KERNELS = {
     "euler": ("z -= dt u, patches back to the latent", "1 element a thread"),
     "rms_norm": ("RMSNorm, float32 rows to bfloat16 or float32", "1 row a warp, row in registers"),
     "rms_norm_plain": ("the same for any width", "1 row a warp"),
-    "attention_bf16": ("q and k norm, rotary embedding, softmax(q k^T) v", "1 head a block, 16 queries a warp, 32 keys a step; K, V swizzled in shared memory"),
+    "attention_bf16": ("q and k norm, rotary embedding, softmax(q k^T) v", "queries of 1 head a block, 16 a warp, 32 keys a step; K, V swizzled in shared memory"),
     "attention_f32": ("the same in float32", "128 queries a block, 32 keys a tile"),
     "softmax": ("softmax of rows (attention of sd-vae)", "1 row a block"),
     "swiglu8": ("silu(a) b", "8 elements a thread"),

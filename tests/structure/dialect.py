@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Holds the sources to the dialect that docs/architecture.md describes: one way to test a pointer, one to include cJSON."""
+"""Holds the sources to the dialect that docs/architecture.md describes: one way to test a pointer, one to include cJSON,
+and the insides of a request stay in server/http."""
 import re
 import subprocess
 import sys
@@ -12,6 +13,9 @@ RULES = [
      "in a condition a pointer is tested as `p`"),
     (re.compile(r'#include (?!<cjson/cJSON\.h>).*cJSON'), "cJSON is included as <cjson/cJSON.h>"),
 ]
+# What http/server.h calls its own in struct http_request.
+HTTP_OWN = re.compile(r"(?:->|\.)(?:has_reply|head_sent|no_body|close_after|discard|streaming|stream_ended|stream_failed|"
+                      r"chunked|n_reply_headers|reply_headers|text_used)\b")
 COMMENT = re.compile(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"', re.S)
 
 
@@ -25,6 +29,8 @@ def faults(path, text):
         for rule, sentence in RULES:
             if rule.search(line):
                 yield f"{path}:{number}: {sentence}: {line.strip()}"
+        if path.startswith("server/") and not path.startswith("server/http/") and HTTP_OWN.search(line):
+            yield f"{path}:{number}: the insides of a request are http/'s: {line.strip()}"
 
 
 def main():

@@ -5,7 +5,8 @@
     folders.py --draw    prints the drawing as the code has it, to be put into docs/architecture.md
 
 What is wrong: a circle of folders; an arrow the document does not have, or one that nobody needs any more; an
-`internal.h` included from another folder; a source file of server/ or engine/ that lies in no folder.
+`internal.h` included from another folder; a source file of server/ or engine/ that lies in no folder; a file that
+serves pictures and includes more of the engine than imf.h.
 The headers of engine/ itself (imf.h, imf_metrics.h, device.h) are contracts: anybody may include them, and
 they include nothing but each other.
 """
@@ -20,6 +21,9 @@ DOCUMENT = "docs/architecture.md"
 SOURCE = re.compile(r"\.(c|h|cu|cuh)$")
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 LOOSE = {"server/main.c", "engine/imf.h", "engine/imf_metrics.h", "engine/device.h"}
+# What serves pictures gets by with imf.h, the engine's common tools and the header of an .npy file.
+SERVING = re.compile(r"server/(http|api|scheduler|settings|triton)/|server/cli/(serve|model_dir|demo|notify)\.")
+FOR_SERVING = re.compile(r"engine/(imf\.h|common/|files/npy\.h)")
 ELSEWHERE = {"imf_emu_device.h"}  # the emulator's, in the place of CUDA's own headers
 
 
@@ -57,6 +61,8 @@ def arrows(files):
             wrong.append(f"{path} lies in no folder")
         for target in included(path, every):
             to = os.path.dirname(target)
+            if SERVING.match(path) and target.startswith("engine/") and not FOR_SERVING.match(target):
+                wrong.append(f"{path}, which serves, includes {target}, which is for the engine's tools")
             if path in LOOSE and folder == "engine" and to != "engine":
                 wrong.append(f"{path}, a contract, includes {target}")
             if to == folder or to == "engine":
