@@ -125,7 +125,9 @@ static struct gemm_job job_of(const struct gemm_job *all, const struct gemm_task
     return job;
 }
 
-void imf__gemm_share(struct cpu_device *cpu, const struct gemm_job *all)
+/* Inside a parallel region, once: all of a product, shared out to the threads; no barrier behind it.
+ */
+static void share(struct cpu_device *cpu, const struct gemm_job *all)
 {
     const size_t size = (size_t)all->steps * GEMM_STEP;
     const struct gemm_tasks t = imf__gemm_tasks(all->panels, all->n_strips, size * sizeof(*all->b),
@@ -222,7 +224,7 @@ imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, bool bf16, cons
                 imf__gemm_pack_a(packed + strips[p].a, src + (size_t)p * GEMM_PANEL * (size_t)m->K,
                                  (size_t)m->K, strips[p].rows, m->K);
         }
-        imf__gemm_share(cpu, &job);
+        share(cpu, &job);
     }
     return IMF_OK;
 }

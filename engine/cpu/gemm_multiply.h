@@ -25,10 +25,6 @@ struct gemm_tasks {
 struct gemm_tasks imf__gemm_tasks(int panels, int strips, size_t panel_bytes, bool picture,
                                   int threads);
 
-/* Inside a parallel region, once: all of a product, shared out to the threads; no barrier behind it.
- */
-void imf__gemm_share(struct cpu_device *cpu, const struct gemm_job *all);
-
 /* ---- Convolutions (conv.c) ----
  *
  * Pictures lie in blocks of 32 channels with a border of zeros: (C / 32, h + 2 border, w + 2
