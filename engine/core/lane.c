@@ -1,5 +1,6 @@
 /* Lanes: one sample in flight. */
 #include "common/error.h"
+#include "common/noise.h"
 #include "core/model.h"
 
 #include <math.h>
@@ -57,9 +58,8 @@ void imf_model_noise(const struct imf_model *m, float *z, uint64_t seed)
 {
     size_t n = imf__model_latent_count(m);
     float scale = imf_model_get_info(m)->noise_scale;
-    imf_noise(z, n, seed);
-    for (size_t i = 0; scale != 1.0f && i < n; i++)
-        z[i] *= scale;
+    imf__noise_draw(z, n, seed);
+    imf__noise_shape(z, n, scale);
 }
 
 imf_status imf_lane_start(struct imf_lane *lane, const struct imf_model *m, int32_t label,

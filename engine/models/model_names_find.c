@@ -89,12 +89,14 @@ imf_status imf__model_shaped(const struct imf__tensor **out, const struct imf__c
     if (!t)
         return imf__fail(err, IMF_EMODEL, "%s: tensor \"%s\" is missing", imf__checkpoint_path(c),
                          name);
-    bool fits = t->ndim == ndim;
-    for (int i = 0; fits && i < ndim; i++)
-        fits = t->shape[i] >= 1 && t->shape[i] <= INT32_MAX - 1;
-    if (!fits)
+    if (t->ndim != ndim)
         return imf__fail(err, IMF_EMODEL, "%s: tensor \"%s\" has %d dimensions, %d expected",
                          imf__checkpoint_path(c), name, t->ndim, ndim);
+    for (int i = 0; i < ndim; i++) {
+        if (t->shape[i] < 1 || t->shape[i] > INT32_MAX - 1)
+            return imf__fail(err, IMF_EMODEL, "%s: tensor \"%s\" cannot be %lld long",
+                             imf__checkpoint_path(c), name, (long long)t->shape[i]);
+    }
     *out = t;
     return IMF_OK;
 }

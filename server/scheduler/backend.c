@@ -1,7 +1,22 @@
 /* Which backend serves a device of the settings. */
 #include "scheduler/backend.h"
 
+#include "common/noise.h"
+
 #include <string.h>
+
+/* imf_model_noise, in two steps. */
+static void noise_draw(const struct imf_model *m, float *z, uint64_t seed)
+{
+    const struct imf_model_info *info = imf_model_get_info(m);
+    size_t side = (size_t)info->input_size;
+    imf__noise_draw(z, (size_t)info->channels * side * side, seed);
+}
+
+static void noise_shape(const struct imf_model *m, float *z, size_t n)
+{
+    imf__noise_shape(z, n, imf_model_get_info(m)->noise_scale);
+}
 
 static const struct backend_ops libimf = {
     .device_open = imf_engine_create,
@@ -15,7 +30,8 @@ static const struct backend_ops libimf = {
     .lane_create = imf_lane_create,
     .lane_start = imf_lane_start,
     .lane_set = imf_lane_set,
-    .noise = imf_model_noise,
+    .noise_draw = noise_draw,
+    .noise_shape = noise_shape,
     .lane_fetch = imf_lane_fetch,
     .lane_destroy = imf_lane_destroy,
     .step_begin = imf_step_begin,

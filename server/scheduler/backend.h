@@ -35,7 +35,8 @@ struct backend_ops {
     /* lane_start in halves (imf.h), for drawing noise elsewhere; NULL, both, where it is not. */
     imf_status (*lane_set)(struct imf_lane *lane, const struct imf_model *model, int32_t label,
                            uint64_t seed, const struct imf_sampling *s, struct imf_error *err);
-    void (*noise)(const struct imf_model *model, float *z, uint64_t seed);
+    void (*noise_draw)(const struct imf_model *model, float *z, uint64_t seed);
+    void (*noise_shape)(const struct imf_model *model, float *z, size_t n);
     imf_status (*lane_fetch)(struct imf_model *model, struct imf_lane *lane); /* NULL: z is there */
     void (*lane_destroy)(struct imf_lane *lane);
 

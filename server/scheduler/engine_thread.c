@@ -157,8 +157,8 @@ static void load_model(struct engine_thread *t, int index)
     if (err.message[0] == '\0')
         snprintf(err.message, sizeof(err.message), "%s", imf_status_sentence(status));
     struct noise *noise = NULL;
-    if (status == IMF_OK && t->ops->noise && !t->noise)
-        status = noise_create(&noise, t->ops->noise);
+    if (status == IMF_OK && t->ops->noise_draw && !t->noise)
+        status = noise_create(&noise, t->ops->noise_draw, t->ops->noise_shape);
     uv_mutex_lock(&s->lock);
     const struct imf_model_info *info = model ? t->ops->model_info(model) : NULL;
     if (status == IMF_OK && !core_model_ready(&s->core, index, t->index, info)) {

@@ -1,6 +1,7 @@
 /* Noise of large pictures, drawn beside the engine thread. A small model's latent takes 40 us to
- * draw; 3 x 512 x 512 numbers take 10 ms or more, which a GPU would wait for. Two threads draw them, most
- * of the time while the batch before computes.
+ * draw; 3 x 512 x 512 numbers take 8 ms, which a GPU would wait for. Two threads draw them, four where
+ * there are processors for it, most of the time while the batch before computes; they share the work on
+ * one drawing, as a lone request waits for it.
  *
  * Threads: want and take are called by one thread, the engine's; the drawing threads touch nothing
  * but this object and models that stay loaded until noise_destroy. Its lock is a leaf. */
@@ -16,9 +17,10 @@
 
 struct noise; /* opaque */
 
-/* draw: as imf_model_noise. */
-IMF_MUST_CHECK imf_status noise_create(struct noise **out, void (*draw)(const struct imf_model *m,
-                                                                        float *z, uint64_t seed));
+/* draw, shape: imf_model_noise in the two steps of common/noise.h. */
+IMF_MUST_CHECK imf_status
+noise_create(struct noise **out, void (*draw)(const struct imf_model *m, float *z, uint64_t seed),
+             void (*shape)(const struct imf_model *m, float *z, size_t n));
 void noise_destroy(struct noise *n); /* NULL is fine */
 /* Has it drawn, as what will be taken next. What was wanted longest ago gives its place. */
 void noise_want(struct noise *n, const struct imf_model *m, uint64_t seed, size_t count);
