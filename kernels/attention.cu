@@ -1,21 +1,25 @@
 /* Attention of MiT and pMF: RMSNorm and rotary embedding of q and k, softmax(q k^T / sqrt(HS)) v,
  * heads of HS = 64 or 80, a template parameter.
  *
- * bfloat16: one block of six warps per head and sample. K (normed and rotated on its way) and V of
- * the whole head lie in shared memory, 276 tokens = 72 or 90 KiB, swizzled (`chunk_at`) so that
- * fills, ldmatrix of K and transposed ldmatrix of V are free of bank conflicts. Each warp takes 16
- * queries at a time and walks the keys by 32 with an online softmax, so that the scores never leave
- * registers. q and k are read once, normed in float32 and rounded once. Heads too long for shared
- * memory (more than 384 or 288 tokens) walk tiles instead, the queries spread over grid.z; small
- * batches spread the queries over grid.z too, to fill the GPU. An output's arithmetic is the same
- * in all three cases: the order of its keys is.
+ * bfloat16: one block per head and sample. K (normed and rotated on its way) and V of the whole head
+ * lie in shared memory, 276 tokens = 72 or 90 KiB, swizzled (`chunk_at`) so that fills, ldmatrix of
+ * K and transposed ldmatrix of V are free of bank conflicts. Each warp takes 16 or 32 queries (one
+ * or two TILES) at a time and walks the keys by 32 with an online softmax, so that the scores never
+ * leave registers. Two tiles read K and V from shared memory, which is what bounds the kernel, half
+ * as often: three warps of them are a block, of which three fit an SM; six warps of one tile are
+ * for grids too small to fill the GPU. q and k are read once, normed in float32 and rounded once.
+ * Heads too long for shared memory (more than 384 or 288 tokens) walk tiles of keys instead, the
+ * queries spread over grid.z; small batches spread the queries over grid.z too. An output's
+ * arithmetic is the same in all cases: the order of its keys is, and fmaf leaves the compiler no
+ * choice of what to contract.
  *
  * float32: one thread per query, tiles of 32 keys broadcast from shared memory; for parity, not
  * speed. */
 #include "common.cuh"
 
-static const int WARPS = 6;
 static const int STEP = 32; /* keys per softmax step */
+static const int TILE = 16; /* queries */
+static const int PART = 96; /* queries that a block takes at a time */
 static const float EPS = 1e-6f;
 
 template <int HS> struct head;
@@ -41,8 +45,8 @@ static const float LOG2_E = 1.4426950408889634f;
 IMF_DEVICE void rotate(float &a, float &b, float cosine, float sine)
 {
     const float x = a;
-    a = x * cosine - b * sine;
-    b = x * sine + b * cosine;
+    a = fmaf(x, cosine, -(b * sine));
+    b = fmaf(x, sine, b * cosine);
 }
 
 /* Sum over each group of `width` neighbouring lanes; every lane of the warp calls it. */
@@ -63,8 +67,36 @@ template <int HS> IMF_DEVICE bf16 *chunk_at(bf16 *tile, int row, int chunk)
     return tile + row * HS + ((chunk ^ swizzle) << 3);
 }
 
-/* Fills keys first..first + count - 1 (count a multiple of 32); rows past the end become zero. */
+/* Norms and rotates columns 8 chunk .. + 7 of a key and stores them at `dst`; lanes without columns and keys past
+ * the end have zeros. */
 template <int HS>
+IMF_DEVICE void store_key(bf16 *dst, float (&k)[8], const float (&g)[8], const float *rope,
+                          int token, int chunk, int T)
+{
+    float squares = 0.0f;
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+        squares = fmaf(k[j], k[j], squares);
+    const float r = rsqrtf(fmaf(group_sum<head<HS>::lanes>(squares), 1.0f / HS, EPS));
+    if (chunk >= HS / 8)
+        return;
+    if (token < T) {
+        const float *angle = rope + token * (HS / 2) + chunk * 4;
+        const float4 cosine = *reinterpret_cast<const float4 *>(angle);
+        const float4 sine = *reinterpret_cast<const float4 *>(angle + T * (HS / 2));
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            k[j] *= r * g[j];
+        rotate(k[0], k[1], cosine.x, sine.x);
+        rotate(k[2], k[3], cosine.y, sine.y);
+        rotate(k[4], k[5], cosine.z, sine.z);
+        rotate(k[6], k[7], cosine.w, sine.w);
+    }
+    store8(dst, k);
+}
+
+/* Fills keys first..first + count - 1, with PIPELINE rows of K on their way at a time (count a multiple of 32); rows past the end become zero. */
+template <int HS, int THREADS, int PIPELINE>
 IMF_DEVICE void load_keys_values(bf16 *K, bf16 *V, const bf16 *qkv, const float *k_norm,
                                  const float *rope, int first, int count, int T, int stride)
 {
@@ -72,7 +104,7 @@ IMF_DEVICE void load_keys_values(bf16 *K, bf16 *V, const bf16 *qkv, const float 
     const int tid = static_cast<int>(threadIdx.x);
     const int chunk = tid % LANES; /* columns 8 chunk .. + 7 of the head */
     const bool works = chunk < HS / 8;
-    for (int i = tid; works && i < count * LANES; i += WARPS * 32) {
+    for (int i = tid; works && i < count * LANES; i += THREADS) {
         const int row = i / LANES, token = first + row;
         const bool inside = token < T;
         const bf16 *v = qkv + static_cast<size_t>(inside ? token : 0) * stride * 3 + 2 * stride;
@@ -82,44 +114,32 @@ IMF_DEVICE void load_keys_values(bf16 *K, bf16 *V, const bf16 *qkv, const float 
     float g[8] = {};
     if (works)
         load8(g, k_norm + chunk * 8);
-    for (int i = tid; i < count * LANES; i += WARPS * 32) {
-        const int row = i / LANES, token = first + row;
-        const bool inside = token < T && works;
-        float k[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-        if (inside)
-            load8(k, qkv + static_cast<size_t>(token) * stride * 3 + stride + chunk * 8);
-        float squares = 0.0f;
+    for (int begin = tid; begin < count * LANES; begin += PIPELINE * THREADS) {
+        float k[PIPELINE][8] = {};
 #pragma unroll
-        for (int j = 0; j < 8; j++)
-            squares += k[j] * k[j];
-        const float r = rsqrtf(group_sum<LANES>(squares) * (1.0f / HS) + EPS);
-        if (inside) {
-            const float *angle = rope + token * (HS / 2) + chunk * 4;
-            const float4 cosine = *reinterpret_cast<const float4 *>(angle);
-            const float4 sine = *reinterpret_cast<const float4 *>(angle + T * (HS / 2));
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                k[j] *= r * g[j];
-            rotate(k[0], k[1], cosine.x, sine.x);
-            rotate(k[2], k[3], cosine.y, sine.y);
-            rotate(k[4], k[5], cosine.z, sine.z);
-            rotate(k[6], k[7], cosine.w, sine.w);
+        for (int p = 0; p < PIPELINE; p++) {
+            const int row = (begin + p * THREADS) / LANES, token = first + row;
+            if (works && row < count && token < T)
+                load8(k[p], qkv + static_cast<size_t>(token) * stride * 3 + stride + chunk * 8);
         }
-        if (works)
-            store8(chunk_at<HS>(K, row, chunk), k);
+#pragma unroll
+        for (int p = 0; p < PIPELINE; p++) {
+            const int row = (begin + p * THREADS) / LANES;
+            if (row < count) /* the same for a whole warp */
+                store_key<HS>(chunk_at<HS>(K, row, chunk), k[p], g, rope, first + row, chunk, T);
+        }
     }
     cp_async_wait<0>();
 }
 
-/* A fragments of 16 queries: lane (g, t) holds columns 16 s + 2t, +1, +8, +9 of rows g and g + 8.
- */
-template <int HS>
-IMF_DEVICE void load_queries(uint32_t (&q)[HS / 16][1][4], const bf16 *qkv, const float *q_norm,
+/* A fragments of TILES x 16 queries: lane (g, t) holds columns 16 s + 2t, +1, +8, +9 of rows g and g + 8. */
+template <int HS, int TILES>
+IMF_DEVICE void load_queries(uint32_t (&q)[HS / 16][TILES][4], const bf16 *qkv, const float *q_norm,
                              const float *rope, int first, int T, int stride)
 {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
+    for (int half = 0; half < 2 * TILES; half++) {
         const int token = first + g + 8 * half;
         const bool inside = token < T;
         const bf16 *row = qkv + static_cast<size_t>(inside ? token : 0) * stride * 3;
@@ -129,10 +149,11 @@ IMF_DEVICE void load_queries(uint32_t (&q)[HS / 16][1][4], const bf16 *qkv, cons
             const uint32_t pair =
                 inside ? *reinterpret_cast<const uint32_t *>(row + 8 * i + 2 * t) : 0u;
             x[i][0] = bf16_lo(pair), x[i][1] = bf16_hi(pair);
-            squares += x[i][0] * x[i][0] + x[i][1] * x[i][1];
+            squares = fmaf(x[i][0], x[i][0], squares);
+            squares = fmaf(x[i][1], x[i][1], squares);
         }
         const float r =
-            rsqrtf(group_sum<4>(squares) * (1.0f / HS) + EPS) * head<HS>::scale * LOG2_E;
+            rsqrtf(fmaf(group_sum<4>(squares), 1.0f / HS, EPS)) * (head<HS>::scale * LOG2_E);
 #pragma unroll
         for (int i = 0; i < HS / 8; i++) {
             const int c = 8 * i + 2 * t;
@@ -140,19 +161,48 @@ IMF_DEVICE void load_queries(uint32_t (&q)[HS / 16][1][4], const bf16 *qkv, cons
             x[i][0] *= r * q_norm[c];
             x[i][1] *= r * q_norm[c + 1];
             rotate(x[i][0], x[i][1], rope[angle], rope[T * (HS / 2) + angle]);
-            q[i / 2][0][half + 2 * (i % 2)] = pack_bf16x2(x[i][0], x[i][1]);
+            q[i / 2][half / 2][half % 2 + 2 * (i % 2)] = pack_bf16x2(x[i][0], x[i][1]);
         }
     }
 }
 
-/* One softmax step: 16 queries against keys `row`.. + 31 of the resident tile; of those
+/* Half a tile of scores, 8 queries, becomes weights: `s` the scores of this lane's columns, `top` the highest so far
+ * and `total` the sum of weights. Returns what earlier sums are to be multiplied by. */
+IMF_DEVICE float weigh(float (&s)[4][4], int half, float &highest, float &total)
+{
+    float top = highest;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            top = fmaxf(top, s[j][2 * half + e]);
+    }
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+    const float scale = fast_exp2(highest - top);
+    highest = top;
+    float sum = 0.0f;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            s[j][2 * half + e] = fast_exp2(s[j][2 * half + e] - top);
+            sum += s[j][2 * half + e];
+        }
+    }
+    total = fmaf(total, scale, sum); /* of this lane's columns */
+    return scale;
+}
+
+/* One softmax step: a warp's queries against keys `row`.. + 31 of the resident tile; of those
  * at the end only `valid` are real. */
-template <int HS>
-IMF_DEVICE void attend(float (&out)[1][HS / 8][4], float (&highest)[2], float (&total)[2],
-                       const uint32_t (&q)[HS / 16][1][4], bf16 *K, bf16 *V, int row, int valid)
+template <int HS, int TILES>
+IMF_DEVICE void attend(float (&out)[TILES][HS / 8][4], float (&highest)[TILES][2],
+                       float (&total)[TILES][2], const uint32_t (&q)[HS / 16][TILES][4], bf16 *K,
+                       bf16 *V, int row, int valid)
 {
     const int lane = static_cast<int>(threadIdx.x) % 32, t = lane % 4;
-    float s[1][4][4] = {};
+    float s[TILES][4][4] = {};
 #pragma unroll
     for (int step = 0; step < HS / 16; step++) {
         uint32_t k[4][2];
@@ -168,50 +218,31 @@ IMF_DEVICE void attend(float (&out)[1][HS / 8][4], float (&highest)[2], float (&
     }
     if (valid < STEP) { /* the last step only */
 #pragma unroll
-        for (int j = 0; j < 4; j++)
+        for (int i = 0; i < TILES; i++)
 #pragma unroll
-            for (int e = 0; e < 4; e++)
-                if (8 * j + 2 * t + e % 2 >= valid)
-                    s[0][j][e] = -INFINITY;
+            for (int j = 0; j < 4; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++)
+                    if (8 * j + 2 * t + e % 2 >= valid)
+                        s[i][j][e] = -INFINITY;
     }
-    float scale[2];
+    uint32_t p[2][TILES][4];
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float top = highest[half];
+    for (int i = 0; i < TILES; i++) {
+        const float scale[2] = {weigh(s[i], 0, highest[i][0], total[i][0]),
+                                weigh(s[i], 1, highest[i][1], total[i][1])};
+        /* The accumulators of S are the A fragment of P as they stand. */
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
+        for (int e = 0; e < 8; e++)
+            p[e / 4][i][e % 4] = pack_bf16x2(s[i][e / 2][e % 2 * 2], s[i][e / 2][e % 2 * 2 + 1]);
 #pragma unroll
-            for (int e = 0; e < 2; e++) {
-                top = fmaxf(top, s[0][j][2 * half + e]);
-            }
+        for (int j = 0; j < HS / 8; j++) {
+            out[i][j][0] *= scale[0], out[i][j][1] *= scale[0];
+            out[i][j][2] *= scale[1], out[i][j][3] *= scale[1];
         }
-        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-        scale[half] = fast_exp2(highest[half] - top);
-        highest[half] = top;
-        float sum = 0.0f;
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                s[0][j][2 * half + e] = fast_exp2(s[0][j][2 * half + e] - top);
-                sum += s[0][j][2 * half + e];
-            }
-        }
-        total[half] = total[half] * scale[half] + sum; /* of this lane's columns */
-    }
-#pragma unroll
-    for (int j = 0; j < HS / 8; j++) {
-        out[0][j][0] *= scale[0], out[0][j][1] *= scale[0];
-        out[0][j][2] *= scale[1], out[0][j][3] *= scale[1];
     }
 #pragma unroll
     for (int step = 0; step < 2; step++) {
-        /* The accumulators of S are the A fragment of P as they stand. */
-        const uint32_t p[1][4] = {{pack_bf16x2(s[0][2 * step][0], s[0][2 * step][1]),
-                                   pack_bf16x2(s[0][2 * step][2], s[0][2 * step][3]),
-                                   pack_bf16x2(s[0][2 * step + 1][0], s[0][2 * step + 1][1]),
-                                   pack_bf16x2(s[0][2 * step + 1][2], s[0][2 * step + 1][3])}};
         uint32_t v[HS / 8][2];
 #pragma unroll
         for (int pair = 0; pair < HS / 16; pair++) {
@@ -221,64 +252,79 @@ IMF_DEVICE void attend(float (&out)[1][HS / 8][4], float (&highest)[2], float (&
             v[2 * pair][0] = r[0], v[2 * pair][1] = r[1];
             v[2 * pair + 1][0] = r[2], v[2 * pair + 1][1] = r[3];
         }
-        mma_bf16_tile(out, p, v);
+        mma_bf16_tile(out, p[step], v);
     }
 }
 
-template <int HS>
-IMF_DEVICE void store_output(bf16 *dst, const float (&out)[1][HS / 8][4], float (&total)[2],
-                             int first, int T, int stride)
+template <int HS, int TILES>
+IMF_DEVICE void store_output(bf16 *dst, const float (&out)[TILES][HS / 8][4],
+                             float (&total)[TILES][2], int first, int T, int stride)
 {
     const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const float r = 1.0f / group_sum<4>(total[half]);
+    for (int half = 0; half < 2 * TILES; half++) {
+        const float r = 1.0f / group_sum<4>(total[half / 2][half % 2]);
         const int token = first + g + 8 * half;
         if (token >= T)
             continue;
         bf16 *row = dst + static_cast<size_t>(token) * stride;
 #pragma unroll
         for (int j = 0; j < HS / 8; j++)
-            *reinterpret_cast<uint32_t *>(row + 8 * j + 2 * t) =
-                pack_bf16x2(out[0][j][2 * half] * r, out[0][j][2 * half + 1] * r);
+            *reinterpret_cast<uint32_t *>(row + 8 * j + 2 * t) = pack_bf16x2(
+                out[half / 2][j][half % 2 * 2] * r, out[half / 2][j][half % 2 * 2 + 1] * r);
     }
 }
 
-/* grid (NH, B, query parts); keys: keys per tile, a multiple of 32, the whole head when it fits. */
-template <int HS>
-static __global__ void __launch_bounds__(WARPS * 32)
+/* Blocks whose warps take so many tiles each: of two tiles three to an SM, where shared memory has room for
+ * them and registers do not spill. */
+template <int HS, int TILES> struct block {
+    static const int threads = PART / (TILE * TILES) * 32;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 900
+    static const int an_sm = TILES == 2 && HS == 64 ? 3 : 2;
+#else
+    static const int an_sm = 2;
+#endif
+};
+
+/* grid (NH, B, query parts); keys: keys per tile, a multiple of 32, the whole head when it fits; two
+ * TILES are for grid.z = 1 and heads that fit only. */
+template <int HS, int TILES>
+static __global__ void __launch_bounds__(block<HS, TILES>::threads, block<HS, TILES>::an_sm)
     attention_bf16(bf16 *dst, const bf16 *qkv, const float *q_norm, const float *k_norm,
                    const float *rope, int T, int NH, int keys)
 {
+    const int THREADS = block<HS, TILES>::threads;
     IMF_DYNAMIC_SHARED(bf16, K);
     bf16 *V = K + keys * HS;
     const int stride = NH * HS;
     qkv += static_cast<size_t>(blockIdx.y) * T * 3 * stride + blockIdx.x * HS;
-    dst += static_cast<size_t>(blockIdx.y) * T * stride + blockIdx.x * HS;
-    const bool resident = keys >= T;
+    const bool resident = TILES == 2 || keys >= T;
     if (resident) {
-        load_keys_values<HS>(K, V, qkv, k_norm, rope, 0, keys, T, stride);
+        load_keys_values<HS, THREADS, 4>(K, V, qkv, k_norm, rope, 0, keys, T, stride);
         __syncthreads();
     }
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    const int parts = (T + 16 * WARPS - 1) / (16 * WARPS);
-    for (int part = static_cast<int>(blockIdx.z); part < parts;
-         part += static_cast<int>(gridDim.z)) {
-        const int first = (part * WARPS + warp) * 16;
-        uint32_t q[HS / 16][1][4];
-        load_queries<HS>(q, qkv, q_norm, rope, first, T, stride);
-        float out[1][HS / 8][4] = {}, highest[2] = {-INFINITY, -INFINITY}, total[2] = {};
-        for (int tile = 0; tile < T; tile += keys) {
+    for (int part = TILES == 2 ? 0 : static_cast<int>(blockIdx.z) * PART; part < T;
+         part += TILES == 2 ? PART : static_cast<int>(gridDim.z) * PART) {
+        const int first = part + thread_anew() / 32 * (TILES * TILE);
+        uint32_t q[HS / 16][TILES][4];
+        load_queries<HS, TILES>(q, qkv, q_norm, rope, first, T, stride);
+        float out[TILES][HS / 8][4] = {}, highest[TILES][2], total[TILES][2] = {};
+#pragma unroll
+        for (int i = 0; i < TILES; i++)
+            highest[i][0] = highest[i][1] = -INFINITY;
+        for (int tile = 0; tile < T; tile += resident ? T : keys) {
             if (!resident) {
                 __syncthreads();
-                load_keys_values<HS>(K, V, qkv, k_norm, rope, tile, keys, T, stride);
+                load_keys_values<HS, THREADS, 1>(K, V, qkv, k_norm, rope, tile, keys, T, stride);
                 __syncthreads();
             }
-            if (first < T) /* the same for a whole warp */
-                for (int row = 0; row < keys && tile + row < T; row += STEP)
-                    attend<HS>(out, highest, total, q, K, V, row, T - tile - row);
+            if (TILES == 2 || first < T) /* the same for a whole warp */
+                for (int row = 0; (TILES == 2 || row < keys) && tile + row < T; row += STEP)
+                    attend<HS, TILES>(out, highest, total, q, K, V, row, T - tile - row);
         }
-        store_output<HS>(dst, out, total, first, T, stride);
+        store_output<HS, TILES>(dst + static_cast<size_t>(blockIdx.y) * T * stride +
+                                    blockIdx.x * HS,
+                                out, total, part + thread_anew() / 32 * (TILES * TILE), T, stride);
     }
 }
 
@@ -399,31 +445,45 @@ static __global__ void __launch_bounds__(SOFTMAX_THREADS)
         dst[c] = expf(src[c] - top) * r;
 }
 
+/* Heads of which one block each leaves no SM idle, and of which two tiles a warp do not. */
+static const int FULL_GRID = 128, FULL_WARPS = 256;
+
+/* most: keys that a block of this GPU may have in shared memory. */
+template <int HS, int TILES>
+static cudaError_t launch_tiles(bf16 *dst, const bf16 *qkv, const float *q_norm,
+                                const float *k_norm, const float *rope, int B, int T, int NH,
+                                int most, cudaStream_t stream)
+{
+    const int step_bytes = 2 * STEP * HS * static_cast<int>(sizeof(bf16));
+    const cudaError_t status = allow_shared(attention_bf16<HS, TILES>, most / STEP * step_bytes);
+    if (status != cudaSuccess)
+        return status;
+    const int keys = T <= most ? (T + STEP - 1) / STEP * STEP : most;
+    const bool one_block = T <= keys && B * NH >= FULL_GRID;
+    const dim3 grid(static_cast<unsigned>(NH), static_cast<unsigned>(B),
+                    one_block ? 1u : blocks_for(static_cast<size_t>(T), PART));
+    IMF_LAUNCH((attention_bf16<HS, TILES>), grid, (block<HS, TILES>::threads),
+               static_cast<size_t>(keys / STEP * step_bytes), stream, dst, qkv, q_norm, k_norm,
+               rope, T, NH, keys);
+    return cudaGetLastError();
+}
+
 template <int HS>
 static cudaError_t launch_bf16(bf16 *dst, const bf16 *qkv, const float *q_norm, const float *k_norm,
                                const float *rope, int B, int T, int NH, cudaStream_t stream)
 {
     const int step_bytes = 2 * STEP * HS * static_cast<int>(sizeof(bf16));
     int limit = 0;
-    cudaError_t status = shared_limit(&limit);
+    const cudaError_t status = shared_limit(&limit);
     if (status != cudaSuccess)
         return status;
     const int fit = limit / step_bytes * STEP;
     const int most = fit < head<HS>::max_keys ? fit : head<HS>::max_keys;
     if (most < STEP)
         return cudaErrorInvalidValue;
-    status = allow_shared(attention_bf16<HS>, most / STEP * step_bytes);
-    if (status != cudaSuccess)
-        return status;
-    const int keys = T <= most ? (T + STEP - 1) / STEP * STEP : most;
-    const int smem = keys / STEP * step_bytes;
-    const int parts = (T + 16 * WARPS - 1) / (16 * WARPS);
-    const bool one_block = T <= keys && B * NH >= 128;
-    const dim3 grid(static_cast<unsigned>(NH), static_cast<unsigned>(B),
-                    one_block ? 1u : static_cast<unsigned>(parts));
-    IMF_LAUNCH((attention_bf16<HS>), grid, WARPS * 32, static_cast<size_t>(smem), stream, dst, qkv,
-               q_norm, k_norm, rope, T, NH, keys);
-    return cudaGetLastError();
+    if (T <= most && B * NH >= FULL_WARPS)
+        return launch_tiles<HS, 2>(dst, qkv, q_norm, k_norm, rope, B, T, NH, most, stream);
+    return launch_tiles<HS, 1>(dst, qkv, q_norm, k_norm, rope, B, T, NH, most, stream);
 }
 
 template <int HS>

@@ -227,6 +227,18 @@ IMF_DEVICE float warp_max(float x)
 #endif
 }
 
+/* threadIdx.x, read anew where it stands: nothing of it needs a register before. */
+IMF_DEVICE int thread_anew(void)
+{
+#ifdef __CUDACC__
+    unsigned x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return static_cast<int>(x);
+#else
+    return static_cast<int>(threadIdx.x);
+#endif
+}
+
 /* ---- arithmetic: approximate, about 2 ulp; exp2 flushes denormals ---- */
 
 IMF_DEVICE float fast_exp2(float x)

@@ -37,7 +37,7 @@ def steps(folder):
 
 def misses(folder):
     found = []
-    for name in "selfcheck-fp32.txt", "selfcheck-bf16.txt", "selfcheck-sm90.txt", "selfcheck-full.txt", "sustain.txt":
+    for name in "selfcheck-fp32.txt", "selfcheck-bf16.txt", "selfcheck-sm90.txt", "selfcheck-full.txt":
         found += ["%s: %s" % (name, line.strip()) for line in read(folder, name).splitlines()
                   if re.search(r"\bMISS\b|plain kernel|depends on the batch", line)]
     found += ["sanitizer: " + line.strip() for line in read(folder, "sanitizer.txt").splitlines()

@@ -9,7 +9,7 @@
 #
 #   FIRST_RUN_SECONDS=540 (more of it gives every step more)   FIRST_RUN_GPU=H100 (whose estimate)   FIRST_RUN_OUT=folder
 #   FIRST_RUN_MODEL="--model MiT_XL_2 --decoder sd-vae"   FIRST_RUN_BATCHES=1,8,64   FIRST_RUN_SUSTAIN=20
-#   FIRST_RUN_FULL="--full MiT_B_2" (of selfcheck)
+#   FIRST_RUN_FULL="--full MiT_XL_2" (of selfcheck)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 imfd=${1:-}
@@ -24,7 +24,7 @@ gpu=${FIRST_RUN_GPU:-H100}
 model=${FIRST_RUN_MODEL:---model MiT_XL_2 --decoder sd-vae}
 batches=${FIRST_RUN_BATCHES:-1,8,64}
 sustain=${FIRST_RUN_SUSTAIN:-20}
-full=${FIRST_RUN_FULL:---full MiT_B_2}
+full=${FIRST_RUN_FULL:---full MiT_XL_2}
 mkdir -p "$out" || exit 2
 begin=$(date +%s)
 failed=0
@@ -92,8 +92,7 @@ else
     missing selfcheck-sm90 "GPU of compute capability 9.0"
 fi
 # shellcheck disable=SC2086
-step selfcheck-full 120 "$imfd" selfcheck --device cuda --precision bf16 --sustain 0 $full
-step sustain $((sustain * 2 + 60)) "$imfd" selfcheck --device cuda --precision bf16 --sustain "$sustain"
+step selfcheck-full $((sustain + 180)) "$imfd" selfcheck --device cuda --precision bf16 --sustain "$sustain" $full
 if have python3 && python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
     step yardsticks 90 python3 "$here/gpu-yardsticks.py"
 else

@@ -7,9 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* float32: sums of up to 4608 products in any order stay within a few 1e-6 of the exact value
- * relative to the whole result, Winograd within 1e-6 more; a wrong, missing or misplaced element
- * gives 1e-3 or more in results of this size. */
+/* float32: sums of K products, each rounded to nearest, stay within about sqrt(K) x 2^-24 of the exact
+ * value relative to the whole result, in any order: 2e-6 at K = 1024, 4e-6 at 4608, the largest here;
+ * Winograd within 1e-6 more. A wrong, missing or misplaced element gives 1e-3 or more in results of
+ * this size, and so does TF32. Tensor cores truncate where they add, so that their errors have one
+ * sign and grow with K / 16 instead: up to 8e-6 at K = 1024, 2e-5 at 2736, too much for this bound.
+ * They sum bfloat16 products only (cuBLASLt may use nothing narrower than asked, and float32 is
+ * computed by FFMA), whose bound below is the rounding of the inputs: 1e-3 and more. */
 #define FP32_ERROR 1e-5
 /* A single element may be off by more, relative to the largest of all. */
 #define FP32_WORST 1e-4

@@ -279,10 +279,14 @@ def rotated(x, weight, rope):
 @case(BF16, 1, 1, 1)
 @case(BF16, 1, 130, 2, D=80)
 @case(BF16, 1, 100, 1, D=80, keys=32, _order="warp")
+@case(BF16, 1, 112, 2, tiles=2)
+@case(BF16, 1, 50, 1, tiles=2, _order="warp")
+@case(BF16, 1, 112, 1, D=80, tiles=2)
+@case(BF16, 1, 50, 1, D=80, tiles=2, _order="warp")
 @case(F32, 1, 84, 2)
 @case(F32, 1, 150, 1, D=80)
 @case(F32, 1, 40, 1, _order="warp")
-def attention(kind, B, T, NH, gpu, D=64, keys=None, together=False):
+def attention(kind, B, T, NH, gpu, D=64, keys=None, together=False, tiles=1):
     qkv = gpu.normal(B, T, 3, NH, D, kind=kind)
     q_norm, k_norm = 1 + 0.3 * gpu.normal(D), 1 + 0.3 * gpu.normal(D)
     angle = 2 * gpu.normal(T, D // 2)
@@ -293,8 +297,15 @@ def attention(kind, B, T, NH, gpu, D=64, keys=None, together=False):
         gpu.launch("attention_f32ILi%dE" % D, (NH, B, blocks(T, 128)), 128, 0, *arguments)
     else:
         keys = keys or blocks(T, 32) * 32
-        gpu.launch("attention_bf16ILi%dE" % D, (NH, B, 1 if together else blocks(T, 96)), 192, 2 * keys * D * 2,
+        parts = 1 if together or tiles == 2 else blocks(T, 96)
+        gpu.launch("attention_bf16ILi%dELi%dE" % (D, tiles), (NH, B, parts), 192 // tiles, 2 * keys * D * 2,
                    *arguments, keys)
+        if tiles == 2:  # the same bits as one tile a warp
+            again = gpu.room((B, T, NH, D), kind)
+            gpu.launch("attention_bf16ILi%dELi1E" % D, (NH, B, blocks(T, 96)), 192, 2 * keys * D * 2, again,
+                       *arguments[1:], keys)
+            if not np.array_equal(gpu.get(dst, (B, T, NH, D), kind), gpu.get(again, (B, T, NH, D), kind)):
+                raise Fault("two tiles a warp have other bits than one")
     x = qkv.astype(np.float64)
     q, k, v = rotated(x[:, :, 0], q_norm, rope), rotated(x[:, :, 1], k_norm, rope), x[:, :, 2]
     p = np.einsum("bthd,bshd->bhts", q, k) / np.sqrt(D)
