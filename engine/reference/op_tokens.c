@@ -290,7 +290,8 @@ const struct imf__op_case imf__op_token_cases[] = {
     CASE(attention, 37, 1, 80, 0),
     CASE(attention, 320, 1, 80, 0), /* as above */
     CASE(attention, 5, 1, 80, 0),
-    CASE(attention, 50, 32, 64, 0), /* so many heads in a batch of eight that CUDA's warps take two tiles */
+    CASE(attention, 50, 32, 64,
+         0), /* so many heads in a batch of eight that CUDA's warps take two tiles */
     CASE(attention, 36, 32, 80, 4), /* as above */
     CASE(attention_single, 64, 64),
     CASE(attention_single, 49, 40),
