@@ -382,8 +382,12 @@ template <typename Function> static cudaError_t driver_function(Function *out, c
 {
     void *found = nullptr;
     cudaDriverEntryPointQueryResult result;
+#if CUDART_VERSION >= 12050
     const cudaError_t status =
         cudaGetDriverEntryPointByVersion(name, &found, 12000, cudaEnableDefault, &result);
+#else
+    const cudaError_t status = cudaGetDriverEntryPoint(name, &found, cudaEnableDefault, &result);
+#endif
     if (status != cudaSuccess)
         return status;
     if (result != cudaDriverEntryPointSuccess)
