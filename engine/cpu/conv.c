@@ -1,7 +1,7 @@
-/* Convolutions: our own in bfloat16, where we have products of it (cpu/gemm). Else on oneDNN, one picture at a time (so that a picture's bits cannot depend on its
- * batch).
+/* Convolutions: our own in bfloat16, where we have products of it (gemm_conv.h); else oneDNN's, one
+ * picture at a time (so that a picture's bits cannot depend on its batch).
  *
- * Two layouts, chosen once per device:
+ * Layouts of the latter, chosen once per device:
  *   - bfloat16, or no AVX-512: NHWC and direct convolutions;
  *   - float32 with AVX-512: blocks of 16 channels (nChw16c), where 3x3 layers run as Winograd
  * F(4,3): two to three times the arithmetic rate of the direct form, equal to 1e-6. A convolution

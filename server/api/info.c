@@ -412,7 +412,7 @@ void api_get_version(struct api_call *c)
 /* ---- Metadata of pictures ---------------------------------------------------------------------
  */
 
-/* On a pool thread: reads only what was set before the first picture was asked for. The form of
+/* On an encoder thread: reads only what was set before the first picture was asked for. The form of
  * "parameters" is the one that image tools read. */
 void api_describe(void *user, const struct picture_key *key, struct picture_text *text)
 {

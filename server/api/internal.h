@@ -62,9 +62,9 @@ struct api_problem {
 __attribute__((format(printf, 4, 5))) bool api_problem_set(struct api_problem *p,
                                                            enum api_error kind, const char *param,
                                                            const char *format, ...);
-/* An unknown field or query parameter, which becomes `param`. */
 /* 503 for want of memory. Returns false. */
 bool api_problem_memory(struct api_problem *p);
+/* An unknown field or query parameter, which becomes `param`. */
 bool api_problem_unknown(struct api_problem *p, const char *what, const char *name);
 void api_problem_twice(struct api_problem *p, const char *name);
 int api_status(const struct api_problem *p);
@@ -76,7 +76,7 @@ void api_error_json(struct json_writer *w, const struct api_problem *p);
 
 struct api_model {
     const struct imf_model_info *info; /* &own, or NULL until ready the first time */
-    struct imf_model_info own;         /* a copy: pool threads may outlive the model at the end */
+    struct imf_model_info own;         /* a copy: encoders may outlive the model at the end */
     struct classes *classes;           /* with info */
     bool owns_classes;
 };

@@ -1,7 +1,7 @@
 /* Noise of large pictures, drawn beside the engine thread. A small model's latent takes 40 us to
- * draw; 3 x 512 x 512 numbers take 8 ms, which a GPU would wait for. Two threads draw them, four where
- * there are processors for it, most of the time while the batch before computes; they share the work on
- * one drawing, as a lone request waits for it.
+ * draw; 3 x 512 x 512 numbers take 8 ms, which a GPU would wait for. Two threads draw them, or four
+ * where there are more than four processors, most of the time while the batch before computes; they
+ * share the work on one drawing, as a lone request waits for it.
  *
  * Threads: want and take are called by one thread, the engine's; the drawing threads touch nothing
  * but this object and models that stay loaded until noise_destroy. Its lock is a leaf. */

@@ -2,12 +2,12 @@
  *
  * Work moves one network evaluation at a time. At every evaluation each device fills its batch anew
  * from everything that waits: lanes of different requests, classes, guidance and step counts run
- * together, finished lanes leave, new ones join. Decoding is batched apart from the steps, PNG
- * encoding runs in libuv's thread pool. docs/scheduler.md says who comes first and why.
+ * together, finished lanes leave, new ones join. Decoding is batched apart from the steps, encoding
+ * has threads of its own. docs/scheduler.md says who comes first and why.
  *
  * Threads: every function here is called on the loop thread, and every callback arrives there, from
- * the loop, never from inside a call into the scheduler. Engine threads (one per device) and the
- * pool are internal; docs/threads.md has the table.
+ * the loop, never from inside a call into the scheduler. Engine threads (one per device) and
+ * those that encode are internal; docs/threads.md has the table.
  *
  * Time: all durations are microseconds, of the monotonic clock. */
 #ifndef SCHEDULER_H
@@ -58,7 +58,7 @@ struct sched_options {
     size_t cache_bytes;    /* finished files kept; 0: none; 64 MiB */
     int png_level;         /* 0, 1 or 9; see base/png.h; 1 */
     uint32_t max_encoding; /* decoded pictures not yet encoded before engines pause; 64 */
-    /* Fills the metadata of a picture; NULL: none. Called on a pool thread, so it may read only
+    /* Fills the metadata of a picture; NULL: none. Called on an encoder thread, so it may read only
      * what never changes. Must depend on the key alone: bytes are deterministic. */
     void (*describe)(void *user, const struct picture_key *key, struct picture_text *text);
     void *describe_user;

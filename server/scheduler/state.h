@@ -1,5 +1,5 @@
 /* The scheduler as a state machine: no threads, no clock, no engine. Whoever drives it holds a lock
- * if there are threads (scheduler.c does), passes the time in, and does the work that comes out.
+ * if there are threads (threads.c does), passes the time in, and does the work that comes out.
  * Tests drive it with a simulated clock.
  *
  *   submit      a request: admission, then as many of its pictures as its window allows
