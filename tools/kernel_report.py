@@ -166,42 +166,40 @@ def write_counted(out, cases):
                    f"{microseconds(c, 'H100'):.1f} | {microseconds(c, 'RTX4090'):.1f} |")
 
 
-# What was changed for speed, by `cuobjdump -sass` and `ptxas -v` for sm_90 and the counting device.
+# By hand: `cuobjdump -sass` and `ptxas -v` for sm_90; the counting device fills in the rest.
 CHANGED = """
-## Before and after
+## What bounds them
 
-Instructions between a stage's barrier and its first HMMA, and registers a thread, sm_90. Copies of the
-weights at constant strides, decided at compile time, instead of a loop over a thread's indices:
+Instructions between a stage's barrier and its first HMMA, and registers a thread, sm_90, by `cuobjdump -sass` and
+`ptxas -v`. Few, because copies of the weights have constant strides, decided at compile time:
 
-| kernel | columns | instructions before | after | registers before | after |
-|---|---:|---:|---:|---:|---:|
-| conv3x3 | 128, 3 stages | 349 | 125 | 248 | 248 |
-| conv3x3 | 128, 2 stages | 344 | 125 | 242 | 240 |
-| conv3x3 | 64 | 297 | 109 | 170 | 128: two blocks an SM |
-| conv3x3 | 16 | 280 | 107 | 96 | 64 |
-| conv3x3 after x2 upsampling | 128 | 312 | 106 | 246 | 240 |
-| conv3x3 after x2 upsampling | 64 | 256 | 85 | 166 | 128: two blocks an SM |
-| conv3x3 after x2 upsampling | 16 | 237 | 89 | 99 | 48 |
+| kernel | columns | instructions | registers |
+|---|---:|---:|---:|
+| conv3x3 | 128, 3 stages | 125 | 248 |
+| conv3x3 | 128, 2 stages | 125 | 240 |
+| conv3x3 | 64 | 109 | 128: two blocks an SM |
+| conv3x3 | 16 | 107 | 64 |
+| conv3x3 after x2 upsampling | 128 | 106 | 240 |
+| conv3x3 after x2 upsampling | 64 | 85 | 128: two blocks an SM |
+| conv3x3 after x2 upsampling | 16 | 89 | 48 |
 
-Counted for MiT_XL_2 and sd-vae at batch 64: upsampling by four 2 x 2 convolutions with summed taps instead
-of nine taps of repeated pixels: 40.0 to %.1f TFLOP a decoding. Statistics of GroupNorm in the epilogue of the
-convolution before it: 90.3 to %.1f GB and 1096 to %d launches.
+Counted for MiT_XL_2 and sd-vae at batch 64: with upsampling by four 2 x 2 convolutions of summed taps a decoding takes
+%.1f TFLOP (nine taps of repeated pixels: 40.0); with the statistics of GroupNorm in the epilogue of the convolution
+before it %.1f GB and %d launches (in passes of their own: 90.3 and 1096).
 
-attention_bf16 with two tiles of 16 queries a warp, at 276 tokens, heads of 64 and full grids; a step is 16 queries
-by 32 keys:
+attention_bf16 at 276 tokens, heads of 64 and full grids, with two tiles of 16 queries a warp and, for comparison, one;
+a step is 16 queries by 32 keys:
 
-| | before | after |
+| | one tile | two tiles |
 |---|---:|---:|
 | blocks of an SM, sm_90 | 2 of 6 warps | 3 of 3 warps |
 | queries that an SM works on | 192 | 288 |
-| registers | 132 | 168 |
 | bytes of K and V from shared memory a step | 8192 | 4096 |
-| instructions a step, of them HMMA | 250, 32 | 200, 32 |
-| loads of K on their way a thread, filling | 1 | 4 |
+| shared memory's clocks a step, at 128 bytes a clock | 64 | 32 |
 
-An SM reads 128 bytes of shared memory a clock: 64 clocks a step, more than the tensor cores' 51 at 62 %% of their
-peak, are 32 now. Nine warps are three on a quarter of an SM, so that 168 registers are the most. Keys are masked in
-the last step only. Grids of fewer than 256 heads keep one tile, and every grid has the same bits.
+The tensor cores take 51 clocks a step at 62 %% of their peak. Nine warps are at most three on a quarter of an SM, so
+that 168 registers are the most. Keys are masked in the last step only. Grids of fewer than 256 heads keep one tile, and
+every grid has the same bits.
 """
 
 

@@ -121,8 +121,7 @@ bool cpu_winograd_available(struct cpu_device *cpu)
     return yes;
 }
 
-/* Winograd pays for 3x3 layers with many channels on both sides (docs/performance.md has the
- * rates): with few, its transforms cost more than the multiplications they save. Which variant
+/* Winograd pays for 3x3 layers with many channels on both sides: with few, its transforms cost more than the multiplications they save. Which variant
  * oneDNN takes depends on the number of threads, and with it the last bits: not for a reproducible
  * engine. */
 static bool prefers_winograd(const struct cpu_device *cpu, const struct conv_shape *s)

@@ -17,7 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 # Not met in a quiet run, and needed all the same.
 OTHERS = {
     "accept": "where accept4 is missing", "clone": "threads where clone3 is refused", "exit_group": "the end (strace does not count what does not return)",
-    "exit": "a thread ends (nor this)",
+    "exit": "a thread ends (strace does not count it either)",
     "restart_syscall": "a wait goes on after SIGSTOP", "rt_sigreturn": "after every signal",
     "sched_yield": "waiting for another thread", "nanosleep": "waiting", "clock_nanosleep": "waiting",
     "readv": "libuv", "recvmsg": "libuv", "sendmsg": "sd_notify, libuv", "sendto": "replies", "recvfrom": "requests",
@@ -114,7 +114,7 @@ def main():
     for name in seen["serve"] | seen["sample"] | seen["evaluate"]:
         OTHERS.pop(name, None)
     lines = ["# System calls in use", "",
-             "Made by `tools/packaging/syscalls.py build/release/server/imfd` on Debian 12 (x86-64, kernel and C library",
+             "Made by `tools/packaging/syscalls.py build/release/server/imfd` on Debian 12, x86-64 (kernel and C library",
              "choose some of them): strace over the server from start to drain (TCP, unix socket, every kind of reply,",
              "SIGHUP, sd_notify), `sample` and `evaluate`, on the CPU. `conf/imfd.service` allows all of them, and",
              "`tests/deploy/test_supply.py` serves pictures under a filter that kills at any other. A GPU's driver needs",
