@@ -90,7 +90,8 @@ void api_infer_server(struct api_call *c)
 void api_infer_health(struct api_call *c)
 {
     bool live = c->route == ROUTE_V2_LIVE;
-    bool good = live || (!c->api->draining && sched_ready(c->api->scheduler));
+    bool good = live ? sched_answers(c->api->scheduler)
+                     : !c->api->draining && sched_ready(c->api->scheduler);
     struct buffer body;
     struct json_writer w;
     begin(&w, &body);
@@ -151,7 +152,8 @@ void api_infer_model(struct api_call *c, const char *model, const char *version)
         return;
     }
     sched_model_get(c->api->scheduler, index, &status);
-    bool ready = status.state == SCHED_MODEL_READY && !c->api->draining;
+    bool ready = status.state == SCHED_MODEL_READY && !c->api->draining &&
+                 sched_model_answers(c->api->scheduler, index);
     begin(&w, &body);
     write_text(&w, "name", status.id);
     if (c->route == ROUTE_V2_MODEL_READY) {

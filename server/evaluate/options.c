@@ -120,7 +120,7 @@ enum imfd_parsed eval_options_parse(struct eval_options *o, int argc, char **arg
     };
     const struct imfd_usage usage = {
         .command = "evaluate",
-        .summary = "Measures FID and Inception Score of a model, or of a folder of PNGs.",
+        .summary = "Measures FID and Inception Score of a model, or of a folder of pictures.",
         .notes = notes,
         .options = options};
     enum imfd_parsed parsed = imfd_options_parse(&usage, o, argc, argv, NULL);

@@ -128,8 +128,10 @@ static const struct imfd_option rows[] = {
             "metrics say so."),
     IMFD_OPTION(
         STRING, "api-keys-file", AT(api_keys_file), .initial = "", .group = "Access",
-        .help = "File of API keys, one a line: \"name key\", '#' begins a comment. Then /v1 needs "
-                "Authorization: Bearer KEY. Read again on SIGHUP. Empty: no key is asked."),
+        .help =
+            "File of API keys, one a line: \"name key\", '#' begins a comment. Then /v1 and the "
+            "models below /v2 need Authorization: Bearer KEY. Read again on SIGHUP. Empty: no "
+            "key is asked."),
     IMFD_OPTION(STRINGS, "cors-origins", AT(cors_origins), .initial = "",
                 .help = "Origins whose pages may call the API (\"https://example.org\", or \"*\"). "
                         "Empty: none."),
@@ -162,9 +164,10 @@ static const struct imfd_option rows[] = {
                 .max = 1024 * GIB, .help = "Bytes of finished pictures to keep. 0: none."),
     IMFD_OPTION(
         INT, "png-level", AT(png_level), .initial = "1", .min = 0, .max = 9,
-        .help = "Of PNGs: 0 stores, 1 is fast, 9 is 2 % smaller and takes 100 times as long; no "
-                "other. Part of a picture's identity: another level gives other bytes (and another "
-                "ETag) for the same pixels."),
+        .help =
+            "Of PNGs: 0 stores, 1 is fast, 9 is 2 % smaller and takes over 100 times as long; no "
+            "other. Part of a picture's identity: another level gives other bytes (and another "
+            "ETag) for the same pixels."),
     IMFD_OPTION(CHOICE, "log-format", AT(log_format), .initial = "text", .choices = "text|json",
                 .group = "Log", .help = "Lines for people or for machines."),
     IMFD_OPTION(CHOICE, "log-level", AT(log_level), .initial = "info",

@@ -36,6 +36,9 @@ class StuckEngine(unittest.TestCase):
             for path in ("/readyz", "/health", "/livez"):
                 r = server.get(path)
                 self.assertEqual((r.status, r.json()["status"]), (503, "stuck"))
+            model = server.get("/v1/models").json()["data"][0]["id"]
+            for path in ("/v2/health/live", "/v2/health/ready", f"/v2/models/{model}/ready"):
+                self.assertEqual(server.get(path).status, 503, path)
             self.assertEqual(server.get("/readyz").json()["devices"], {"fake:hang_label=7": "stuck"})
             self.assertEqual(server.metric("imfd_device_stuck", device="fake"), 1)
             self.assertEqual(server.metric("imfd_device_up", device="fake"), 0)
