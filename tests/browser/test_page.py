@@ -152,7 +152,7 @@ class Page(PageCase):
         self.assertNotEqual(self.bytes_shown(self.id("viewer-image")), before)
         self.id("keep").click()
         self.drawn(5)
-        ActionChains(self.driver).click_and_hold(self.id("play")).perform()
+        ActionChains(self.driver).click_and_hold(self.id("play")).pause(1).perform()  # longer than a click
         self.until(lambda: int(re.search(r"Seed\s+(\d+)", self.id("viewer-facts").text)[1]) > 47)
         ActionChains(self.driver).release().perform()
         self.until(lambda: self.id("play").get_attribute("aria-pressed") == "false")
