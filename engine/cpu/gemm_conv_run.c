@@ -42,7 +42,8 @@ static bool has_row(const struct run *r, const struct task *t, int i)
 static struct gemm_feed feed_of(const struct run *r, uint16_t *band, const struct task *t, int i)
 {
     const struct gemm_conv *w = r->w;
-    const size_t y = (size_t)(t->y0 - w->desc.pad_h + i + GEMM_BORDER);
+    const int row = t->y0 - w->desc.pad_h + i + GEMM_BORDER;
+    const size_t y = (size_t)row;
     const size_t run = (size_t)w->desc.in_w * BLOCK, edge = GEMM_BORDER * BLOCK;
     struct gemm_feed f = {
         .src = (const uint16_t *)r->raw + (size_t)t->n * w->src_picture + y * w->src_row + edge,
@@ -138,7 +139,8 @@ static void run_phase(const struct run *r, const struct task *t, int phase, uint
     const struct phase *p = &w->phase[phase];
     const bool f32 = w->desc.f32_out;
     const int py = phase / 2, px = phase % 2, up = w->phases == 4 ? 2 : 1;
-    const size_t y = (size_t)(t->y0 * up + py), size = (size_t)w->steps * GEMM_STEP;
+    const int row = t->y0 * up + py;
+    const size_t y = (size_t)row, size = (size_t)w->steps * GEMM_STEP;
     size_t at = (size_t)t->n * w->dst_picture;
     if (f32)
         at += y * (size_t)w->out_w * (size_t)w->desc.out;
