@@ -16,6 +16,7 @@ DOCUMENT = ROOT / "docs" / "architecture.md"
 JUSTIFIED = {
     "main": "the program",
     "imfd_mpi_open": "dlsym in evaluate/ranks.c",
+    "imf__cuda_(device_create|runtime_version)": "dlsym in core/cuda_loader.c",
     "imf__npy_load": "the golden arrays, the fuzzer",
     "imf__npy_free": "the golden arrays, the fuzzer",
     "imf__gemm_tasks": "the order of tasks on any number of threads",
@@ -75,7 +76,8 @@ def main():
                 wrong.append(f"{name} of {folder}: no other file of the product uses it; make it static, or say why not")
         if not any(name.startswith(p) for p in allowed.get(folder, ())) and not name.startswith("embedded_"):
             wrong.append(f"{name}: {DOCUMENT.name} has no such prefix for {folder}")
-    needless -= {"TRITONBACKEND_.*", "imfd_mpi_open"}  # built where Triton's header and Open MPI are
+    # Built where Triton's header, Open MPI and nvcc are.
+    needless -= {"TRITONBACKEND_.*", "imfd_mpi_open", "imf__cuda_(device_create|runtime_version)"}
     wrong += [f"{name} needs no justification any more" for name in sorted(needless)]
     for folder in sorted(set(allowed) - {folder_of(p) for p in objects} - {"server/triton", "engine/cuda"}):
         wrong.append(f"{DOCUMENT.name} has prefixes for {folder}, which has no objects")
