@@ -1,4 +1,4 @@
-/* Packing weights, and sharing a product out to threads (multiply.h). Tasks are blocks of columns
+/* Packing weights, and sharing a product out to threads (gemm_multiply.h). Tasks are blocks of columns
  * times blocks of rows; whichever thread takes one, its bits are the same. */
 #include "cpu/gemm_multiply.h"
 #include "common/error.h"
@@ -68,9 +68,6 @@ void imf__gemm_matrix_free(struct gemm_matrix *m)
 /* Blocks of A and B that stay in the second-level cache together with B's next. */
 #define A_BYTES (1200 << 10)
 #define B_BYTES (160 << 10)
-/* Where A is a picture, whose strips share most of their rows. */
-#define PICTURE_STRIPS 4
-#define PICTURE_B_BYTES (800 << 10)
 #define TASKS_A_THREAD 6
 
 static int ceil_div(int n, int by)
@@ -83,17 +80,10 @@ static int within(int n, int most)
     return n < 1 ? 1 : n > most ? most : n;
 }
 
-struct gemm_tasks imf__gemm_tasks(int panels, int strips, size_t panel_bytes, bool picture,
-                                  int threads)
+struct gemm_tasks imf__gemm_tasks(int panels, int strips, size_t panel_bytes, int threads)
 {
-    struct gemm_tasks t;
-    if (picture) {
-        t.rows = within(PICTURE_STRIPS, strips);
-        t.columns = within((int)(PICTURE_B_BYTES / panel_bytes), panels);
-    } else {
-        t.rows = within((int)(A_BYTES / panel_bytes), strips);
-        t.columns = within((int)(B_BYTES / panel_bytes), panels);
-    }
+    struct gemm_tasks t = {.rows = within((int)(A_BYTES / panel_bytes), strips),
+                           .columns = within((int)(B_BYTES / panel_bytes), panels)};
     t.rows = ceil_div(strips, ceil_div(strips, t.rows));
     for (;;) {
         t.column_tasks = ceil_div(panels, t.columns);
@@ -109,13 +99,12 @@ struct gemm_tasks imf__gemm_tasks(int panels, int strips, size_t panel_bytes, bo
     }
 }
 
-/* Job number `task` of all. Neighbours have the same rows of a matrix, or the same columns where A
- * is a picture. */
+/* Job number `task` of all. Neighbours have the same rows. */
 static struct gemm_job job_of(const struct gemm_job *all, const struct gemm_tasks *t, int task)
 {
     const size_t size = (size_t)all->steps * GEMM_STEP;
-    const int column = (all->picture ? task / t->row_tasks : task % t->column_tasks) * t->columns;
-    const int strip = (all->picture ? task % t->row_tasks : task / t->column_tasks) * t->rows;
+    const int column = task % t->column_tasks * t->columns;
+    const int strip = task / t->column_tasks * t->rows;
     struct gemm_job job = *all;
     job.b += (size_t)column * size;
     job.panel += column;
@@ -130,8 +119,8 @@ static struct gemm_job job_of(const struct gemm_job *all, const struct gemm_task
 static void share(struct cpu_device *cpu, const struct gemm_job *all)
 {
     const size_t size = (size_t)all->steps * GEMM_STEP;
-    const struct gemm_tasks t = imf__gemm_tasks(all->panels, all->n_strips, size * sizeof(*all->b),
-                                                all->picture, cpu->threads);
+    const struct gemm_tasks t =
+        imf__gemm_tasks(all->panels, all->n_strips, size * sizeof(*all->b), cpu->threads);
     struct cpu_turn turn = cpu_turn_of(&cpu->tasks, t.column_tasks * t.row_tasks);
     while (cpu_next(&turn)) {
         struct gemm_job job = job_of(all, &t, turn.task);

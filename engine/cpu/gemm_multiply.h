@@ -22,10 +22,9 @@ struct gemm_tasks {
     int columns, rows; /* panels and strips of a task; the last may have fewer */
     int column_tasks, row_tasks;
 };
-struct gemm_tasks imf__gemm_tasks(int panels, int strips, size_t panel_bytes, bool picture,
-                                  int threads);
+struct gemm_tasks imf__gemm_tasks(int panels, int strips, size_t panel_bytes, int threads);
 
-/* ---- Convolutions (conv.c) ----
+/* ---- Convolutions (gemm_conv.c) ----
  *
  * Pictures lie in blocks of 32 channels with a border of zeros: (C / 32, h + 2 border, w + 2
  * border, 32). Sixteen neighbouring pixels of one block are a tile of A as they lie, for every tap

@@ -101,7 +101,7 @@ START_TEST(test_products_are_even)
             const struct product *p = &products[i];
             const int panels = (p->N + p->panel - 1) / p->panel, strips = (samples * 276 + 31) / 32;
             const struct gemm_tasks t =
-                imf__gemm_tasks(panels, strips, gemm_packed(1, p->K) * 2, false, threads);
+                imf__gemm_tasks(panels, strips, gemm_packed(1, p->K) * 2, threads);
             ck_assert_int_ge(t.columns * t.column_tasks, panels);
             ck_assert_int_lt(t.columns * (t.column_tasks - 1), panels);
             ck_assert_int_ge(t.rows * t.row_tasks, strips);
@@ -116,20 +116,17 @@ START_TEST(test_products_are_even)
 }
 END_TEST
 
-/* Narrow and short ones, of small models and of pictures: every block is some task's. */
+/* Narrow and short ones, of small models: every block is some task's. */
 START_TEST(test_small_products_are_covered)
 {
     const int threads = threads_of[_i];
     for (int panels = 1; panels < 20; panels++) {
         for (int strips = 1; strips < 40; strips++) {
-            for (int picture = 0; picture < 2; picture++) {
-                struct gemm_tasks t =
-                    imf__gemm_tasks(panels, strips, 9 * 2048, picture != 0, threads);
-                ck_assert(t.columns >= 1 && t.rows >= 1);
-                ck_assert(t.columns * t.column_tasks >= panels && t.rows * t.row_tasks >= strips);
-                ck_assert(t.columns * (t.column_tasks - 1) < panels &&
-                          t.rows * (t.row_tasks - 1) < strips);
-            }
+            struct gemm_tasks t = imf__gemm_tasks(panels, strips, 9 * 2048, threads);
+            ck_assert(t.columns >= 1 && t.rows >= 1);
+            ck_assert(t.columns * t.column_tasks >= panels && t.rows * t.row_tasks >= strips);
+            ck_assert(t.columns * (t.column_tasks - 1) < panels &&
+                      t.rows * (t.row_tasks - 1) < strips);
         }
     }
 }

@@ -3,9 +3,10 @@
  *
  * Both operands lie in tiles of 1 KB: 16 rows of 32 bfloat16 each of A, and of B 16 pairs of rows
  * of 16 columns, a pair side by side (VNNI). A panel is 32 rows of A, or 32 columns of B, over all
- * of K: (K / 32, 2 tiles). A's tiles may lie elsewhere, as a picture's do (cpu/gemm_conv.c). K is padded with zeros to a multiple of 32. A result is made in blocks
- * of one panel of each: 2 x 2 tiles. Its sums run over K in one order from the first to the last,
- * whatever else is computed, so that a row's bits depend on the row and the matrix only. */
+ * of K: (K / 32, 2 tiles). A's tiles may lie elsewhere, as a picture's do (cpu/gemm_conv.c). K is
+ * padded with zeros to a multiple of 32. A result is made in blocks of one panel of each: 2 x 2
+ * tiles. Its sums run over K in one order from the first to the last, whatever else is computed, so
+ * that a row's bits depend on the row and the matrix only. */
 #ifndef IMF__CPU_GEMM_H
 #define IMF__CPU_GEMM_H
 
@@ -71,7 +72,6 @@ struct gemm_job {
     const size_t *offsets;        /* (steps) of a strip's two tiles for each 32 of K, in elements */
     size_t row;                   /* elements between a tile's rows in A: 32, or more where some are
                             * skipped; the second tile is 16 such rows further */
-    bool picture;                 /* A's strips share most of what they read */
     const uint16_t *b;            /* the first panel */
     int steps;                    /* K / 32 */
     int panel, panels;            /* of B, counted from the matrix's first */
