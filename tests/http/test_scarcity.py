@@ -67,21 +67,26 @@ class StuckEngine(unittest.TestCase):
         self.assertEqual(server.wait_exit(60), 1)
 
 
+def serve_within(limit, most, *options):
+    """`imfd serve` under a limit of the system: its status, after SIGTERM where it came to serve, and what it said."""
+    process = subprocess.Popen(
+        [IMFD, "serve", "--listen", "127.0.0.1:0", *options], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, env=clean_environment(),
+        preexec_fn=lambda: resource.setrlimit(limit, (most,) * 2))
+    said = ""
+    for line in process.stderr:
+        said += line
+        if line.endswith(" ready\n"):
+            process.send_signal(signal.SIGTERM)
+    process.stderr.close()
+    return process.wait(60), said
+
+
 @unittest.skipIf(SANITIZED, "a sanitizer needs the memory for itself")
 class LittleMemory(unittest.TestCase):
     def start(self, mib):
-        """The real engine under a limit on address space: what it says, and its status after SIGTERM."""
-        process = subprocess.Popen(
-            [IMFD, "serve", "--listen", "127.0.0.1:0", "--threads", "2"], stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=clean_environment(),
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (mib << 20,) * 2))
-        said = ""
-        for line in process.stderr:
-            said += line
-            if line.endswith(" ready\n"):
-                process.send_signal(signal.SIGTERM)
-        process.stderr.close()
-        return process.wait(60), said
+        """The real engine under a limit on address space."""
+        return serve_within(resource.RLIMIT_AS, mib << 20, "--threads", "2")
 
     def test_a_sentence_or_a_service(self):
         """Never a signal, whatever is missing."""
@@ -124,21 +129,12 @@ class FewDescriptors(unittest.TestCase):
     def test_a_sentence_or_a_service(self):
         """Never a signal, however few there are."""
         for most in range(3, 16):
-            process = subprocess.Popen(
-                [IMFD, "serve", "--device", "fake:size=16", "--listen", "127.0.0.1:0"], stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=clean_environment(),
-                preexec_fn=lambda most=most: resource.setrlimit(resource.RLIMIT_NOFILE, (most,) * 2))
-            said = ""
-            for line in process.stderr:
-                said += line
-                if line.endswith(" ready\n"):
-                    process.send_signal(signal.SIGTERM)
-            process.stderr.close()
             with self.subTest(descriptors=most):
+                code, said = serve_within(resource.RLIMIT_NOFILE, most, "--device", "fake:size=16")
                 if " ready\n" in said:
-                    self.assertEqual(process.wait(60), 0, said)
+                    self.assertEqual(code, 0, said)
                 else:
-                    self.assertIn(process.wait(60), (1, 127), said)
+                    self.assertIn(code, (1, 127), said)
                     self.assertRegex(said, "[Tt]oo many open files|descriptors|Error 24")
 
     def test_more_clients_than_descriptors(self):

@@ -1,6 +1,8 @@
 /* Our own bfloat16 products (cpu/gemm), kernel by kernel: each against plain sums, and the tiles of
  * the hardware against their emulation, bit by bit. */
+#include "common/bfloat16.h"
 #include "cpu/gemm/gemm.h"
+#include "run_suite.h"
 
 #include <check.h>
 #include <math.h>
@@ -23,14 +25,6 @@ static const struct shape shapes[] = {
     {1, 11, 341, GEMM_SWIGLU, true, false}, {100, 16, 1000, GEMM_ADD, false, false},
 };
 enum { SHAPES = sizeof(shapes) / sizeof(shapes[0]) };
-
-static float to_number(uint16_t h)
-{
-    uint32_t u = (uint32_t)h << 16;
-    float f;
-    memcpy(&f, &u, sizeof(f));
-    return f;
-}
 
 /* Random bfloat16 numbers, among them zeros, denormals and large ones. */
 static uint16_t random_half(uint32_t *seed)
@@ -62,7 +56,7 @@ static float *random_floats(size_t n, uint32_t seed)
 {
     float *x = allocate(n * sizeof(*x));
     for (size_t i = 0; i < n; i++)
-        x[i] = to_number(random_half(&seed));
+        x[i] = imf__from_bf16(random_half(&seed));
     return x;
 }
 
@@ -161,7 +155,7 @@ static double sum_of(const struct inputs *in, size_t row, const float *w, size_t
     size_t K = (size_t)in->s->K;
     double sum = 0;
     for (size_t k = 0; k < K; k++) /* the weights are bfloat16 numbers already */
-        sum += (double)to_number(in->x[row * K + k]) * (double)w[column * K + k];
+        sum += (double)imf__from_bf16(in->x[row * K + k]) * (double)w[column * K + k];
     return sum;
 }
 
@@ -186,7 +180,8 @@ static void check_values(const struct inputs *in, const struct gemm_kernel *k)
     double squares = 0, total = 0;
     for (size_t i = 0; i < n; i++) {
         double want = expected(in, i / (size_t)s->N, i % (size_t)s->N);
-        double x = s->bf16 ? (double)to_number(((uint16_t *)got)[i]) : (double)((float *)got)[i];
+        double x =
+            s->bf16 ? (double)imf__from_bf16(((uint16_t *)got)[i]) : (double)((float *)got)[i];
         squares += (x - want) * (x - want);
         total += want * want;
     }
@@ -308,11 +303,11 @@ static void turned(const struct attention *a, double *y, int t, int head, int wh
     const float *sine = cosine + (size_t)s->T * half;
     double squares = 0;
     for (int i = 0; i < s->HS; i++)
-        squares += (double)to_number(x[i]) * (double)to_number(x[i]);
+        squares += (double)imf__from_bf16(x[i]) * (double)imf__from_bf16(x[i]);
     double scale = 1 / sqrt(squares / s->HS + 1e-6);
     for (size_t i = 0; i < half; i++) {
-        double p = (double)to_number(x[2 * i]) * scale * (double)norm[2 * i];
-        double q = (double)to_number(x[2 * i + 1]) * scale * (double)norm[2 * i + 1];
+        double p = (double)imf__from_bf16(x[2 * i]) * scale * (double)norm[2 * i];
+        double q = (double)imf__from_bf16(x[2 * i + 1]) * scale * (double)norm[2 * i + 1];
         y[2 * i] = p * (double)cosine[i] - q * (double)sine[i];
         y[2 * i + 1] = p * (double)sine[i] + q * (double)cosine[i];
     }
@@ -341,9 +336,10 @@ static double attention_error(const struct attention *a, const uint16_t *got)
             for (size_t i = 0; i < HS; i++) {
                 double want = 0, is;
                 for (size_t j = 0; j < T; j++)
-                    want += p[j] / sum *
-                            (double)to_number(a->qkv[(j * 3 + 2) * width + (size_t)h * HS + i]);
-                is = (double)to_number(got[t * width + (size_t)h * HS + i]);
+                    want +=
+                        p[j] / sum *
+                        (double)imf__from_bf16(a->qkv[(j * 3 + 2) * width + (size_t)h * HS + i]);
+                is = (double)imf__from_bf16(got[t * width + (size_t)h * HS + i]);
                 wrong += (is - want) * (is - want);
                 all += want * want;
             }
@@ -395,9 +391,5 @@ int main(void)
     printf("tiles: %s\n", has_tiles() ? "hardware and emulation" : "emulation only");
 #endif
     suite_add_tcase(suite, tc);
-    SRunner *r = srunner_create(suite);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(suite, CK_FORK_GETENV);
 }

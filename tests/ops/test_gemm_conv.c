@@ -1,7 +1,9 @@
 /* Our own convolutions' jobs (cpu/gemm), kernel by kernel: pixels with residual and ReLU, the sums for
  * a GroupNorm, and the pixels that are normalised meanwhile; each against plain sums, and the tiles of
  * the hardware against their emulation, bit by bit. */
+#include "common/bfloat16.h"
 #include "cpu/gemm/gemm.h"
+#include "run_suite.h"
 
 #include <check.h>
 #include <math.h>
@@ -46,14 +48,6 @@ struct result {
     uint16_t dst[OUT * PLANE], fed[IN * FED_PLANE];
     float sums[H * SUMS_ROW];
 };
-
-static float to_number(uint16_t h)
-{
-    uint32_t u = (uint32_t)h << 16;
-    float f;
-    memcpy(&f, &u, sizeof(f));
-    return f;
-}
 
 static uint16_t random_half(uint32_t *seed)
 {
@@ -102,12 +96,12 @@ static void make(struct inputs *in)
         in->raw[i] = random_half(&seed);
     in->w = allocate((size_t)OUT * 32 * STEPS * 32 * sizeof(float));
     for (int i = 0; i < OUT * 32 * STEPS * 32; i++)
-        in->w[i] = to_number(random_half(&seed)) / 16;
+        in->w[i] = imf__from_bf16(random_half(&seed)) / 16;
     for (int i = 0; i < OUT * 32; i++)
-        in->bias[i] = to_number(random_half(&seed));
+        in->bias[i] = imf__from_bf16(random_half(&seed));
     for (int i = 0; i < IN * 32; i++) {
-        in->scale[i] = to_number(random_half(&seed));
-        in->shift[i] = to_number(random_half(&seed));
+        in->scale[i] = imf__from_bf16(random_half(&seed));
+        in->shift[i] = imf__from_bf16(random_half(&seed));
     }
     in->b = allocate(gemm_packed(OUT, STEPS * 32) * 2);
     for (int p = 0; p < OUT; p++) {
@@ -191,10 +185,10 @@ static double expected(const struct inputs *in, const struct kind *kind, int o, 
     for (int s = 0; s < STEPS; s++)
         for (int c = 0; c < 32; c++)
             sum += (double)*weight_of(in, o, s, c) *
-                   (double)to_number(
+                   (double)imf__from_bf16(
                        in->src[pixel(s / 9, y - 1 + s % 9 / 3, x - 1 + s % 3) + (size_t)c]);
     if (kind->residual)
-        sum += (double)to_number(in->residual[pixel(o / 32, y, x) + (size_t)o % 32]);
+        sum += (double)imf__from_bf16(in->residual[pixel(o / 32, y, x) + (size_t)o % 32]);
     return kind->relu && sum < 0 ? 0 : sum;
 }
 
@@ -214,8 +208,8 @@ static void check_pixels(const struct inputs *in, const struct kind *kind, const
                 sum += want;
                 squares += want * want;
                 check_close("a pixel", name,
-                            (double)to_number(r->dst[pixel(o / 32, y, x) + (size_t)o % 32]), want,
-                            fabs(want) / 200 + 1e-3);
+                            (double)imf__from_bf16(r->dst[pixel(o / 32, y, x) + (size_t)o % 32]),
+                            want, fabs(want) / 200 + 1e-3);
             }
             const float *sums = r->sums + (size_t)y * SUMS_ROW + o;
             if (!kind->sums)
@@ -237,11 +231,12 @@ static void check_fed(const struct inputs *in, const struct result *r, const cha
     for (int b = 0; b < IN; b++) {
         for (int i = 0; i < FED * 32; i++) {
             const int c = b * 32 + i % 32;
-            double x = (double)to_number(in->raw[b * FED_PLANE + i]) * (double)in->scale[c] +
+            double x = (double)imf__from_bf16(in->raw[b * FED_PLANE + i]) * (double)in->scale[c] +
                        (double)in->shift[c];
             double want = x / (1 + exp(-x));
-            check_close("a normalised pixel", name, (double)to_number(r->fed[b * FED_PLANE + i]),
-                        want, fabs(want) / 200 + 1e-4);
+            check_close("a normalised pixel", name,
+                        (double)imf__from_bf16(r->fed[b * FED_PLANE + i]), want,
+                        fabs(want) / 200 + 1e-4);
         }
         ck_assert_uint_eq(r->fed[b * FED_PLANE + FED * 32], 0xFFFF);
     }
@@ -319,9 +314,5 @@ int main(void)
     printf("tiles: %s\n", has_tiles() ? "hardware and emulation" : "emulation only");
 #endif
     suite_add_tcase(suite, tc);
-    SRunner *r = srunner_create(suite);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? 1 : 0;
+    return run_suite(suite, CK_FORK_GETENV);
 }
