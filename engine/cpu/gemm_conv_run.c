@@ -167,6 +167,7 @@ static void run_phase(const struct run *r, const struct task *t, int phase, uint
         .offsets = p->offsets,
         .row = (size_t)w->desc.stride * BLOCK,
         .steps = w->steps,
+        .keep = w->steps, /* taps share pixels */
     };
     if (r->raw) {
         job.a = band + (size_t)(GEMM_BORDER - w->desc.pad_w) * BLOCK;

@@ -114,6 +114,9 @@ static struct gemm_job job_of(const struct gemm_job *all, const struct gemm_task
     return job;
 }
 
+/* Steps of A that stay in a first-level cache of 48 KB beside the sums and what streams through. */
+#define KEPT 16
+
 /* Inside a parallel region, once: all of a product, shared out to the threads; no barrier behind it.
  */
 static void share(struct cpu_device *cpu, const struct gemm_job *all)
@@ -202,6 +205,7 @@ imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, bool bf16, cons
         .row = direct ? (size_t)m->K : 32,
         .b = m->data,
         .steps = (int)gemm_steps(m->K),
+        .keep = KEPT,
         .panels = (int)m->panels,
     };
     lay(strips, offsets, m, rows);

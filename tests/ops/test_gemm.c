@@ -140,6 +140,7 @@ static char *multiply(const struct inputs *in, const struct gemm_kernel *k, bool
                                    .row = 32,
                                    .b = in->b + (size_t)p * panel,
                                    .steps = steps,
+                                   .keep = steps / 2,
                                    .panel = p,
                                    .panels = columns};
             k->run(&job);

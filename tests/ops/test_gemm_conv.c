@@ -170,6 +170,7 @@ static struct result *convolve(const struct inputs *in, const struct kind *kind,
                                          .row = 32,
                                          .b = in->b + (size_t)p * gemm_packed(1, STEPS * 32),
                                          .steps = STEPS,
+                                         .keep = STEPS,
                                          .panel = p,
                                          .panels = panels,
                                          .feed = kind->feed && i + p == 0 ? &feed : NULL};

@@ -74,6 +74,8 @@ struct gemm_job {
                             * skipped; the second tile is 16 such rows further */
     const uint16_t *b;            /* the first panel */
     int steps;                    /* K / 32 */
+    int keep;                     /* so many of them leave A in the first-level cache, for the next
+                                   * panel; B, and the rest of A, pass it by */
     int panel, panels;            /* of B, counted from the matrix's first */
     const struct gemm_feed *feed; /* or NULL */
     const uint16_t *next; /* what B's next job begins with, to be fetched meanwhile; or NULL */

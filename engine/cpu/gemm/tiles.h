@@ -71,6 +71,7 @@ static inline void tile_move(int t, void *p, size_t stride, int store)
 }
 
 #define TILE_LOAD(t, p, stride) tile_move(t, (void *)(p), stride, 0)
+#define TILE_STREAM(t, p, stride) TILE_LOAD(t, p, stride)
 #define TILE_STORE(t, p, stride) tile_move(t, p, stride, 1)
 #define TILE_ZERO(t) memset(tile_memory[t], 0, sizeof(tile_memory[t]))
 #define TILE_DOT(c, a, b) tile_dot(c, a, b)
@@ -88,6 +89,9 @@ static inline void tiles_end(void)
 
 #define TILE_LOAD(t, p, stride)                                                                    \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(p), "r"((size_t)(stride)) : "memory")
+/* Past the first-level cache, which keeps what it has. */
+#define TILE_STREAM(t, p, stride)                                                                  \
+    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #t ::"r"(p), "r"((size_t)(stride)) : "memory")
 #define TILE_STORE(t, p, stride)                                                                   \
     __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(p), "r"((size_t)(stride))           \
                      : "memor"                                                                     \

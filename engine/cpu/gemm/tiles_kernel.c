@@ -11,9 +11,8 @@
 struct walk {
     const uint16_t *a, *b;
     const size_t *offset;
-    ptrdiff_t step; /* 1 or -1 */
-    size_t row;     /* bytes between rows of A */
-    int left;
+    size_t row; /* bytes between rows of A */
+    int left, past; /* steps; the last `past` do not keep A */
 };
 
 /* The next job's B on its way into the second-level cache, some lines a step. */
@@ -43,24 +42,30 @@ static inline __attribute__((always_inline)) void fetch(struct fetch *f)
         __builtin_prefetch(f->at, 0, 2);
 }
 
-/* `both`: the strip has more than 16 rows. */
-static inline __attribute__((always_inline)) void step(struct walk *w, bool both, struct fetch *f)
+/* `both`: the strip has more than 16 rows. `keep`: A's tiles are to stay in the first-level cache. */
+static inline __attribute__((always_inline)) void step(struct walk *w, bool both, bool keep,
+                                                       struct fetch *f)
 {
-    const uint16_t *a = w->a + *w->offset;
-    TILE_LOAD(6, w->b, 64);
-    TILE_LOAD(4, a, w->row);
+    const uint16_t *a = w->a + *w->offset++;
+    TILE_STREAM(6, w->b, 64);
+    if (keep)
+        TILE_LOAD(4, a, w->row);
+    else
+        TILE_STREAM(4, a, w->row);
     TILE_DOT(0, 4, 6);
     if (both) {
-        TILE_LOAD(5, a + 8 * w->row, w->row);
+        if (keep)
+            TILE_LOAD(5, a + 8 * w->row, w->row);
+        else
+            TILE_STREAM(5, a + 8 * w->row, w->row);
         TILE_DOT(2, 5, 6);
     }
-    TILE_LOAD(7, w->b + GEMM_TILE, 64);
+    TILE_STREAM(7, w->b + GEMM_TILE, 64);
     TILE_DOT(1, 4, 7);
     if (both)
         TILE_DOT(3, 5, 7);
     fetch(f);
-    w->offset += w->step;
-    w->b += w->step * GEMM_STEP;
+    w->b += GEMM_STEP;
     w->left--;
 }
 
@@ -76,14 +81,18 @@ static inline __attribute__((always_inline)) void multiply(float *sums, struct w
         TILE_ZERO(2);
         TILE_ZERO(3);
     }
-    while (w.left > 0 && p->done + 1 < p->rows) {
-        step(&w, both, f);
+    while (w.left > w.past && p->done + 1 < p->rows) {
+        step(&w, both, true, f);
         feed(fed, fed->f.step);
         finish_row(finished, p, e, bf16);
         finish_row(finished, p, e, bf16);
     }
+    while (w.left > w.past) {
+        step(&w, both, true, f);
+        feed(fed, fed->f.step);
+    }
     while (w.left > 0) {
-        step(&w, both, f);
+        step(&w, both, false, f);
         feed(fed, fed->f.step);
     }
     while (p->done < p->rows)
@@ -96,25 +105,16 @@ static inline __attribute__((always_inline)) void multiply(float *sums, struct w
     }
 }
 
-/* Every other panel of columns runs over K backwards, so that half of A's panel is still in the
- * first-level cache. Which way depends on the panel's number in its matrix alone. */
 static inline struct walk walk_of(const struct gemm_job *job, const struct gemm_strip *s, int panel)
 {
-    const size_t size = (size_t)job->steps * GEMM_STEP;
-    struct walk w = {
+    return (struct walk){
         .a = job->a + s->a,
-        .b = job->b + (size_t)panel * size,
+        .b = job->b + (size_t)panel * (size_t)job->steps * GEMM_STEP,
         .offset = job->offsets,
-        .step = 1,
         .row = job->row * sizeof(uint16_t),
         .left = job->steps,
+        .past = job->steps > job->keep ? job->steps - job->keep : 0,
     };
-    if ((job->panel + panel) % 2) {
-        w.offset += job->steps - 1;
-        w.b += size - GEMM_STEP;
-        w.step = -1;
-    }
-    return w;
 }
 
 static inline __attribute__((always_inline)) void run_as(const struct gemm_job *job,
