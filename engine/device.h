@@ -5,6 +5,8 @@
  * Conventions
  *   - dst first, as in memcpy. `B` samples, `T` tokens each, `C` features; row-major, dense.
  *   - `act` is the running precision (float32, or bfloat16 stored as uint16_t); f32 is float32.
+ *   - Rows that products read are act in the layout that the device's products like best, told by
+ *     IMF__ACT: act_bytes is their size, and no one else looks inside. IMF__ROWS is act row by row.
  *   - Token tensors are plain device memory (void *). Picture activations are struct imf__image:
  *     their layout belongs to the device, and the model never looks inside.
  *   - Operations enqueue; only download, sync and transfer_end wait. The caller orders nothing
@@ -19,7 +21,7 @@
 
 #include "imf.h"
 
-enum imf__dtype { IMF__F32, IMF__ACT };
+enum imf__dtype { IMF__F32, IMF__ACT, IMF__ROWS };
 
 /* Head sizes that attention has: X(HS). */
 #define IMF__HEAD_SIZES(X) X(64) X(80)
@@ -101,6 +103,8 @@ struct imf__device_ops {
      * that the block counts as weights. */
     imf_status (*alloc)(struct imf__device *d, void **out, size_t bytes, bool weight);
     void (*free)(struct imf__device *d, void *p); /* NULL is fine */
+    /* Of (rows, K) as IMF__ACT; NULL: they lie row by row. */
+    size_t (*act_bytes)(const struct imf__device *d, size_t rows, size_t K);
     imf_status (*upload)(struct imf__device *d, void *dst, const void *src, size_t bytes);
     imf_status (*download)(struct imf__device *d, void *dst, const void *src, size_t bytes);
     imf_status (*sync)(struct imf__device *d);
@@ -149,7 +153,7 @@ struct imf__device_ops {
     imf_status (*linear)(struct imf__device *d, void *dst /* (rows, N) */, enum imf__dtype dst_type,
                          const void *src /* (rows, K), type as loaded */,
                          const struct imf__linear *w, int rows, enum imf__epilogue epilogue);
-    /* dst (rows, M) = silu(src w1^T) * (src w3^T), src (rows, K); both act, dense. */
+    /* dst (rows, M) = silu(src w1^T) * (src w3^T), src (rows, K); both IMF__ACT. */
     imf_status (*swiglu)(struct imf__device *d, void *dst, const void *src,
                          const struct imf__swiglu *w, int rows);
     /* dst (B, T - t0, C) = x / sqrt(mean(x^2) + eps) * weight over tokens t0..T-1 of src (B, T, C)
@@ -157,8 +161,8 @@ struct imf__device_ops {
     imf_status (*rms_norm)(struct imf__device *d, void *dst, enum imf__dtype dst_type,
                            const float *src, const float *weight, int B, int T, int t0, int C,
                            float eps);
-    /* dst (B, T, NH, HS) = softmax(rope(norm(q)) . rope(norm(k)) / sqrt(HS)) v, of qkv (B, T, 3,
-     * NH, HS), HS one of IMF__HEAD_SIZES; RMSNorm over HS with q_norm, k_norm (HS) f32, eps 1e-6;
+    /* dst (B T, NH HS) IMF__ACT = softmax(rope(norm(q)) . rope(norm(k)) / sqrt(HS)) v, of qkv (B,
+     * T, 3, NH, HS) IMF__ROWS, HS one of IMF__HEAD_SIZES; RMSNorm over HS with q_norm, k_norm (HS) f32, eps 1e-6;
      * rope (2, T, HS / 2) f32 holds cos then sin of each token's pairs of adjacent elements, so
      * that rotations in one or two dimensions, or of some tokens only, differ in the table alone.
      */
@@ -226,6 +230,11 @@ struct imf__device_ops {
      * measured now on as many threads as the engine uses. NULL: not known. */
     imf_status (*peak_rate)(struct imf__device *d, double *flops_per_second);
 };
+
+static inline size_t imf__act_bytes(const struct imf__device *d, size_t rows, size_t K)
+{
+    return d->ops->act_bytes ? d->ops->act_bytes(d, rows, K) : rows * K * d->act_size;
+}
 
 /* Devices. The CUDA one lives in a module, libimf_cuda.so, whose one exported symbol is
  * imf__cuda_device_create with this signature and IMF__DEVICE_ABI checked first. */

@@ -9,6 +9,7 @@
  * f32:  kp (HS, Tp), v in place of vp (Tp, HS). */
 #include "cpu/attention.h"
 #include "cpu/attention_tiles.h"
+#include "cpu/gemm/gemm.h"
 #include "device.h"
 
 #define ROWS 12
@@ -70,9 +71,26 @@ struct head {
     size_t T, Tp;
     const float *q_norm, *k_norm, *cosine, *sine; /* rope (T, HS / 2) each */
     float scale;                                  /* 1 / sqrt(HS) */
-    char *out;
-    size_t out_stride;
+    void *out;
+    size_t first, steps;  /* of out's rows; 0 steps: row by row */
+    size_t width, column; /* of out, and this head's first */
 };
+
+/* Where element d of the head's row t goes, in elements. */
+INLINE size_t place(const struct head *h, size_t t, size_t d)
+{
+    const size_t row = h->first + t, column = h->column + d;
+    return h->steps ? gemm_place(row, column, h->steps) : row * h->width + column;
+}
+
+/* Zeros behind the last head's columns where they fill no whole step. */
+INLINE void fill(const struct head *h, size_t HS, bool bf16)
+{
+    if (h->steps == 0 || h->column + HS < h->width || h->width % 32 == 0)
+        return;
+    for (size_t t = 0; t < h->T; t++)
+        store(h->out, place(h, t, HS), splat(0), bf16);
+}
 
 #if DOT_BF16
 
@@ -182,8 +200,7 @@ INLINE void attention_bf16(const struct head *h, int head_size, char *work)
         values_bf16(o, head_size, p, vp, Tp);
         for (size_t i = 0; i < rows; i++)
             for (size_t d = 0; d < HS; d += LANES)
-                store_bf16((uint16_t *)(h->out + (t0 + i) * h->out_stride) + d,
-                           load_f32(o + i * HS + d) * inv[i]);
+                store(h->out, place(h, t0 + i, d), load_f32(o + i * HS + d) * inv[i], true);
     }
 }
 #endif
@@ -246,13 +263,13 @@ INLINE void attention_f32(const struct head *h, int head_size, bool bf16, char *
         values_f32(o, HS, s, vp, Tp);
         for (size_t i = 0; i < rows; i++)
             for (size_t d = 0; d < HS; d += LANES)
-                store(h->out + (t0 + i) * h->out_stride, d, load_f32(o + i * HS + d) * inv[i],
-                      bf16);
+                store(h->out, place(h, t0 + i, d), load_f32(o + i * HS + d) * inv[i], bf16);
     }
 }
 
 INLINE void attention_of(const struct head *h, int HS, bool bf16, char *work)
 {
+    fill(h, (size_t)HS, bf16);
 #if DOT_BF16
     if (bf16) {
         attention_bf16(h, HS, work);
@@ -262,9 +279,10 @@ INLINE void attention_of(const struct head *h, int HS, bool bf16, char *work)
     attention_f32(h, HS, bf16, work);
 }
 
-void IMF__ISA_NAME(imf__attention_head)(void *dst, const void *qkv, bool bf16, const float *q_norm,
-                                        const float *k_norm, const float *rope, int T, int NH,
-                                        int HS, int head, void *work)
+void IMF__ISA_NAME(imf__attention_head)(void *dst, size_t first, size_t steps, const void *qkv,
+                                        bool bf16, const float *q_norm, const float *k_norm,
+                                        const float *rope, int T, int NH, int HS, int head,
+                                        void *work)
 {
     size_t e = bf16 ? 2 : 4, size = (size_t)HS, width = (size_t)NH * size;
     struct head h = {
@@ -277,8 +295,11 @@ void IMF__ISA_NAME(imf__attention_head)(void *dst, const void *qkv, bool bf16, c
         .cosine = rope,
         .sine = rope + (size_t)T * (size / 2),
         .scale = 1.0f / sqrtf((float)HS),
-        .out = (char *)dst + (size_t)head * size * e,
-        .out_stride = width * e,
+        .out = dst,
+        .first = first,
+        .steps = steps,
+        .width = width,
+        .column = (size_t)head * size,
     };
     h.k = h.q + width * e;
     h.v = h.k + width * e;

@@ -5,9 +5,10 @@
 #include "cpu/kernels.h"
 #include "common/vector.h"
 
-void IMF__ISA_NAME(imf__attention_head)(void *dst, const void *qkv, bool bf16, const float *q_norm,
-                                        const float *k_norm, const float *rope, int T, int NH,
-                                        int HS, int head, void *work);
+void IMF__ISA_NAME(imf__attention_head)(void *dst, size_t first, size_t steps, const void *qkv,
+                                        bool bf16, const float *q_norm, const float *k_norm,
+                                        const float *rope, int T, int NH, int HS, int head,
+                                        void *work);
 size_t IMF__ISA_NAME(imf__attention_work)(int T, int HS, bool bf16);
 extern const struct imf__single_attention IMF__ISA_NAME(imf__single_attention);
 

@@ -200,6 +200,7 @@ static const struct imf__device_ops cpu_ops = {
     .destroy = cpu_destroy,
     .alloc = cpu_alloc,
     .free = cpu_free,
+    .act_bytes = cpu_act_bytes,
     .memory_free = cpu_memory_free,
     .upload = cpu_copy,
     .download = cpu_copy,

@@ -37,7 +37,7 @@ struct gemm_matrix *imf__gemm_matrix_create(struct cpu_device *cpu, const float 
         return NULL;
     m->N = N;
     m->K = K;
-    m->panels = other ? ((size_t)N + 15) / 16 : gemm_panels(N);
+    m->panels = other ? 2 * gemm_panels(N) : gemm_panels(N);
     size_t bytes = gemm_packed(m->panels, K) * sizeof(*m->data);
     size_t bias_bytes = m->panels * GEMM_PANEL * sizeof(float);
     m->data = cpu_memory_alloc(bytes);
@@ -136,63 +136,52 @@ static void share(struct cpu_device *cpu, const struct gemm_job *all)
     }
 }
 
-/* Rows of a matrix of few panels are read where they lie: a stride costs their tiles less than
- * packing, which is shared by few. */
-#define DIRECT_PANELS 40
-
-static bool is_direct(const struct gemm_matrix *m)
+size_t cpu_act_bytes(const struct imf__device *d, size_t rows, size_t K)
 {
-    return m->K % 32 == 0 && m->panels <= DIRECT_PANELS;
+    if (!cpu_packs(cpu_of((struct imf__device *)d)))
+        return rows * K * d->act_size;
+    return gemm_packed(gemm_panels((int)rows), (int)K) * sizeof(uint16_t);
 }
 
-/* Work memory: the packed rows, their strips, and the offsets of steps. */
-struct plan {
-    size_t strips, offsets, bytes;
-};
-
-static struct plan plan_of(const struct gemm_matrix *m, int rows)
+/* Work memory: the strips, and the offsets of steps. */
+static size_t offsets_at(int rows)
 {
-    struct plan p;
-    size_t panels = gemm_panels(rows);
-    p.strips = is_direct(m) ? 0 : cpu_round_up(gemm_packed(panels, m->K) * sizeof(uint16_t), 64);
-    p.offsets = p.strips + cpu_round_up(panels * sizeof(struct gemm_strip), 64);
-    p.bytes = p.offsets + gemm_steps(m->K) * sizeof(size_t);
-    return p;
+    return cpu_round_up(gemm_panels(rows) * sizeof(struct gemm_strip), 64);
 }
 
-/* Where A's rows lie, for all strips. */
-static void lay(struct gemm_strip *strips, size_t *offsets, const struct gemm_matrix *m, int rows)
+static void lay(struct gemm_strip *strips, size_t *offsets, const struct gemm_matrix *m, int rows,
+                bool packed)
 {
-    const bool direct = is_direct(m);
-    const size_t size = direct ? GEMM_PANEL * (size_t)m->K : gemm_packed(1, m->K);
     for (size_t s = 0; s < gemm_steps(m->K); s++)
-        offsets[s] = s * (direct ? 32 : GEMM_STEP);
+        offsets[s] = s * GEMM_STEP;
     for (size_t p = 0; p < gemm_panels(rows); p++) {
         const int first = (int)p * GEMM_PANEL;
-        strips[p].a = p * size;
-        strips[p].dst = (size_t)first * (size_t)m->N;
-        strips[p].rows = rows - first < GEMM_PANEL ? rows - first : GEMM_PANEL;
+        strips[p] = (struct gemm_strip){
+            .a = p * gemm_packed(1, m->K),
+            .dst = packed ? p * gemm_packed(1, m->N) : (size_t)first * (size_t)m->N,
+            .rows = rows - first < GEMM_PANEL ? rows - first : GEMM_PANEL,
+        };
     }
 }
 
-imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, bool bf16, const uint16_t *src,
-                              const struct gemm_matrix *m, int rows, enum gemm_epilogue epilogue)
+imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, enum imf__dtype dst_type,
+                              const uint16_t *src, const struct gemm_matrix *m, int rows,
+                              enum gemm_epilogue epilogue)
 {
-    const struct plan plan = plan_of(m, rows);
-    const bool direct = is_direct(m);
-    IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_ROWS, plan.bytes));
+    const bool packed = dst_type == IMF__ACT;
+    IMF_TRY(cpu_scratch_reserve(cpu, CPU_SCRATCH_ROWS,
+                                offsets_at(rows) + gemm_steps(m->K) * sizeof(size_t)));
     if (cpu->base.dry)
         return IMF_OK;
     char *work = cpu_scratch(cpu, CPU_SCRATCH_ROWS);
-    uint16_t *packed = (uint16_t *)work;
-    struct gemm_strip *strips = (struct gemm_strip *)(work + plan.strips);
-    size_t *offsets = (size_t *)(work + plan.offsets);
+    struct gemm_strip *strips = (struct gemm_strip *)work;
+    size_t *offsets = (size_t *)(work + offsets_at(rows));
     const struct gemm_out out = {
         .dst = dst,
-        .bf16 = bf16,
-        .stride = (size_t)m->N,
-        .panel = epilogue == GEMM_SWIGLU ? GEMM_PANEL / 2 : GEMM_PANEL,
-        .columns = m->N,
+        .bf16 = dst_type != IMF__F32,
+        .stride = packed ? 32 : (size_t)m->N,
+        .panel = packed ? GEMM_STEP : GEMM_PANEL,
+        .columns = packed ? (int)gemm_steps(m->N) * 32 : m->N, /* zeros behind the last */
         .bias = m->bias,
         .epilogue = epilogue,
     };
@@ -200,24 +189,16 @@ imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, bool bf16, cons
         .out = &out,
         .strips = strips,
         .n_strips = (int)gemm_panels(rows),
-        .a = direct ? src : packed,
+        .a = src,
         .offsets = offsets,
-        .row = direct ? (size_t)m->K : 32,
+        .row = 32,
         .b = m->data,
         .steps = (int)gemm_steps(m->K),
         .keep = KEPT,
         .panels = (int)m->panels,
     };
-    lay(strips, offsets, m, rows);
+    lay(strips, offsets, m, rows, packed);
 #pragma omp parallel num_threads(cpu->threads)
-    {
-        if (!direct) {
-#pragma omp for schedule(static)
-            for (int p = 0; p < job.n_strips; p++)
-                imf__gemm_pack_a(packed + strips[p].a, src + (size_t)p * GEMM_PANEL * (size_t)m->K,
-                                 (size_t)m->K, strips[p].rows, m->K);
-        }
-        share(cpu, &job);
-    }
+    share(cpu, &job);
     return IMF_OK;
 }

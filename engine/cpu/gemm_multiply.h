@@ -13,9 +13,10 @@ struct gemm_matrix *imf__gemm_matrix_create(struct cpu_device *cpu, const float 
                                             const float *other, const float *bias, int N, int K);
 void imf__gemm_matrix_free(struct gemm_matrix *m); /* NULL is fine */
 
-/* dst = src (rows, K) bfloat16 times the matrix. Prepares while the device is dry. */
-imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, bool bf16, const uint16_t *src,
-                              const struct gemm_matrix *m, int rows, enum gemm_epilogue epilogue);
+/* dst = src (rows, K) IMF__ACT times the matrix. Prepares while the device is dry. */
+imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, enum imf__dtype dst_type,
+                              const uint16_t *src, const struct gemm_matrix *m, int rows,
+                              enum gemm_epilogue epilogue);
 
 /* How a product of so many panels of B and strips of A is cut into tasks. */
 struct gemm_tasks {

@@ -50,6 +50,12 @@ static inline bool cpu_bf16(const struct cpu_device *cpu)
     return cpu->base.precision == IMF_PRECISION_BF16;
 }
 
+/* Whether rows for products (IMF__ACT) lie in panels (cpu/gemm/gemm.h); else row by row. */
+static inline bool cpu_packs(const struct cpu_device *cpu)
+{
+    return cpu->gemm != NULL;
+}
+
 static inline size_t cpu_round_up(size_t n, size_t to)
 {
     return (n + to - 1) / to * to;
@@ -85,6 +91,9 @@ dnnl_status_t cpu_primitive_desc(struct cpu_device *cpu, dnnl_primitive_desc_t *
 imf_status cpu_pack(struct cpu_device *cpu, dnnl_memory_t *out, void **data,
                     const dnnl_memory_desc_t *packed, const dnnl_memory_desc_t *plain,
                     const float *src);
+
+/* gemm_multiply.c */
+size_t cpu_act_bytes(const struct imf__device *d, size_t rows, size_t K);
 
 /* matmul.c */
 imf_status cpu_linear_load(struct imf__device *d, struct imf__linear **out, enum imf__dtype type,

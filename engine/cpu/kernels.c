@@ -6,8 +6,8 @@
 
 /* ---- Norms ---- */
 
-static void rms_norm(void *dst, bool dst_bf16, const float *src, const float *weight, int C,
-                     float eps)
+static void rms_norm(void *dst, size_t step, bool dst_bf16, const float *src, const float *weight,
+                     int C, float eps)
 {
     vf acc = splat(0);
     int c = 0;
@@ -21,10 +21,14 @@ static void rms_norm(void *dst, bool dst_bf16, const float *src, const float *we
     float scale = 1.0f / sqrtf(sum / (float)C + eps);
     for (c = 0; c + LANES <= C; c += LANES) {
         vf y = load_f32(src + c) * scale;
-        store(dst, (size_t)c, weight ? y * load_f32(weight + c) : y, dst_bf16);
+        store(dst, (size_t)c / 32 * step + (size_t)c % 32, weight ? y * load_f32(weight + c) : y,
+              dst_bf16);
     }
     for (; c < C; c++)
-        store1(dst, (size_t)c, src[c] * scale * (weight ? weight[c] : 1.0f), dst_bf16);
+        store1(dst, (size_t)c / 32 * step + (size_t)c % 32,
+               src[c] * scale * (weight ? weight[c] : 1.0f), dst_bf16);
+    for (; step > 32 && c % 32; c++)
+        store1(dst, (size_t)c / 32 * step + (size_t)c % 32, 0.0f, dst_bf16);
 }
 
 /* ---- Pictures ---- */

@@ -28,14 +28,16 @@ struct imf__single_attention {
 struct imf__cpu_kernels {
     const char *isa;
 
-    /* dst (C) = src / sqrt(mean(src^2) + eps) * weight; weight NULL: ones. */
-    void (*rms_norm)(void *dst, bool dst_bf16, const float *src, const float *weight, int C,
-                     float eps);
-    /* One head of one sample. dst, qkv point at the sample's first row; row strides NH * HS and
-     * 3 * NH * HS elements. work: attention_work(T, HS, bf16) bytes, 64-byte aligned. */
-    void (*attention_head)(void *dst, const void *qkv, bool bf16, const float *q_norm,
-                           const float *k_norm, const float *rope, int T, int NH, int HS, int head,
-                           void *work);
+    /* dst (C) = src / sqrt(mean(src^2) + eps) * weight; weight NULL: ones. Each 32 elements of dst
+     * lie `step` behind those before; where that is more than 32, zeros fill the last ones. */
+    void (*rms_norm)(void *dst, size_t step, bool dst_bf16, const float *src, const float *weight,
+                     int C, float eps);
+    /* One head of one sample, rows [first, first + T) of dst: in panels of `steps` steps
+     * (cpu/gemm/gemm.h), or 0: row by row. qkv points at the sample's first row, its rows are 3 *
+     * NH * HS elements. work: attention_work(T, HS, bf16) bytes, 64-byte aligned. */
+    void (*attention_head)(void *dst, size_t first, size_t steps, const void *qkv, bool bf16,
+                           const float *q_norm, const float *k_norm, const float *rope, int T,
+                           int NH, int HS, int head, void *work);
     size_t (*attention_work)(int T, int HS, bool bf16);
     const struct imf__single_attention *single;
     /* Adds each channel's sum and sum of squares over `pixels` pixels to sums (2, C); consecutive

@@ -206,8 +206,9 @@ imf_status cpu_linear(struct imf__device *d, void *dst, enum imf__dtype dst_type
     static const enum gemm_epilogue ours[] = {
         [IMF__STORE] = GEMM_STORE, [IMF__SILU] = GEMM_SILU, [IMF__ADD] = GEMM_ADD};
     if (w->ours)
-        return imf__gemm_multiply(cpu_of(d), dst, dst_type == IMF__ACT, src, w->ours, rows,
-                                  ours[epilogue]);
+        return imf__gemm_multiply(cpu_of(d), dst, dst_type, src, w->ours, rows, ours[epilogue]);
+    if (dst_type == IMF__ACT && cpu_packs(cpu_of(d)))
+        return IMF_EUNSUPPORTED; /* float32 products write rows */
     struct matmul_key key = {
         rows, w->N, w->K, w->type, dst_type, kinds[epilogue], w->bias != NULL, w->packing, false};
     struct operands o = with_weights(dst, src, w);
@@ -220,7 +221,7 @@ imf_status cpu_swiglu(struct imf__device *d, void *dst, const void *src,
 {
     struct cpu_device *cpu = cpu_of(d);
     if (w->ours)
-        return imf__gemm_multiply(cpu, dst, true, src, w->ours, rows, GEMM_SWIGLU);
+        return imf__gemm_multiply(cpu, dst, IMF__ACT, src, w->ours, rows, GEMM_SWIGLU);
     struct matmul_key up = {rows,         w->w3->N, w->w3->K,       IMF__ACT, IMF__ACT,
                             MATMUL_STORE, false,    w->w3->packing, false};
     struct matmul_key gate = up;

@@ -10,7 +10,7 @@
 
 dnnl_data_type_t cpu_data_type(const struct cpu_device *cpu, enum imf__dtype type)
 {
-    return type == IMF__ACT && cpu_bf16(cpu) ? dnnl_bf16 : dnnl_f32;
+    return type != IMF__F32 && cpu_bf16(cpu) ? dnnl_bf16 : dnnl_f32;
 }
 
 dnnl_status_t cpu_matrix(dnnl_memory_desc_t *md, int rows, int columns, dnnl_data_type_t type,

@@ -13,15 +13,17 @@ imf_status cpu_rms_norm(struct imf__device *d, void *dst, enum imf__dtype dst_ty
     struct cpu_device *cpu = cpu_of(d);
     if (d->dry)
         return IMF_OK;
-    bool bf16 = dst_type == IMF__ACT && cpu_bf16(cpu);
-    size_t row = (size_t)C * (bf16 ? 2 : 4);
+    const bool bf16 = dst_type != IMF__F32 && cpu_bf16(cpu);
+    const bool packed = dst_type == IMF__ACT && cpu_packs(cpu);
+    const size_t size = bf16 ? 2 : 4, steps = gemm_steps(C);
     int kept = T - t0;
 #pragma omp parallel for collapse(2) schedule(static)
     for (int b = 0; b < B; b++) {
         for (int t = 0; t < kept; t++) {
             const float *x = src + ((size_t)b * (size_t)T + (size_t)(t0 + t)) * (size_t)C;
-            char *y = (char *)dst + ((size_t)b * (size_t)kept + (size_t)t) * row;
-            cpu->k->rms_norm(y, bf16, x, weight, C, eps);
+            size_t row = (size_t)b * (size_t)kept + (size_t)t;
+            char *y = (char *)dst + (packed ? gemm_place(row, 0, steps) : row * (size_t)C) * size;
+            cpu->k->rms_norm(y, packed ? GEMM_STEP : 32, bf16, x, weight, C, eps);
         }
     }
     return IMF_OK;
@@ -41,17 +43,20 @@ imf_status cpu_attention(struct imf__device *d, void *dst, const void *qkv, cons
     if (d->dry)
         return IMF_OK;
     char *work = cpu_scratch(cpu, CPU_SCRATCH_THREADS);
-    size_t out = (size_t)T * (size_t)NH * (size_t)HS * d->act_size, in = 3 * out;
+    const size_t steps = cpu_packs(cpu) ? gemm_steps(NH * HS) : 0;
+    const size_t in = 3 * (size_t)T * (size_t)NH * (size_t)HS * d->act_size;
 #pragma omp parallel num_threads(cpu->threads)
     for (struct cpu_turn turn = cpu_turn_of(&cpu->tasks, B * NH); cpu_next(&turn);) {
         const int b = turn.task / NH, h = turn.task % NH;
-        char *to = (char *)dst + (size_t)b * out;
+        const size_t first = (size_t)b * (size_t)T;
         const char *from = (const char *)qkv + (size_t)b * in;
         char *own = work + piece * (size_t)omp_get_thread_num();
         if (tiles)
-            tiles->attention_head(to, from, q_norm, k_norm, rope, T, NH, HS, h, own);
+            tiles->attention_head(dst, first, (const uint16_t *)from, q_norm, k_norm, rope, T, NH,
+                                  HS, h, own);
         else
-            cpu->k->attention_head(to, from, bf16, q_norm, k_norm, rope, T, NH, HS, h, own);
+            cpu->k->attention_head(dst, first, steps, from, bf16, q_norm, k_norm, rope, T, NH, HS,
+                                   h, own);
     }
     return IMF_OK;
 }
@@ -106,24 +111,31 @@ imf_status cpu_patchify(struct imf__device *d, void *dst, enum imf__dtype dst_ty
     struct cpu_device *cpu = cpu_of(d);
     if (d->dry)
         return IMF_OK;
-    bool bf16 = dst_type == IMF__ACT && cpu_bf16(cpu);
-    size_t n = (size_t)p, features = (size_t)C * n * n, run = n * (bf16 ? 2 : 4);
-    int side = S / p;
-#pragma omp parallel for collapse(2) schedule(static)
-    for (int b = 0; b < B; b++) {
-        for (int gy = 0; gy < side; gy++) {
-            size_t patch = ((size_t)b * (size_t)side + (size_t)gy) * (size_t)side;
-            char *out = (char *)dst + patch * features * (bf16 ? 2 : 4);
-            for (int gx = 0; gx < side; gx++) {
-                for (int i = 0; i < C * p; i++, out += run) {
-                    size_t row = (size_t)(b * C + i / p) * (size_t)S + (size_t)(gy * p + i % p);
-                    const float *from = z + row * (size_t)S + (size_t)(gx * p);
-                    if (bf16)
-                        cpu->k->to_bf16((uint16_t *)out, from, n);
-                    else
-                        memcpy(out, from, run);
-                }
+    const bool bf16 = dst_type != IMF__F32 && cpu_bf16(cpu);
+    const bool packed = dst_type == IMF__ACT && cpu_packs(cpu);
+    const size_t size = bf16 ? 2 : 4, run = (size_t)p, side = (size_t)(S / p);
+    const size_t features = (size_t)C * run * run, steps = gemm_steps((int)features);
+#pragma omp parallel for schedule(static)
+    for (size_t patch = 0; patch < (size_t)B * side * side; patch++) {
+        const size_t b = patch / (side * side), gy = patch / side % side, gx = patch % side;
+        const size_t most = packed ? steps * 32 : features;
+        for (size_t at = 0, n; at < most; at += n) { /* runs of neighbours in both */
+            const size_t c = at / (run * run), y = gy * run + at / run % run, i = at % run;
+            char *to = (char *)dst +
+                       (packed ? gemm_place(patch, at, steps) : patch * features + at) * size;
+            n = at < features ? run - i : most - at;
+            if (packed && n > 32 - at % 32)
+                n = 32 - at % 32;
+            if (at >= features) {
+                memset(to, 0, n * size);
+                continue;
             }
+            const float *from =
+                z + ((b * (size_t)C + c) * (size_t)S + y) * (size_t)S + gx * run + i;
+            if (bf16)
+                cpu->k->to_bf16((uint16_t *)to, from, n);
+            else
+                memcpy(to, from, n * size);
         }
     }
     return IMF_OK;

@@ -9,9 +9,10 @@ static imf_status tap(struct imf__meanflow *m, const char *stage, int layer, con
     return m->tap && !m->dev->dry ? m->tap(m->tap_user, stage, layer, x, B) : IMF_OK;
 }
 
-static size_t size_of(const struct imf__meanflow *m, enum imf__dtype type)
+/* Of (rows, K) at the network's ends. */
+static size_t end_bytes(const struct imf__meanflow *m, size_t rows, size_t K)
 {
-    return type == IMF__ACT ? m->dev->act_size : sizeof(float);
+    return m->end_type == IMF__ACT ? imf__act_bytes(m->dev, rows, K) : rows * K * sizeof(float);
 }
 
 /* embedded (B, P, D) from the patches of z, through the bottleneck where there is one. */
@@ -19,11 +20,11 @@ static imf_status embed_patches(struct imf__meanflow *m, struct imf__activations
                                 float *embedded, const float *z, int B)
 {
     const struct imf__device_ops *ops = m->dev->ops;
-    size_t rows = (size_t)B * (size_t)m->P, item = size_of(m, m->end_type);
+    size_t rows = (size_t)B * (size_t)m->P;
     size_t mark = imf__activations_mark(a);
     size_t features = (size_t)m->channels * m->patch * m->patch;
-    void *patches = imf__activations_alloc(a, rows * features * item);
-    void *narrow = imf__activations_alloc(a, rows * (size_t)m->bottleneck * item);
+    void *patches = imf__activations_alloc(a, end_bytes(m, rows, features));
+    void *narrow = imf__activations_alloc(a, end_bytes(m, rows, (size_t)m->bottleneck));
     if (!patches || !narrow)
         return IMF_ENOMEM;
     IMF_TRY(ops->patchify(m->dev, patches, m->end_type, z, B, m->channels, m->size, m->patch));
@@ -67,9 +68,9 @@ static imf_status embed(struct imf__meanflow *m, struct imf__activations *a,
 }
 
 struct workspace {
-    void *normed; /* (B, T, D) act; float32 at the end */
-    void *wide;   /* (B, T, 3, D) or (B, T, Mp) act */
-    void *mixed;  /* (B, T, D) act */
+    void *normed; /* (B T, D) IMF__ACT; float32 at the end */
+    void *wide;   /* (B, T, 3, D) IMF__ROWS or (B T, Mp) IMF__ACT */
+    void *mixed;  /* (B T, D) IMF__ACT */
 };
 
 static imf_status block(struct imf__meanflow *m, int layer, float *x, const struct workspace *ws,
@@ -79,7 +80,7 @@ static imf_status block(struct imf__meanflow *m, int layer, float *x, const stru
     const struct imf__meanflow_block *w = &m->blocks[layer];
     int rows = B * m->T;
     IMF_TRY(ops->rms_norm(m->dev, ws->normed, IMF__ACT, x, NULL, B, m->T, 0, m->D, NORM_EPS));
-    IMF_TRY(ops->linear(m->dev, ws->wide, IMF__ACT, ws->normed, w->qkv, rows, IMF__STORE));
+    IMF_TRY(ops->linear(m->dev, ws->wide, IMF__ROWS, ws->normed, w->qkv, rows, IMF__STORE));
     IMF_TRY(ops->attention(m->dev, ws->mixed, ws->wide, w->q_norm, w->k_norm, m->rope, B, m->T,
                            m->NH, m->HS));
     IMF_TRY(ops->linear(m->dev, x, IMF__F32, ws->mixed, w->out, rows, IMF__ADD));
@@ -95,7 +96,8 @@ imf_status imf__meanflow_forward(struct imf__meanflow *m, struct imf__activation
 {
     const struct imf__device_ops *ops = m->dev->ops;
     size_t rows = (size_t)B * (size_t)m->T, D = (size_t)m->D, act = m->dev->act_size;
-    size_t wide = 3 * D > (size_t)m->Mp ? 3 * D : (size_t)m->Mp;
+    size_t qkv = rows * 3 * D * act, hidden = imf__act_bytes(m->dev, rows, (size_t)m->Mp);
+    size_t mixed = imf__act_bytes(m->dev, rows, D), full = rows * D * sizeof(float);
     size_t outputs = (size_t)m->patch * m->patch * m->channels;
     size_t mark = imf__activations_mark(arena);
     float *x = imf__activations_alloc(arena, rows * D * sizeof(float)); /* (B, T, D) residual */
@@ -103,9 +105,9 @@ imf_status imf__meanflow_forward(struct imf__meanflow *m, struct imf__activation
         return IMF_ENOMEM;
     IMF_TRY(embed(m, arena, in, x, B));
     struct workspace ws = {
-        .normed = imf__activations_alloc(arena, rows * D * sizeof(float)),
-        .wide = imf__activations_alloc(arena, rows * wide * act),
-        .mixed = imf__activations_alloc(arena, rows * D * act),
+        .normed = imf__activations_alloc(arena, full > mixed ? full : mixed),
+        .wide = imf__activations_alloc(arena, qkv > hidden ? qkv : hidden),
+        .mixed = imf__activations_alloc(arena, mixed),
     };
     float *out = imf__activations_alloc(arena, (size_t)B * m->P * outputs * sizeof(float));
     if (!ws.normed || !ws.wide || !ws.mixed || !out)

@@ -80,7 +80,7 @@ imf_status imf__op_upload_bytes(struct imf__op_run *r, void **out, const void *s
 
 static size_t size_of(const struct imf__device *d, enum imf__dtype type)
 {
-    return type == IMF__ACT ? d->act_size : sizeof(float);
+    return type == IMF__F32 ? sizeof(float) : d->act_size;
 }
 
 imf_status imf__op_upload(struct imf__op_run *r, void **out, const float *src, size_t n,
@@ -151,6 +151,42 @@ imf_status imf__op_take(struct imf__op_run *r, const void *src, size_t n, enum i
         r->result[i] = size == sizeof(float) ? ((const float *)raw)[i]
                                              : imf__from_bf16(((const uint16_t *)raw)[i]);
     return IMF_OK;
+}
+
+/* ---- Rows for products ---- */
+
+static bool lies_apart(const struct imf__op_run *r, enum imf__dtype type)
+{
+    return type == IMF__ACT && r->d->ops->act_bytes;
+}
+
+imf_status imf__op_upload_rows(struct imf__op_run *r, void **out, const float *src, size_t rows,
+                               size_t K, enum imf__dtype type)
+{
+    if (!lies_apart(r, type))
+        return imf__op_upload(r, out, src, rows * K, type);
+    IMF_TRY(imf__op_output_rows(r, out, rows, K, type));
+    return imf__act_put(r->d, *out, src, rows, K);
+}
+
+imf_status imf__op_output_rows(struct imf__op_run *r, void **out, size_t rows, size_t K,
+                               enum imf__dtype type)
+{
+    if (!lies_apart(r, type))
+        return imf__op_output(r, out, rows * K, type);
+    return output_bytes(r, out, imf__act_bytes(r->d, rows, K));
+}
+
+imf_status imf__op_take_rows(struct imf__op_run *r, const void *src, size_t rows, size_t K,
+                             enum imf__dtype type)
+{
+    if (!lies_apart(r, type))
+        return imf__op_take(r, src, rows * K, type);
+    void *raw;
+    IMF_TRY(take_bytes(r, &raw, src, imf__act_bytes(r->d, rows, K)));
+    r->count = rows * K;
+    r->result = malloc(r->count * sizeof(float));
+    return r->result ? imf__act_get(r->d, r->result, src, rows, K) : IMF_ENOMEM;
 }
 
 imf_status imf__op_take_levels(struct imf__op_run *r, const uint8_t *src, size_t n)

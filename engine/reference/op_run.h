@@ -64,6 +64,17 @@ imf_status imf__op_samples(struct imf__op_run *r, float **out, int tag, size_t p
 imf_status imf__op_upload(struct imf__op_run *r, void **out, const float *src, size_t n,
                           enum imf__dtype type);
 imf_status imf__op_upload_bytes(struct imf__op_run *r, void **out, const void *src, size_t bytes);
+/* Rows for products (IMF__ACT) from and to host floats, by operations that copy numbers exactly:
+ * patches of one pixel, and a product with ones on the diagonal. */
+imf_status imf__act_put(struct imf__device *d, void *dst, const float *src, size_t rows, size_t K);
+imf_status imf__act_get(struct imf__device *d, float *dst, const void *src, size_t rows, size_t K);
+/* (rows, K) as imf__op_upload, imf__op_output and imf__op_take have n elements. */
+imf_status imf__op_upload_rows(struct imf__op_run *r, void **out, const float *src, size_t rows,
+                               size_t K, enum imf__dtype type);
+imf_status imf__op_output_rows(struct imf__op_run *r, void **out, size_t rows, size_t K,
+                               enum imf__dtype type);
+imf_status imf__op_take_rows(struct imf__op_run *r, const void *src, size_t rows, size_t K,
+                             enum imf__dtype type);
 /* Device memory for n elements full of garbage, guarded behind its end. */
 imf_status imf__op_output(struct imf__op_run *r, void **out, size_t n, enum imf__dtype type);
 /* Downloads n elements from imf__op_output's memory as the result and checks the guard. */

@@ -19,7 +19,7 @@ static float weight_amplitude(int fan_in)
 static imf_status run_linear(struct imf__op_run *r, const int *p)
 {
     int rows = p[0], n = p[1], K = p[2];
-    enum imf__dtype type = p[3] ? IMF__ACT : IMF__F32, dst_type = p[4] ? IMF__ACT : IMF__F32;
+    enum imf__dtype type = (enum imf__dtype)p[3], dst_type = (enum imf__dtype)p[4];
     enum imf__epilogue epilogue = (enum imf__epilogue)p[5];
     struct imf__device *d = r->d;
     float *x, *w, *bias = NULL, *sum;
@@ -30,14 +30,14 @@ static imf_status run_linear(struct imf__op_run *r, const int *p)
     if (p[6])
         IMF_TRY(imf__op_values(r, &bias, WEIGHT_SEED, 2, N(n), 0.5f, false));
     IMF_TRY(d->ops->linear_load(d, &r->linear, type, w, bias, n, K));
-    IMF_TRY(imf__op_upload(r, &src, x, N(r->B) * N(rows) * N(K), type));
-    IMF_TRY(imf__op_output(r, &dst, count, dst_type));
+    IMF_TRY(imf__op_upload_rows(r, &src, x, N(r->B) * N(rows), N(K), type));
+    IMF_TRY(imf__op_output_rows(r, &dst, N(r->B) * N(rows), N(n), dst_type));
     if (epilogue == IMF__ADD) {
         IMF_TRY(imf__op_samples(r, &sum, 3, N(rows) * N(n), 1, false));
         IMF_TRY(d->ops->upload(d, dst, sum, count * sizeof(float)));
     }
     OP_CALL(r, d->ops->linear(d, dst, dst_type, src, r->linear, r->B * rows, epilogue));
-    return imf__op_take(r, dst, count, dst_type);
+    return imf__op_take_rows(r, dst, N(r->B) * N(rows), N(n), dst_type);
 }
 
 static imf_status run_swiglu(struct imf__op_run *r, const int *p)
@@ -46,15 +46,14 @@ static imf_status run_swiglu(struct imf__op_run *r, const int *p)
     struct imf__device *d = r->d;
     float *x, *w1, *w3;
     void *src, *dst;
-    size_t count = N(r->B) * N(rows) * N(M);
     IMF_TRY(imf__op_samples(r, &x, 0, N(rows) * N(K), 1, true));
     IMF_TRY(imf__op_values(r, &w1, WEIGHT_SEED, 1, N(M) * N(K), weight_amplitude(K), false));
     IMF_TRY(imf__op_values(r, &w3, WEIGHT_SEED, 2, N(M) * N(K), weight_amplitude(K), false));
     IMF_TRY(d->ops->swiglu_load(d, &r->swiglu, w1, w3, M, K));
-    IMF_TRY(imf__op_upload(r, &src, x, N(r->B) * N(rows) * N(K), IMF__ACT));
-    IMF_TRY(imf__op_output(r, &dst, count, IMF__ACT));
+    IMF_TRY(imf__op_upload_rows(r, &src, x, N(r->B) * N(rows), N(K), IMF__ACT));
+    IMF_TRY(imf__op_output_rows(r, &dst, N(r->B) * N(rows), N(M), IMF__ACT));
     OP_CALL(r, d->ops->swiglu(d, dst, src, r->swiglu, r->B * rows));
-    return imf__op_take(r, dst, count, IMF__ACT);
+    return imf__op_take_rows(r, dst, N(r->B) * N(rows), N(M), IMF__ACT);
 }
 
 /* ---- rms_norm, attention ---- */
@@ -62,20 +61,20 @@ static imf_status run_swiglu(struct imf__op_run *r, const int *p)
 static imf_status run_rms_norm(struct imf__op_run *r, const int *p)
 {
     int T = p[0], t0 = p[1], C = p[2];
-    enum imf__dtype dst_type = p[3] ? IMF__ACT : IMF__F32;
+    enum imf__dtype dst_type = (enum imf__dtype)p[3];
     struct imf__device *d = r->d;
     float *x, *w;
     void *src, *weight = NULL, *dst;
-    size_t count = N(r->B) * N(T - t0) * N(C);
+    const size_t rows = N(r->B) * N(T - t0);
     IMF_TRY(imf__op_samples(r, &x, 0, N(T) * N(C), 3, false));
     IMF_TRY(imf__op_upload(r, &src, x, N(r->B) * N(T) * N(C), IMF__F32));
     if (p[4]) {
         IMF_TRY(imf__op_values(r, &w, WEIGHT_SEED, 1, N(C), 1, false));
         IMF_TRY(imf__op_upload(r, &weight, w, N(C), IMF__F32));
     }
-    IMF_TRY(imf__op_output(r, &dst, count, dst_type));
+    IMF_TRY(imf__op_output_rows(r, &dst, rows, N(C), dst_type));
     OP_CALL(r, d->ops->rms_norm(d, dst, dst_type, src, weight, r->B, T, t0, C, 1e-6f));
-    return imf__op_take(r, dst, count, dst_type);
+    return imf__op_take_rows(r, dst, rows, N(C), dst_type);
 }
 
 /* What pair i of token t is turned by: its place in the sequence; or, for the last side * side
@@ -112,13 +111,13 @@ static imf_status run_attention(struct imf__op_run *r, const int *p)
             angles[(T + t) * (HS / 2) + i] = (float)sin(angle);
         }
     }
-    IMF_TRY(imf__op_upload(r, &qkv, x, 3 * count, IMF__ACT));
+    IMF_TRY(imf__op_upload(r, &qkv, x, 3 * count, IMF__ROWS));
     IMF_TRY(imf__op_upload(r, &q_norm, qn, N(HS), IMF__F32));
     IMF_TRY(imf__op_upload(r, &k_norm, kn, N(HS), IMF__F32));
     IMF_TRY(imf__op_upload(r, &rope, angles, N(T) * N(HS), IMF__F32));
-    IMF_TRY(imf__op_output(r, &dst, count, IMF__ACT));
+    IMF_TRY(imf__op_output_rows(r, &dst, N(r->B) * N(T), N(NH) * N(HS), IMF__ACT));
     OP_CALL(r, d->ops->attention(d, dst, qkv, q_norm, k_norm, rope, r->B, T, NH, HS));
-    return imf__op_take(r, dst, count, IMF__ACT);
+    return imf__op_take_rows(r, dst, N(r->B) * N(T), N(NH) * N(HS), IMF__ACT);
 }
 
 static imf_status run_attention_single(struct imf__op_run *r, const int *p)
@@ -159,16 +158,16 @@ static imf_status run_scalar_embed(struct imf__op_run *r, const int *p)
 static imf_status run_patchify(struct imf__op_run *r, const int *p)
 {
     int C = p[0], S = p[1], patch = p[2];
-    enum imf__dtype type = p[3] ? IMF__ACT : IMF__F32;
+    enum imf__dtype type = (enum imf__dtype)p[3];
     struct imf__device *d = r->d;
     float *x;
     void *z, *dst;
-    size_t count = N(r->B) * N(C) * N(S) * N(S);
+    const size_t features = N(C) * N(patch) * N(patch), count = N(r->B) * N(C) * N(S) * N(S);
     IMF_TRY(imf__op_samples(r, &x, 0, N(C) * N(S) * N(S), 1, false));
     IMF_TRY(imf__op_upload(r, &z, x, count, IMF__F32));
-    IMF_TRY(imf__op_output(r, &dst, count, type));
+    IMF_TRY(imf__op_output_rows(r, &dst, count / features, features, type));
     OP_CALL(r, d->ops->patchify(d, dst, type, z, r->B, C, S, patch));
-    return imf__op_take(r, dst, count, type);
+    return imf__op_take_rows(r, dst, count / features, features, type);
 }
 
 static imf_status run_assemble(struct imf__op_run *r, const int *p)
@@ -226,21 +225,21 @@ static imf_status run_euler(struct imf__op_run *r, const int *p)
 
 /* ---- The table ---- */
 
-static const struct imf__op linear = {"linear", "rows N K act dst_act epilogue bias", run_linear,
+static const struct imf__op linear = {"linear", "rows N K type dst_type epilogue bias", run_linear,
                                       false};
 static const struct imf__op swiglu = {"swiglu", "rows M K", run_swiglu, false};
-static const struct imf__op rms_norm = {"rms_norm", "T t0 C dst_act weight", run_rms_norm, false};
+static const struct imf__op rms_norm = {"rms_norm", "T t0 C dst_type weight", run_rms_norm, false};
 static const struct imf__op attention = {"attention", "T NH HS side", run_attention, false};
 static const struct imf__op attention_single = {"attention_single", "T C", run_attention_single,
                                                 false};
 static const struct imf__op scalar_embed = {"scalar_embed", "rows", run_scalar_embed, false};
-static const struct imf__op patchify = {"patchify", "C S patch act", run_patchify, false};
+static const struct imf__op patchify = {"patchify", "C S patch type", run_patchify, false};
 static const struct imf__op assemble = {"assemble", "P D classes positions", run_assemble, false};
 static const struct imf__op euler = {"euler", "C S patch x", run_euler, false};
 
 const struct imf__op_case imf__op_token_cases[] = {
     /* The four matrices of a block, then every epilogue and type the models use. */
-    CASE(linear, 276, 384, 128, 1, 1, IMF__STORE, 0),
+    CASE(linear, 276, 384, 128, 1, 2, IMF__STORE, 0), /* type 1: for products, 2: row by row */
     CASE(linear, 276, 128, 128, 1, 0, IMF__ADD, 0),
     CASE(linear, 276, 128, 344, 1, 0, IMF__ADD, 0),
     CASE(linear, 256, 16, 128, 1, 0, IMF__STORE, 1),
@@ -252,6 +251,8 @@ const struct imf__op_case imf__op_token_cases[] = {
     CASE(linear, 4, 192, 256, 0, 0, IMF__SILU, 1),
     CASE(linear, 1, 768, 768, 1, 1, IMF__SILU, 1),
     CASE(linear, 37, 72, 40, 1, 1, IMF__STORE, 1),
+    CASE(linear, 37, 72, 40, 1, 2, IMF__STORE, 1),
+    CASE(linear, 1, 768, 768, 1, 2, IMF__SILU, 1),
     CASE(linear, 37, 72, 40, 1, 0, IMF__ADD, 1),
     CASE(linear, 33, 64, 64, 0, 0, IMF__ADD, 1),
     CASE(linear, 40, 1024, 1024, 1, 0, IMF__ADD, 0),

@@ -17,7 +17,7 @@ static float bf16_round(float x)
 
 static bool is_bf16(const struct imf__device *d, enum imf__dtype type)
 {
-    return type == IMF__ACT && d->precision == IMF_PRECISION_BF16;
+    return type != IMF__F32 && d->precision == IMF_PRECISION_BF16;
 }
 
 float imf__plain_get(const struct imf__device *d, enum imf__dtype type, const void *p, size_t i)
@@ -126,7 +126,7 @@ static imf_status linear_load(struct imf__device *d, struct imf__linear **out, e
     w->type = type;
     w->N = N;
     w->K = K;
-    w->weight = imf__plain_copy(d, weight, (size_t)N * (size_t)K, type == IMF__ACT);
+    w->weight = imf__plain_copy(d, weight, (size_t)N * (size_t)K, type != IMF__F32);
     w->bias = bias ? imf__plain_copy(d, bias, (size_t)N, false) : NULL;
     if (!w->weight || (bias && !w->bias)) {
         linear_free(d, w);

@@ -65,10 +65,11 @@ static void measure(struct imf__device *d, const struct product *p, int rows)
         seed = seed * 1664525u + 1013904223u;
         w[i] = (float)(seed >> 8) * 0x1p-23f - 1.0f;
     }
-    void *src = allocate(d, M * K * d->act_size);
-    for (size_t i = 0; i < M * K * d->act_size; i++) /* zeros would run faster */
+    const size_t bytes = imf__act_bytes(d, M, K), act = imf__act_bytes(d, M, N);
+    void *src = allocate(d, bytes);
+    for (size_t i = 0; i < bytes; i++) /* zeros would run faster */
         ((uint8_t *)src)[i] = i % 2 ? 0x3F : (uint8_t)(i * 2654435761u >> 24);
-    void *dst = allocate(d, M * N * sizeof(float));
+    void *dst = allocate(d, act > M * N * sizeof(float) ? act : M * N * sizeof(float));
     if (p->swiglu)
         check(d->ops->swiglu_load(d, &swiglu, w, w, p->N, p->K));
     else
@@ -80,7 +81,7 @@ static void measure(struct imf__device *d, const struct product *p, int rows)
         if (p->swiglu)
             check(d->ops->swiglu(d, dst, src, swiglu, rows));
         else
-            check(d->ops->linear(d, dst, p->add ? IMF__F32 : IMF__ACT, src, linear, rows,
+            check(d->ops->linear(d, dst, p->add ? IMF__F32 : IMF__ROWS, src, linear, rows,
                                  p->add ? IMF__ADD : IMF__STORE));
         t = seconds(d->info.threads) - t;
         if (i >= 0) {

@@ -77,9 +77,9 @@ static void make(struct inputs *in, const struct shape *s)
     in->a = allocate(row_panels * panel * 2);
     in->b = allocate(in->panels * panel * 2);
     memset(in->a, 0xFF, row_panels * panel * 2); /* NaN where nothing is written */
-    for (size_t p = 0; p < row_panels; p++)
-        imf__gemm_pack_a(in->a + p * panel, in->x + p * 32 * K, K,
-                         s->rows - (int)p * 32 < 32 ? s->rows - (int)p * 32 : 32, s->K);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t k = 0; k < gemm_steps(s->K) * 32; k++)
+            in->a[gemm_place(r, k, gemm_steps(s->K))] = k < K ? in->x[r * K + k] : 0;
     for (size_t p = 0; p < in->panels; p++) {
         const float *from[GEMM_PANEL];
         for (size_t c = 0; c < GEMM_PANEL; c++) {
@@ -114,7 +114,7 @@ static char *multiply(const struct inputs *in, const struct gemm_kernel *k, bool
     struct gemm_out out = {.dst = dst,
                            .bf16 = s->bf16,
                            .stride = (size_t)s->N,
-                           .panel = s->epilogue == GEMM_SWIGLU ? 16 : 32,
+                           .panel = GEMM_PANEL,
                            .columns = s->N,
                            .bias = s->bias ? in->bias : NULL,
                            .epilogue = s->epilogue};
@@ -280,17 +280,29 @@ static void drop_attention(struct attention *a)
     free(a->rope);
 }
 
-/* All heads; the work memory holds NaN at first. */
+/* All heads, from row 9 of their panels on, then row by row; the work memory holds NaN at first. */
 static uint16_t *attend(const struct attention *a, const struct gemm_kernel *k)
 {
+    enum { FIRST = 9 };
     const struct heads *s = a->s;
-    size_t bytes = (size_t)(s->T * s->NH * s->HS) * 2, work_bytes = k->attention_work(s->T, s->HS);
-    uint16_t *dst = allocate(bytes);
+    const size_t width = (size_t)(s->NH * s->HS), T = (size_t)s->T, steps = gemm_steps((int)width);
+    const size_t packed_bytes = gemm_packed(gemm_panels(s->T + FIRST), (int)width) * 2;
+    size_t bytes = T * width * 2, work_bytes = k->attention_work(s->T, s->HS);
+    uint16_t *packed = allocate(packed_bytes), *dst = allocate(bytes);
+    memset(packed, 0xFF, packed_bytes);
     char *work = allocate(work_bytes);
     memset(work, 0xFF, work_bytes);
     for (int h = 0; h < s->NH; h++)
-        k->attention_head(dst, a->qkv, a->q_norm, a->k_norm, a->rope, s->T, s->NH, s->HS, h, work);
+        k->attention_head(packed, FIRST, a->qkv, a->q_norm, a->k_norm, a->rope, s->T, s->NH, s->HS,
+                          h, work);
     free(work);
+    for (size_t t = 0; t < T; t++) {
+        for (size_t c = 0; c < width; c++)
+            dst[t * width + c] = packed[gemm_place(FIRST + t, c, steps)];
+        for (size_t c = width; c < steps * 32; c++)
+            ck_assert_int_eq(packed[gemm_place(FIRST + t, c, steps)], 0);
+    }
+    free(packed);
     return dst;
 }
 

@@ -2,6 +2,7 @@
  * products of tests/ops at up to 1104 rows, which is four samples of 276 tokens, and the attention
  * of the sd-vae. */
 #include "core/engine.h"
+#include "reference/op_run.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -44,23 +45,17 @@ static float *random_floats(size_t n, uint32_t seed)
     return x;
 }
 
-static size_t size_of(const struct imf__device *d, enum imf__dtype type)
-{
-    return type == IMF__ACT ? d->act_size : sizeof(float);
-}
-
-/* n numbers as float32 or act, bfloat16 by cutting their last bits off. */
-static void *on_device(struct imf__device *d, const float *x, size_t n, enum imf__dtype type)
+static void *allocate(struct imf__device *d, size_t bytes)
 {
     void *p = NULL;
-    size_t size = size_of(d, type);
-    char *bytes = malloc(n * size);
-    ck_assert_ptr_nonnull(bytes);
-    for (size_t i = 0; i < n; i++)
-        memcpy(bytes + i * size, (const char *)(x + i) + sizeof(float) - size, size);
-    ck_assert_int_eq(d->ops->alloc(d, &p, n * size, false), IMF_OK);
-    ck_assert_int_eq(d->ops->upload(d, p, bytes, n * size), IMF_OK);
-    free(bytes);
+    ck_assert_int_eq(d->ops->alloc(d, &p, bytes, false), IMF_OK);
+    return p;
+}
+
+static void *on_device(struct imf__device *d, const float *x, size_t n)
+{
+    void *p = allocate(d, n * sizeof(*x));
+    ck_assert_int_eq(d->ops->upload(d, p, x, n * sizeof(*x)), IMF_OK);
     return p;
 }
 
@@ -116,7 +111,13 @@ static void bench_close(struct bench *b)
 
 static enum imf__dtype dst_type(const struct bench *b)
 {
-    return b->p->epilogue == IMF__ADD ? IMF__F32 : IMF__ACT;
+    return b->p->epilogue == IMF__ADD ? IMF__F32 : b->p->swiglu ? IMF__ACT : IMF__ROWS;
+}
+
+/* Of a result, as results() gives it. */
+static size_t row_bytes(const struct bench *b)
+{
+    return (size_t)b->p->N * (dst_type(b) == IMF__ROWS ? b->d->act_size : sizeof(float));
 }
 
 static void multiply(struct bench *b, void *dst, const void *src, int rows)
@@ -133,14 +134,18 @@ static void multiply(struct bench *b, void *dst, const void *src, int rows)
 /* The results of `rows` rows from row `at` on, as if there were no others; malloc'ed. */
 static char *results(struct bench *b, int at, int rows)
 {
-    size_t N = (size_t)b->p->N, K = (size_t)b->p->K, n = (size_t)rows * N;
-    size_t bytes = n * size_of(b->d, dst_type(b));
-    void *src = on_device(b->d, b->src + (size_t)at * K, (size_t)rows * K, IMF__ACT);
-    void *dst = on_device(b->d, b->sum + (size_t)at * N, n, dst_type(b));
-    char *out = malloc(bytes);
+    const size_t N = (size_t)b->p->N, K = (size_t)b->p->K, n = (size_t)rows;
+    const enum imf__dtype type = dst_type(b);
+    void *src = allocate(b->d, imf__act_bytes(b->d, n, K));
+    ck_assert_int_eq(imf__act_put(b->d, src, b->src + (size_t)at * K, n, K), IMF_OK);
+    void *dst = type == IMF__ACT ? allocate(b->d, imf__act_bytes(b->d, n, N))
+                                 : on_device(b->d, b->sum + (size_t)at * N, n * N);
+    char *out = malloc(n * N * sizeof(float));
     ck_assert_ptr_nonnull(out);
     multiply(b, dst, src, rows);
-    ck_assert_int_eq(b->d->ops->download(b->d, out, dst, bytes), IMF_OK);
+    ck_assert_int_eq(type == IMF__ACT ? imf__act_get(b->d, (float *)out, dst, n, N)
+                                      : b->d->ops->download(b->d, out, dst, n * row_bytes(b)),
+                     IMF_OK);
     b->d->ops->free(b->d, src);
     b->d->ops->free(b->d, dst);
     return out;
@@ -149,7 +154,7 @@ static char *results(struct bench *b, int at, int rows)
 static void check_rows(struct bench *b, const char *all, int at, int rows, int threads)
 {
     char *got = results(b, at, rows);
-    size_t row = (size_t)b->p->N * size_of(b->d, dst_type(b));
+    size_t row = row_bytes(b);
     ck_assert_msg(memcmp(got, all + (size_t)at * row, (size_t)rows * row) == 0,
                   "N %d, K %d, %d threads: other bits in rows %d to %d by themselves", b->p->N,
                   b->p->K, threads, at, at + rows - 1);
@@ -192,11 +197,11 @@ START_TEST(test_attention)
     for (int threads = 1; threads <= 3; threads++) {
         struct bench b;
         bench_open(&b, &products[PRODUCTS - 1], IMF_PRECISION_FP32, threads);
-        float *dst = on_device(b.d, got, 2 * n, IMF__F32), *x[3]; /* q, k, v */
+        float *dst = on_device(b.d, got, 2 * n), *x[3]; /* q, k, v */
         for (uint32_t i = 0; i < 3; i++) {
             float *host = random_floats(2 * n, i);
             memcpy(host + n, host, n * sizeof(float)); /* the second sample is the first again */
-            x[i] = on_device(b.d, host, 2 * n, IMF__F32);
+            x[i] = on_device(b.d, host, 2 * n);
             free(host);
         }
         for (int dry = 1; dry >= 0; dry--) {

@@ -31,7 +31,8 @@ static inline struct place place_of(const struct gemm_out *o, const struct gemm_
     size_t size = o->bf16 ? 2 : 4;
     struct place p = {.rows = strip->rows, .stride = o->stride * size, .relu = o->relu};
     p.columns = o->columns - column < width ? o->columns - column : width;
-    p.row = (char *)o->dst + (strip->dst + (size_t)panel * o->panel) * size;
+    p.row =
+        (char *)o->dst + (strip->dst + (size_t)column / 32 * o->panel + (size_t)column % 32) * size;
     p.bias = o->bias ? o->bias + panel * GEMM_PANEL : NULL;
     p.has_residual = o->residual != NULL;
     if (o->residual)

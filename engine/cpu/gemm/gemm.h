@@ -31,7 +31,7 @@ struct gemm_out {
     void *dst;
     bool bf16;
     size_t stride; /* elements between rows */
-    size_t panel;  /* elements between the results of neighbouring panels of B */
+    size_t panel;  /* elements from 32 columns to the next 32 */
     int columns;   /* in all; the last panel may have fewer than the others */
     const float *bias;
     const uint16_t *residual; /* GEMM_CONV: added, where dst is in `dst`; or NULL */
@@ -85,9 +85,10 @@ struct gemm_job {
 struct gemm_kernel {
     const char *name;
     void (*run)(const struct gemm_job *job);
-    /* As imf__cpu_kernels', of bfloat16; NULL: theirs. */
-    void (*attention_head)(void *dst, const void *qkv, const float *q_norm, const float *k_norm,
-                           const float *rope, int T, int NH, int HS, int head, void *work);
+    /* As imf__cpu_kernels', of bfloat16, into panels; NULL: theirs. */
+    void (*attention_head)(uint16_t *dst, size_t first, const uint16_t *qkv, const float *q_norm,
+                           const float *k_norm, const float *rope, int T, int NH, int HS, int head,
+                           void *work);
     size_t (*attention_work)(int T, int HS);
     /* FLOPs of `times` rounds of products that touch no memory. */
     double (*peak)(int times);
@@ -123,9 +124,14 @@ static inline size_t gemm_packed(size_t panels, int K)
     return panels * gemm_steps(K) * GEMM_STEP;
 }
 
+/* Where an element of A lies, in panels one behind the other. */
+static inline size_t gemm_place(size_t row, size_t column, size_t steps)
+{
+    return (row / GEMM_PANEL * steps + column / 32) * GEMM_STEP + row % GEMM_PANEL * 32 +
+           column % 32;
+}
+
 /* Panel of B whose column c is row `from[c]` of weights (N, K), NULL: zeros. */
 void imf__gemm_pack_b(uint16_t *panel, const float *const from[GEMM_PANEL], int K);
-/* Panel of A from rows [0, rows) of src (rows, K), rows <= 32. */
-void imf__gemm_pack_a(uint16_t *panel, const uint16_t *src, size_t stride, int rows, int K);
 
 #endif

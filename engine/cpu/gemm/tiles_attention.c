@@ -40,7 +40,7 @@ struct head {
     int T;
     const float *q_norm, *k_norm, *cosine, *sine; /* rope (T, HS / 2) each */
     uint16_t *out;
-    size_t out_stride;
+    size_t first, width, column; /* of out: the sample's first row, and this head's columns */
 };
 
 /* Eight numbers, each twice. */
@@ -257,6 +257,17 @@ INLINE void softmax(const struct layout *l, int T, const float *s, uint16_t *p, 
     }
 }
 
+/* Sixteen features of a row's result, from feature d on; and zeros behind the last head's where they
+ * fill no whole step. */
+INLINE void put(const struct head *h, size_t row, size_t d, vf x)
+{
+    const size_t column = h->column + d, steps = (h->width + 31) / 32;
+    uint16_t *to = h->out + gemm_place(h->first + row, column, steps);
+    store_bf16(to, x);
+    if (column + 16 == h->width && h->width % 32)
+        store_bf16(to + 16, splat(0));
+}
+
 /* 16 or 32 features of the rows' results, from feature d on. */
 INLINE void values(const struct head *h, const struct layout *l, int HS, float *o,
                    const uint16_t *p, const uint16_t *v, const float *inv, size_t first,
@@ -277,10 +288,9 @@ INLINE void values(const struct head *h, const struct layout *l, int HS, float *
     TILE_STORE(2, o + 512, 128);
     TILE_STORE(3, o + 528, 128);
     for (size_t i = 0; i < rows; i++) {
-        uint16_t *to = h->out + (first + i) * h->out_stride + d;
-        store_bf16(to, load_f32(o + i * 32) * inv[i]);
+        put(h, first + i, (size_t)d, load_f32(o + i * 32) * inv[i]);
         if (two)
-            store_bf16(to + 16, load_f32(o + i * 32 + 16) * inv[i]);
+            put(h, first + i, (size_t)d + 16, load_f32(o + i * 32 + 16) * inv[i]);
     }
 }
 
@@ -308,21 +318,24 @@ INLINE void attend(const struct head *h, int HS, char *work)
     tiles_end();
 }
 
-void IMF__TILES_NAME(imf__tiles_attention_head)(void *dst, const void *qkv, const float *q_norm,
-                                                const float *k_norm, const float *rope, int T,
-                                                int NH, int HS, int head, void *work)
+void IMF__TILES_NAME(imf__tiles_attention_head)(uint16_t *dst, size_t first, const uint16_t *qkv,
+                                                const float *q_norm, const float *k_norm,
+                                                const float *rope, int T, int NH, int HS, int head,
+                                                void *work)
 {
     const size_t width = (size_t)NH * (size_t)HS, at = (size_t)head * (size_t)HS;
     struct head h = {
-        .q = (const uint16_t *)qkv + at,
+        .q = qkv + at,
         .stride = 3 * width,
         .T = T,
         .q_norm = q_norm,
         .k_norm = k_norm,
         .cosine = rope,
         .sine = rope + (size_t)T * (size_t)(HS / 2),
-        .out = (uint16_t *)dst + at,
-        .out_stride = width,
+        .out = dst,
+        .first = first,
+        .width = width,
+        .column = at,
     };
     h.k = h.q + width;
     h.v = h.k + width;

@@ -3,6 +3,7 @@
 #define IMF__CPU_TILES_ATTENTION_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #if defined(IMF__TILES_EMULATED) /* what the emulation's names end with */
 #define IMF__TILES_JOIN2(name, end) name##end
@@ -12,10 +13,11 @@
 #define IMF__TILES_NAME(name) name
 #endif
 
-/* As imf__cpu_kernels' attention_head and attention_work. */
-void IMF__TILES_NAME(imf__tiles_attention_head)(void *dst, const void *qkv, const float *q_norm,
-                                                const float *k_norm, const float *rope, int T,
-                                                int NH, int HS, int head, void *work);
+/* As imf__cpu_kernels' attention_head, into panels, and attention_work. */
+void IMF__TILES_NAME(imf__tiles_attention_head)(uint16_t *dst, size_t first, const uint16_t *qkv,
+                                                const float *q_norm, const float *k_norm,
+                                                const float *rope, int T, int NH, int HS, int head,
+                                                void *work);
 size_t IMF__TILES_NAME(imf__tiles_attention_work)(int T, int HS);
 
 #endif

@@ -11,7 +11,7 @@
 struct walk {
     const uint16_t *a, *b;
     const size_t *offset;
-    size_t row; /* bytes between rows of A */
+    size_t row;     /* bytes between rows of A */
     int left, past; /* steps; the last `past` do not keep A */
 };
 
