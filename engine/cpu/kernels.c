@@ -9,13 +9,19 @@
 static void rms_norm(void *dst, size_t step, bool dst_bf16, const float *src, const float *weight,
                      int C, float eps)
 {
-    vf acc = splat(0);
+    vf acc[4] = {splat(0), splat(0), splat(0), splat(0)}; /* a chain each: none waits for another */
     int c = 0;
+    for (; c + 4 * LANES <= C; c += 4 * LANES) {
+        for (int i = 0; i < 4; i++) {
+            vf x = load_f32(src + c + i * LANES);
+            acc[i] += x * x;
+        }
+    }
     for (; c + LANES <= C; c += LANES) {
         vf x = load_f32(src + c);
-        acc += x * x;
+        acc[0] += x * x;
     }
-    float sum = sum_lanes(acc);
+    float sum = sum_lanes((acc[0] + acc[1]) + (acc[2] + acc[3]));
     for (; c < C; c++)
         sum += src[c] * src[c];
     float scale = 1.0f / sqrtf(sum / (float)C + eps);
@@ -135,6 +141,39 @@ static void to_f32(float *dst, const uint16_t *src, size_t n)
         dst[i] = imf__from_bf16(src[i]);
 }
 
+static void add(float *dst, const float *a, const float *b, size_t n)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        store_f32(dst + i, load_f32(a + i) + load_f32(b + i));
+    for (; i < n; i++)
+        dst[i] = a[i] + b[i];
+}
+
+typedef uint8_t vb_u __attribute__((vector_size(LANES), aligned(1)));
+
+static inline vb_u levels(vf x, float scale, float shift)
+{
+    const vf magic =
+        splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer, ties to even */
+    x = max_lanewise(x * scale + shift, splat(0)); /* a NaN becomes black */
+    x = min_lanewise(x, splat(255.0f)) + magic - magic;
+    return __builtin_convertvector(__builtin_convertvector(x, vi), vb_u);
+}
+
+static void to_rgb8(uint8_t *dst, const float *src, size_t n, float scale, float shift)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        *(vb_u *)(dst + i) = levels(load_f32(src + i), scale, shift);
+    if (i < n) {
+        float rest[LANES] = {0};
+        memcpy(rest, src + i, (n - i) * sizeof(*rest));
+        const vb_u last = levels(load_f32(rest), scale, shift);
+        memcpy(dst + i, &last, n - i);
+    }
+}
+
 static double peak(int times)
 {
     enum { SUMS = 12 };
@@ -166,4 +205,6 @@ const struct imf__cpu_kernels IMF__ISA_NAME(imf__cpu_kernels) = {
     .peak = peak,
     .to_bf16 = to_bf16,
     .to_f32 = to_f32,
+    .add = add,
+    .to_rgb8 = to_rgb8,
 };

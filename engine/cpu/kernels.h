@@ -52,6 +52,10 @@ struct imf__cpu_kernels {
     /* Element type conversions, n elements. */
     void (*to_bf16)(uint16_t *dst, const float *src, size_t n);
     void (*to_f32)(float *dst, const uint16_t *src, size_t n);
+    /* dst = a + b, n elements. */
+    void (*add)(float *dst, const float *a, const float *b, size_t n);
+    /* dst = round(clip(src * scale + shift, 0, 255)), ties to even, n elements. */
+    void (*to_rgb8)(uint8_t *dst, const float *src, size_t n, float scale, float shift);
 };
 
 extern const struct imf__cpu_kernels imf__cpu_kernels_generic;

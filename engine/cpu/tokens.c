@@ -141,41 +141,35 @@ imf_status cpu_patchify(struct imf__device *d, void *dst, enum imf__dtype dst_ty
     return IMF_OK;
 }
 
-static void add_rows(float *x, const float *tokens, const float *embedding, int n, int D)
-{
-    for (int i = 0; i < n; i++) {
-        for (int c = 0; c < D; c++)
-            x[(size_t)i * (size_t)D + (size_t)c] =
-                tokens[(size_t)i * (size_t)D + (size_t)c] + embedding[c];
-    }
-}
-
 imf_status cpu_assemble(struct imf__device *d, float *x, const float *tokens, const float *classes,
                         const int32_t *labels, const float *scalars, const float *patches,
                         const float *positions, int B, int P, int D)
 {
-    static const int counts[4] = {4, 2, 2,
-                                  4}; /* omega, t_min, t_max, h tokens, after 8 class ones */
+    /* Whose embedding a token of the prefix gets: the class's, or that of a scalar. */
+    static const int8_t owners[20] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
+                                      0,  0,  1,  1,  2,  2,  3,  3,  3, 3};
     if (d->dry)
         return IMF_OK;
-    size_t row = (size_t)D, sample = (size_t)(20 + P) * row;
-#pragma omp parallel for schedule(static)
+    const struct cpu_device *cpu = cpu_of(d);
+    const size_t row = (size_t)D;
+#pragma omp parallel for collapse(2) schedule(static)
     for (int b = 0; b < B; b++) {
-        float *y = x + (size_t)b * sample;
-        const float *learned = tokens;
-        add_rows(y, learned, classes + (size_t)labels[b] * row, 8, D);
-        y += 8 * row;
-        learned += 8 * row;
-        for (int s = 0; s < 4; s++) {
-            add_rows(y, learned, scalars + ((size_t)s * (size_t)B + (size_t)b) * row, counts[s], D);
-            y += (size_t)counts[s] * row;
-            learned += (size_t)counts[s] * row;
+        for (int t = 0; t < 20 + P; t++) {
+            float *y = x + ((size_t)b * (size_t)(20 + P) + (size_t)t) * row;
+            if (t >= 20) {
+                const size_t p = (size_t)(t - 20);
+                const float *patch = patches + ((size_t)b * (size_t)P + p) * row;
+                if (positions)
+                    cpu->k->add(y, patch, positions + p * row, row);
+                else
+                    memcpy(y, patch, row * sizeof(float));
+                continue;
+            }
+            const int s = owners[t];
+            const float *embedding =
+                s < 0 ? classes + (size_t)labels[b] * row : scalars + (size_t)(s * B + b) * row;
+            cpu->k->add(y, tokens + (size_t)t * row, embedding, row);
         }
-        const float *patch = patches + (size_t)b * (size_t)P * row;
-        if (!positions)
-            memcpy(y, patch, (size_t)P * row * sizeof(float));
-        for (size_t i = 0; positions && i < (size_t)P * row; i++)
-            y[i] = patch[i] + positions[i];
     }
     return IMF_OK;
 }

@@ -54,21 +54,36 @@ static inline struct place place_of(const struct gemm_out *o, const struct gemm_
 /* Columns [at, at + 16) of a row whose panel is cut off. */
 static __attribute__((noinline)) void put_part(char *row, int columns, int at, vf x, bool bf16)
 {
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+    const int left = columns < at ? 0 : columns - at > LANES ? LANES : columns - at;
+    const __mmask16 there = (__mmask16)((1u << left) - 1);
+    if (bf16)
+        _mm256_mask_storeu_epi16((uint16_t *)row + at, there,
+                                 (__m256i)_mm512_cvtneps_pbh((__m512)x));
+    else
+        _mm512_mask_storeu_ps((float *)row + at, there, (__m512)x);
+#else
     size_t size = bf16 ? 2 : 4;
     char whole[64];
     store(whole, 0, x, bf16);
     if (columns > at)
         memcpy(row + (size_t)at * size, whole,
                (size_t)(columns - at < LANES ? columns - at : LANES) * size);
+#endif
 }
 
 static __attribute__((noinline)) vf get_part(const char *row, int columns, int at)
 {
+#if defined(__AVX512F__)
+    const int left = columns < at ? 0 : columns - at > LANES ? LANES : columns - at;
+    return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << left) - 1), (const float *)row + at);
+#else
     float whole[LANES] = {0};
     if (columns > at)
         memcpy(whole, (const float *)row + at,
                (size_t)(columns - at < LANES ? columns - at : LANES) * sizeof(float));
     return load_f32(whole);
+#endif
 }
 
 /* What a convolution's rows come to, column by column. Strips of one sum follow each other. */
