@@ -241,11 +241,21 @@ END_TEST
 
 /* ---- Attention ---- */
 
+/* Random numbers, or k = q or -q and all positions alike: no score can be larger or smaller. */
+enum alike { RANDOM, SAME, OPPOSITE };
+
 struct heads {
     int T, NH, HS;
+    float norm; /* of q and of k; 0: random, some of them large */
+    enum alike alike;
 };
-static const struct heads heads[] = {{1, 1, 64},  {5, 2, 80},  {31, 1, 64},  {32, 1, 80},
-                                     {33, 3, 64}, {80, 2, 80}, {276, 1, 64}, {276, 2, 80}};
+static const struct heads heads[] = {
+    {1, 1, 64, 0, RANDOM},      {5, 2, 80, 0, RANDOM},       {31, 1, 64, 1, RANDOM},
+    {32, 1, 80, 1, RANDOM},     {33, 3, 64, 0, RANDOM},      {80, 2, 80, 0, RANDOM},
+    {276, 1, 64, 0, RANDOM},    {276, 2, 80, 0, RANDOM},     {276, 2, 64, 1, RANDOM},
+    {276, 1, 80, 1, RANDOM},    {50, 1, 64, 2.3f, SAME},     {50, 1, 64, 2.3f, OPPOSITE},
+    {60, 1, 80, 2.1f, SAME},    {60, 1, 80, 2.1f, OPPOSITE}, {50, 1, 64, 1e4f, SAME},
+    {50, 1, 80, 1e4f, OPPOSITE}};
 enum { HEADS = sizeof(heads) / sizeof(heads[0]) };
 
 struct attention {
@@ -262,11 +272,21 @@ static void make_attention(struct attention *a, const struct heads *s)
     a->qkv = allocate(n * 2);
     for (size_t i = 0; i < n; i++)
         a->qkv[i] = random_half(&seed);
+    for (size_t t = 0; s->alike != RANDOM && t < (size_t)s->T; t++) {
+        for (size_t i = 0; i < width; i++) {
+            uint16_t *q = a->qkv + t * 3 * width + i, x = a->qkv[i];
+            q[0] = x;
+            q[width] = s->alike == SAME ? x : x ^ 0x8000;
+        }
+    }
     a->q_norm = random_floats((size_t)s->HS, 6);
     a->k_norm = random_floats((size_t)s->HS, 7);
+    for (int i = 0; s->norm > 0 && i < s->HS; i++)
+        a->q_norm[i] = a->k_norm[i] = s->norm;
     a->rope = allocate(2 * (size_t)s->T * half * sizeof(float));
     for (size_t i = 0; i < (size_t)s->T * half; i++) {
-        double angle = (double)(i / half) * pow(10, -3.0 * (double)(i % half) / (double)half);
+        double angle = (s->alike == RANDOM ? (double)(i / half) : 0) *
+                       pow(10, -3.0 * (double)(i % half) / (double)half);
         a->rope[i] = (float)cos(angle);
         a->rope[(size_t)s->T * half + i] = (float)sin(angle);
     }

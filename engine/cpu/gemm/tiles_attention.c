@@ -1,7 +1,9 @@
 /* Attention of one head on tiles: the norms of q and k and the rotary embedding while they are
- * packed, then 32 query rows at a time through scores, softmax and values.
+ * packed, then 32 query rows at a time through scores, exponentials and values.
  *     k: B panels of 32 keys over the head size; v: tiles of 32 keys x 16 features, by key;
- *     q, and the probabilities in bfloat16: A panels of 32 rows.
+ *     q, and the exponentials in bfloat16: A panels of 32 rows.
+ * What the vectors have to do is done between the tiles' instructions: a block's exponentials while
+ * the next 32 keys are scored, the next rows' q and finished rows while values are summed.
  * Keys are padded with zeros to a multiple of 32, whose probabilities are zero. */
 #include "cpu/gemm/tiles_attention.h"
 #include "cpu/gemm/gemm.h"
@@ -9,23 +11,25 @@
 #include "common/vector.h"
 
 #define MAX_HS 80
+#define MAX_PAIRS 48 /* of MAX_HS, up to a multiple of 16 */
+#define BLOCK 1024   /* 32 x 32 sums */
 #define INLINE static inline __attribute__((always_inline))
 
 struct layout {
-    size_t keys, steps;             /* keys padded to 32; of the head size, by 32 */
-    size_t q, k, v, s, p, o, total; /* byte offsets into work */
+    size_t keys, steps;          /* keys padded to 32; of the head size, by 32 */
+    size_t q, k, v, s, p, total; /* byte offsets into work */
 };
 
 static struct layout layout_of(int T, int HS)
 {
     struct layout l = {.keys = ((size_t)T + 31) / 32 * 32, .steps = gemm_steps(HS)};
     const size_t tile = GEMM_TILE * sizeof(uint16_t);
-    l.k = 2 * l.steps * tile;
+    l.q = 0;
+    l.s = 2 * l.steps * tile;
+    l.p = l.s + 2 * BLOCK * sizeof(float);
+    l.k = l.p + l.keys / 16 * tile;
     l.v = l.k + l.keys / 16 * l.steps * tile;
-    l.s = l.v + l.keys / 32 * (size_t)(HS / 16) * tile;
-    l.p = l.s + 32 * (l.keys + 16) * sizeof(float); /* rows an odd number of cache lines apart */
-    l.o = l.p + l.keys / 16 * tile;
-    l.total = l.o + 32 * 32 * sizeof(float);
+    l.total = l.v + l.keys / 32 * (size_t)(HS / 16) * tile;
     return l;
 }
 
@@ -33,6 +37,11 @@ size_t IMF__TILES_NAME(imf__tiles_attention_work)(int T, int HS)
 {
     return layout_of(T, HS).total;
 }
+
+/* Of a norm: the weights of even and of odd elements. */
+struct weights {
+    float even[MAX_PAIRS], odd[MAX_PAIRS];
+};
 
 struct head {
     const uint16_t *q, *k, *v; /* first rows; `stride` elements apart */
@@ -43,48 +52,62 @@ struct head {
     size_t first, width, column; /* of out: the sample's first row, and this head's columns */
 };
 
-/* Eight numbers, each twice. */
-INLINE vf twice(const float *p)
+/* 32 numbers in bfloat16. */
+INLINE void store_two(uint16_t *to, vf x, vf y)
+{
+#if defined(__AVX512BF16__)
+    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh((__m512)y, (__m512)x));
+#else
+    store_bf16(to, x);
+    store_bf16(to + LANES, y);
+#endif
+}
+
+/* The first `n` (8 or 16) of sixteen numbers of four bytes; zeros in place of the others. */
+INLINE vu load_some(const void *p, int n)
 {
 #if defined(__AVX512F__)
-    const __m512i lanes = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-    return (vf)_mm512_permutexvar_ps(lanes, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+    return (vu)_mm512_maskz_loadu_epi32(n < LANES ? 0xFF : 0xFFFF, p);
 #else
-    vf x = {0};
-    for (int i = 0; i < LANES; i++)
-        x[i] = p[i / 2];
+    vu x = {0};
+    memcpy(&x, p, n < LANES ? 32 : 64);
     return x;
 #endif
 }
 
-/* Pairs of neighbours (a, b) become (a cos - b sin, b cos + a sin). */
-INLINE vf turn(vf x, vf cosine, vf sine)
+static void separate(struct weights *w, const float *norm, int HS, float scale)
 {
-    const vi other = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
-    vf y = __builtin_shuffle(x, other) * sine;
-#if defined(__AVX512F__)
-    return (vf)_mm512_fmaddsub_ps((__m512)x, (__m512)cosine, (__m512)y);
-#else
-    return x * cosine + y * (vf){-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
-#endif
+    memset(w, 0, sizeof(*w));
+    for (int i = 0; i < HS / 2; i++) {
+        w->even[i] = norm[2 * i] * scale;
+        w->odd[i] = norm[2 * i + 1] * scale;
+    }
 }
 
-/* rope(rms_norm(x)) * scale of position t, in pieces of 32 elements that lie `step` apart. */
-INLINE void norm_rope(uint16_t *y, size_t step, const uint16_t *x, int HS, const float *norm,
-                      const struct head *h, size_t t, float scale)
+/* rope(rms_norm(x)) of position t, in pieces of 32 elements that lie `step` apart: of 16 pairs of
+ * neighbours, all the first ones before the second ones. That is an order like any other to the
+ * scores, since q and k have the same. */
+INLINE void norm_rope(uint16_t *y, size_t step, const uint16_t *x, int HS, const struct weights *w,
+                      const struct head *h, size_t t)
 {
     const float *cosine = h->cosine + t * (size_t)(HS / 2);
     const float *sine = h->sine + t * (size_t)(HS / 2);
-    vf a[MAX_HS / LANES], sum = splat(0);
-    for (int i = 0; i < HS / LANES; i++) {
-        a[i] = load_bf16(x + i * LANES);
-        sum += a[i] * a[i];
+    vf even[MAX_PAIRS / LANES], odd[MAX_PAIRS / LANES], sum = splat(0);
+    for (int i = 0; i < HS / 2; i += LANES) {
+        vu pairs = load_some(x + (ptrdiff_t)2 * i, HS / 2 - i);
+        vf a = (vf)(pairs << 16), b = (vf)(pairs & 0xFFFF0000);
+        sum += a * a;
+        sum += b * b;
+        even[i / LANES] = a * load_f32(w->even + i);
+        odd[i / LANES] = b * load_f32(w->odd + i);
     }
-    float r = 1.0f / sqrtf(sum_lanes(sum) / (float)HS + 1e-6f) * scale;
-    for (int i = 0; i < HS / LANES; i++)
-        store_bf16(y + (size_t)(i / 2) * step + i % 2 * LANES,
-                   turn(a[i] * r * load_f32(norm + i * LANES), twice(cosine + i * 8),
-                        twice(sine + i * 8)));
+    vf r = splat(1.0f / sqrtf(sum_lanes(sum) / (float)HS + 1e-6f));
+    for (int i = 0; i < HS / 2; i += LANES, y += step) {
+        vf c = (vf)load_some(cosine + i, HS / 2 - i) * r,
+           s = (vf)load_some(sine + i, HS / 2 - i) * r;
+        vf a = even[i / LANES], b = odd[i / LANES];
+        store_two(y, a * c - b * s, b * c + a * s);
+    }
 }
 
 /* Sixteen rows of sixteen pairs, `stride` elements apart, become rows of B (gemm.h): pair i of each.
@@ -128,16 +151,18 @@ INLINE void fetch(const struct head *h, const uint16_t *x, size_t t, size_t n, i
 
 INLINE void pack_keys(const struct head *h, const struct layout *l, int HS, uint16_t *k)
 {
-    uint16_t y[16][MAX_HS + 16] __attribute__((aligned(64))) = {{0}}; /* up to a multiple of 32 */
+    uint16_t y[16][2 * MAX_PAIRS] __attribute__((aligned(64)));
+    struct weights w;
+    separate(&w, h->k_norm, HS, 1);
     for (size_t t = 0; t < l->keys; t += 16) {
         if (t + 16 > (size_t)h->T)
             memset(y, 0, sizeof(y));
         fetch(h, h->k, t + 32, 16, HS);
         for (size_t i = 0; i < 16 && t + i < (size_t)h->T; i++)
-            norm_rope(y[i], 32, h->k + (t + i) * h->stride, HS, h->k_norm, h, t + i, 1.0f);
+            norm_rope(y[i], 32, h->k + (t + i) * h->stride, HS, &w, h, t + i);
         uint16_t *to = k + t / 32 * l->steps * GEMM_STEP + t % 32 / 16 * GEMM_TILE;
         for (size_t s = 0; s < l->steps; s++)
-            transpose(to + s * GEMM_STEP, &y[0][s * 32], MAX_HS + 16);
+            transpose(to + s * GEMM_STEP, &y[0][s * 32], 2 * MAX_PAIRS);
     }
 }
 
@@ -159,22 +184,37 @@ INLINE void pack_values(const struct head *h, const struct layout *l, int HS, ui
     }
 }
 
-INLINE void pack_queries(const struct head *h, const struct layout *l, int HS, uint16_t *q,
-                         size_t first, size_t rows, float scale)
+/* Rows of q that are still to be packed. */
+struct queries {
+    uint16_t *to;
+    const struct head *h;
+    const struct weights *w;
+    size_t first, rows, done;
+};
+
+/* Of the strip of up to 32 rows from t on. */
+INLINE void begin_queries(struct queries *q, size_t t)
 {
-    if (rows < 32 || HS % 32)
-        memset(q, 0, l->steps * GEMM_STEP * sizeof(*q));
-    for (size_t i = 0; i < rows; i++)
-        norm_rope(q + i / 16 * GEMM_TILE + i % 16 * 32, GEMM_STEP, h->q + (first + i) * h->stride,
-                  HS, h->q_norm, h, first + i, scale);
+    const size_t T = (size_t)q->h->T;
+    q->first = t;
+    q->rows = t >= T ? 0 : T - t < 32 ? T - t : 32;
+    q->done = 0;
+}
+
+INLINE void pack_queries(struct queries *q, int HS, size_t n)
+{
+    for (; n > 0 && q->done < q->rows; n--, q->done++)
+        norm_rope(q->to + q->done / 16 * GEMM_TILE + q->done % 16 * 32, GEMM_STEP,
+                  q->h->q + (q->first + q->done) * q->h->stride, HS, q->w, q->h,
+                  q->first + q->done);
 }
 
 #define DOTS(a, b)                                                                                 \
     do {                                                                                           \
         TILE_LOAD(4, a, 64);                                                                       \
-        TILE_LOAD(6, b, 64);                                                                       \
+        TILE_STREAM(6, b, 64);                                                                     \
         TILE_DOT(0, 4, 6);                                                                         \
-        TILE_LOAD(7, (b) + GEMM_TILE, 64);                                                         \
+        TILE_STREAM(7, (b) + GEMM_TILE, 64);                                                       \
         TILE_DOT(1, 4, 7);                                                                         \
         TILE_LOAD(5, (a) + GEMM_TILE, 64);                                                         \
         TILE_DOT(2, 5, 6);                                                                         \
@@ -184,10 +224,18 @@ INLINE void pack_queries(const struct head *h, const struct layout *l, int HS, u
 #define DOTS_OF_ONE(a, b)                                                                          \
     do {                                                                                           \
         TILE_LOAD(4, a, 64);                                                                       \
-        TILE_LOAD(6, b, 64);                                                                       \
+        TILE_STREAM(6, b, 64);                                                                     \
         TILE_DOT(0, 4, 6);                                                                         \
         TILE_LOAD(5, (a) + GEMM_TILE, 64);                                                         \
         TILE_DOT(2, 5, 6);                                                                         \
+    } while (0)
+
+#define STORE(to)                                                                                  \
+    do {                                                                                           \
+        TILE_STORE(0, to, 128);                                                                    \
+        TILE_STORE(1, (to) + 16, 128);                                                             \
+        TILE_STORE(2, (to) + 512, 128);                                                            \
+        TILE_STORE(3, (to) + 528, 128);                                                            \
     } while (0)
 
 #define ZERO()                                                                                     \
@@ -198,63 +246,102 @@ INLINE void pack_queries(const struct head *h, const struct layout *l, int HS, u
         TILE_ZERO(3);                                                                              \
     } while (0)
 
-/* s (32, keys) = q k^T. */
-INLINE void scores(const struct layout *l, float *s, const uint16_t *q, const uint16_t *k)
+/* 2^x, |x| <= 125, to 1e-4: bfloat16 keeps far less. */
+INLINE vf exp2_coarse(vf x)
 {
-    const size_t row = (l->keys + 16) * sizeof(float);
+#if defined(__AVX512F__)
+    vf r = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    vf p = splat(7.8024523e-2f);
+    p = p * r + 2.2606716e-1f;
+    p = p * r + 6.9583354e-1f;
+    p = p * r + 9.9992522e-1f;
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
+#else
+    return exp2_below(x);
+#endif
+}
+
+/* Scores of 32 rows and keys whose exponentials are still to be taken. */
+struct scored {
+    const float *s;
+    uint16_t *p;
+    size_t done, rows;
+    int columns; /* keys that are there; the others' exponentials are 0 */
+};
+
+struct rows {
+    vf sum[32];
+    float most[32], inv[32];
+};
+
+INLINE void exponentials(struct scored *e, struct rows *r, size_t n, bool whole, bool shifted)
+{
+    const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (; n > 0 && e->done < e->rows; n--, e->done++) {
+        const size_t i = e->done;
+        vf x = load_f32(e->s + i * 32), y = load_f32(e->s + i * 32 + 16);
+        if (shifted) {
+            x = max_lanewise(splat(-125.0f), x - r->most[i]);
+            y = max_lanewise(splat(-125.0f), y - r->most[i]);
+        }
+        x = exp2_coarse(x);
+        y = exp2_coarse(y);
+        if (!whole) {
+            x = (vf)((vi)x & (lane < e->columns));
+            y = (vf)((vi)y & (lane < e->columns - LANES));
+        }
+        r->sum[i] += x + y;
+        store_two(e->p + i / 16 * GEMM_TILE + i % 16 * 32, x, y);
+    }
+}
+
+/* The largest score of each row. */
+INLINE void find_most(const struct layout *l, int T, size_t rows, float *s, const uint16_t *q,
+                      const uint16_t *k, struct rows *r)
+{
+    const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    vf most[32];
+    for (size_t i = 0; i < rows; i++)
+        most[i] = splat(-INFINITY);
     for (size_t t = 0; t < l->keys; t += 32, k += l->steps * GEMM_STEP) {
         ZERO();
         for (size_t i = 0; i < l->steps; i++)
             DOTS(q + i * GEMM_STEP, k + i * GEMM_STEP);
-        TILE_STORE(0, s + t, row);
-        TILE_STORE(1, s + t + 16, row);
-        TILE_STORE(2, s + 16 * (l->keys + 16) + t, row);
-        TILE_STORE(3, s + 16 * (l->keys + 16) + t + 16, row);
+        STORE(s);
+        for (size_t i = 0; i < rows; i++) {
+            for (int half = 0; half < 2; half++) {
+                vi there = lane < T - (int)t - half * LANES;
+                vi x = (vi)load_f32(s + i * 32 + half * LANES);
+                most[i] =
+                    max_lanewise(most[i], (vf)((x & there) | ((vi)splat(-INFINITY) & ~there)));
+            }
+        }
     }
+    for (size_t i = 0; i < rows; i++)
+        r->most[i] = max_lanes(most[i]);
 }
 
-/* Probabilities, not yet divided by their sum, into p; 1 / sum into inv. s is in units of ln 2. Some
- * rows at a time, since each waits for its largest score. */
-INLINE void softmax(const struct layout *l, int T, const float *s, uint16_t *p, float *inv)
+/* p = exponentials of q k^T; their sums. */
+INLINE void scores(const struct layout *l, int T, size_t rows, float *s, const uint16_t *q,
+                   const uint16_t *k, uint16_t *p, struct rows *r, bool shifted)
 {
-    enum { ROWS = 4 };
-    const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const size_t whole = (size_t)T / 16 * 16, row = l->keys + 16;
-    const vi rest = (vi)(lane < T % 16);
-    for (size_t i = 0; i < 32; i += ROWS, s += ROWS * row) {
-        uint16_t *to = p + i / 16 * GEMM_TILE + i % 16 * 32;
-        vf most[ROWS], sum[ROWS];
-        for (size_t r = 0; r < ROWS; r++) {
-            most[r] = splat(-INFINITY);
-            sum[r] = splat(0);
+    struct scored e = {.rows = 0};
+    if (shifted)
+        find_most(l, T, rows, s, q, k, r);
+    for (size_t i = 0; i < rows; i++)
+        r->sum[i] = splat(0);
+    for (size_t t = 0; t < l->keys; t += 32, k += l->steps * GEMM_STEP, p += GEMM_STEP) {
+        ZERO();
+        for (size_t i = 0; i < l->steps; i++) {
+            DOTS(q + i * GEMM_STEP, k + i * GEMM_STEP);
+            exponentials(&e, r, 32 / l->steps, true, shifted);
         }
-        for (size_t t = 0; t < whole; t += 16)
-            for (size_t r = 0; r < ROWS; r++)
-                most[r] = max_lanewise(most[r], load_f32(s + r * row + t));
-        for (size_t r = 0; whole < (size_t)T && r < ROWS; r++) {
-            vi x = (vi)load_f32(s + r * row + whole);
-            most[r] = max_lanewise(most[r], (vf)((x & rest) | ((vi)splat(-INFINITY) & ~rest)));
-        }
-        for (size_t r = 0; r < ROWS; r++)
-            most[r] = splat(max_lanes(most[r]));
-        for (size_t t = 0; t < whole; t += 16) {
-            for (size_t r = 0; r < ROWS; r++) {
-                vf e = exp2_below(load_f32(s + r * row + t) - most[r]);
-                sum[r] += e;
-                store_bf16(to + r * 32 + t / 32 * GEMM_STEP + t % 32, e);
-            }
-        }
-        for (size_t t = whole; t < l->keys; t += 16) {
-            for (size_t r = 0; r < ROWS; r++) {
-                vf e = exp2_below(load_f32(s + r * row + t) - most[r]);
-                e = t < (size_t)T ? (vf)((vi)e & rest) : splat(0);
-                sum[r] += e;
-                store_bf16(to + r * 32 + t / 32 * GEMM_STEP + t % 32, e);
-            }
-        }
-        for (size_t r = 0; r < ROWS; r++)
-            inv[i + r] = 1.0f / sum_lanes(sum[r]);
+        exponentials(&e, r, 32, true, shifted);
+        float *to = s + t / 32 % 2 * BLOCK;
+        STORE(to);
+        e = (struct scored){.s = to, .p = p, .rows = rows, .columns = T - (int)t};
     }
+    exponentials(&e, r, 32, false, shifted);
 }
 
 /* Sixteen features of a row's result, from feature d on; and zeros behind the last head's where they
@@ -268,54 +355,84 @@ INLINE void put(const struct head *h, size_t row, size_t d, vf x)
         store_bf16(to + 16, splat(0));
 }
 
-/* 16 or 32 features of the rows' results, from feature d on. */
-INLINE void values(const struct head *h, const struct layout *l, int HS, float *o,
-                   const uint16_t *p, const uint16_t *v, const float *inv, size_t first,
+/* 32 features of the rows' results, or the last 16, from feature d on. */
+INLINE void finish(const struct head *h, int HS, const float *o, const float *inv, size_t first,
                    size_t rows, int d)
 {
-    const size_t step = (size_t)(HS / 16) * GEMM_TILE;
-    const bool two = HS - d >= 32;
-    v += (size_t)(d / 16) * GEMM_TILE;
-    ZERO();
-    for (size_t i = 0; i < l->keys / 32; i++) {
-        if (two)
-            DOTS(p + i * GEMM_STEP, v + i * step);
-        else
-            DOTS_OF_ONE(p + i * GEMM_STEP, v + i * step);
-    }
-    TILE_STORE(0, o, 128);
-    TILE_STORE(1, o + 16, 128);
-    TILE_STORE(2, o + 512, 128);
-    TILE_STORE(3, o + 528, 128);
     for (size_t i = 0; i < rows; i++) {
-        put(h, first + i, (size_t)d, load_f32(o + i * 32) * inv[i]);
-        if (two)
-            put(h, first + i, (size_t)d + 16, load_f32(o + i * 32 + 16) * inv[i]);
+        const size_t column = h->column + (size_t)d, steps = (h->width + 31) / 32;
+        vf x = load_f32(o + i * 32) * inv[i], y = load_f32(o + i * 32 + 16) * inv[i];
+        if (HS % 32 == 0) { /* every head begins with a step */
+            store_two(h->out + gemm_place(h->first + first + i, column, steps), x, y);
+            continue;
+        }
+        put(h, first + i, (size_t)d, x);
+        if (HS - d >= 32)
+            put(h, first + i, (size_t)d + 16, y);
     }
 }
 
-INLINE void attend(const struct head *h, int HS, char *work)
+INLINE void values(const struct layout *l, int HS, float *o, const uint16_t *p, const uint16_t *v,
+                   int d, struct queries *next)
+{
+    const size_t step = (size_t)(HS / 16) * GEMM_TILE;
+    v += (size_t)(d / 16) * GEMM_TILE;
+    ZERO();
+    for (size_t i = 0; i < l->keys / 32; i++) {
+        if (HS - d >= 32)
+            DOTS(p + i * GEMM_STEP, v + i * step);
+        else
+            DOTS_OF_ONE(p + i * GEMM_STEP, v + i * step);
+        pack_queries(next, HS, 2);
+    }
+    STORE(o);
+}
+
+INLINE void attend(const struct head *h, int HS, char *work, bool shifted)
 {
     const struct layout l = layout_of(h->T, HS);
     uint16_t *q = (uint16_t *)(work + l.q), *k = (uint16_t *)(work + l.k);
     uint16_t *v = (uint16_t *)(work + l.v), *p = (uint16_t *)(work + l.p);
-    float *s = (float *)(work + l.s), *o = (float *)(work + l.o), inv[32];
-    const float scale = 1.44269504088896341f / sqrtf((float)HS); /* exponentials are of 2 */
+    float *s = (float *)(work + l.s);
+    struct rows r;
+    struct weights w;
+    size_t rows = 0; /* that the tiles have */
     fetch(h, h->k, 0, 32, HS);
     pack_keys(h, &l, HS, k);
     fetch(h, h->v, 0, 32, HS);
     pack_values(h, &l, HS, v);
-    tiles_begin(32);
+    struct queries next = {.to = q, .h = h, .w = &w};
+    separate(&w, h->q_norm, HS, 1.44269504f / sqrtf((float)HS)); /* exponentials are of 2 */
+    begin_queries(&next, 0);
+    pack_queries(&next, HS, 32);
     for (size_t t = 0; t < (size_t)h->T; t += 32) {
-        size_t rows = (size_t)h->T - t < 32 ? (size_t)h->T - t : 32;
-        pack_queries(h, &l, HS, q, t, rows, scale);
+        if (rows != next.rows)
+            tiles_begin((int)(rows = next.rows));
         fetch(h, h->q, t + 32, 32, HS);
-        scores(&l, s, q, k);
-        softmax(&l, h->T, s, p, inv);
-        for (int d = 0; d < HS; d += 32)
-            values(h, &l, HS, o, p, v, inv, t, rows, d);
+        scores(&l, h->T, rows, s, q, k, p, &r, shifted);
+        begin_queries(&next, t + 32);
+        for (size_t i = 0; i < rows; i++)
+            r.inv[i] = 1.0f / sum_lanes(r.sum[i]);
+        for (int d = 0; d < HS; d += 32) {
+            values(&l, HS, s, p, v, d, &next);
+            finish(h, HS, s, r.inv, t, rows, d);
+        }
+        pack_queries(&next, HS, 32);
     }
     tiles_end();
+}
+
+/* No score, in units of ln 2, is larger than this, with a little to spare: a rotated pair is as long
+ * as before, and after the norms all pairs of a row together sqrt(HS) times their weights at most. */
+static float bound(const struct head *h, int HS)
+{
+    float most = 0;
+    for (int i = 0; i < HS; i += 2) {
+        float q = fmaxf(fabsf(h->q_norm[i]), fabsf(h->q_norm[i + 1]));
+        float k = fmaxf(fabsf(h->k_norm[i]), fabsf(h->k_norm[i + 1]));
+        most = q * k > most ? q * k : most;
+    }
+    return most * sqrtf((float)HS) * 1.5f;
 }
 
 void IMF__TILES_NAME(imf__tiles_attention_head)(uint16_t *dst, size_t first, const uint16_t *qkv,
@@ -339,8 +456,15 @@ void IMF__TILES_NAME(imf__tiles_attention_head)(uint16_t *dst, size_t first, con
     };
     h.k = h.q + width;
     h.v = h.k + width;
-    if (HS == 80)
-        attend(&h, 80, work);
+    /* Beyond, a row's largest score is subtracted from all: no exponential is too large, nor are all
+     * of them too small, for a float32 sum. */
+    const bool shifted = !(bound(&h, HS) <= 64);
+    if (HS == 80 && shifted)
+        attend(&h, 80, work, true);
+    else if (HS == 80)
+        attend(&h, 80, work, false);
+    else if (shifted)
+        attend(&h, 64, work, true);
     else
-        attend(&h, 64, work);
+        attend(&h, 64, work, false);
 }
