@@ -83,6 +83,7 @@ struct imf__device {
     int feature_multiple; /* widths that models may pad with zeros like to be multiples of it;
                              0 and 1: the device has no preference */
     bool dry;
+    bool immediate; /* operations have computed when they return, in memory that the host reads */
     bool eager; /* graph_run runs the function and replays nothing: what a graph is compared with */
     size_t weights_bytes; /* held by the *_load calls and weight_alloc so far */
     size_t scratch_bytes; /* device-owned work memory, part of the arena figure */
@@ -238,7 +239,7 @@ static inline size_t imf__act_bytes(const struct imf__device *d, size_t rows, si
 
 /* Devices. The CUDA one lives in a module, libimf_cuda.so, whose one exported symbol is
  * imf__cuda_device_create with this signature and IMF__DEVICE_ABI checked first. */
-#define IMF__DEVICE_ABI 5
+#define IMF__DEVICE_ABI 6
 imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_engine_params *p,
                                   struct imf_error *err);
 typedef imf_status (*imf__cuda_device_create_fn)(struct imf__device **out, int abi, int ordinal,

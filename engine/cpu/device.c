@@ -340,6 +340,7 @@ imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_eng
     if (!cpu)
         return imf__fail(err, IMF_ENOMEM, "no memory for the CPU device");
     cpu->base.ops = &cpu_ops;
+    cpu->base.immediate = true;
     cpu->k = choose_kernels();
     cpu->threads = p->threads ? p->threads : imf__processors();
     cpu->reproducible = p->reproducible;

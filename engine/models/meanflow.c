@@ -47,19 +47,11 @@ static imf_status embed(struct imf__meanflow *m, struct imf__activations *a,
 {
     const struct imf__device_ops *ops = m->dev->ops;
     size_t D = (size_t)m->D, n = (size_t)B, P = (size_t)m->P, mark = imf__activations_mark(a);
-    float *waves = imf__activations_alloc(a, n * 256 * sizeof(float)); /* (B, 256) */
-    float *hidden = imf__activations_alloc(a, n * D * sizeof(float));  /* (B, D) */
     float *scalars = imf__activations_alloc(a, IMF__SCALARS * n * D * sizeof(float));
     float *embedded = imf__activations_alloc(a, n * P * D * sizeof(float)); /* (B, P, D) */
     if (!embedded)
         return IMF_ENOMEM;
-    for (size_t s = 0; s < IMF__SCALARS; s++) {
-        const float *values = in->scalars + s * (size_t)in->max_batch;
-        struct imf__linear **w = m->scalar_embed[s];
-        IMF_TRY(ops->scalar_embed(m->dev, waves, values, B));
-        IMF_TRY(ops->linear(m->dev, hidden, IMF__F32, waves, w[0], B, IMF__SILU));
-        IMF_TRY(ops->linear(m->dev, scalars + s * n * D, IMF__F32, hidden, w[1], B, IMF__STORE));
-    }
+    IMF_TRY(imf__scalars_embed(m, a, scalars, in, B));
     IMF_TRY(embed_patches(m, a, embedded, in->z, B));
     IMF_TRY(ops->assemble(m->dev, x, m->tokens, m->class_table, in->labels, scalars, embedded,
                           m->positions, B, m->P, m->D));

@@ -44,7 +44,8 @@ struct imf__meanflow {
     struct imf__linear *patch_embed[2]; /* (D, C p p); or (bottleneck, C p p), (D,
                                            bottleneck) */
     struct imf__linear *scalar_embed[IMF__SCALARS][2]; /* (D, 256), (D, D) */
-    struct imf__linear *final;                         /* (p p C, D), final norm folded in */
+    struct imf__scalars_known *known; /* what they gave last (scalars.c), or NULL */
+    struct imf__linear *final;        /* (p p C, D), final norm folded in */
     imf__meanflow_tap tap;
     void *tap_user;
 };
@@ -64,6 +65,12 @@ void imf__meanflow_unload(struct imf__meanflow *m);
 /* One network evaluation and Euler step of B samples; borrows from the arena and gives back. */
 imf_status imf__meanflow_forward(struct imf__meanflow *m, struct imf__activations *arena,
                                  const struct imf__meanflow_input *in, int B);
+
+/* scalars.c: dst (IMF__SCALARS, B, D) of in's scalars, by m->scalar_embed. */
+imf_status imf__scalars_load(struct imf__meanflow *m); /* room to remember */
+imf_status imf__scalars_embed(struct imf__meanflow *m, struct imf__activations *a, float *dst,
+                              const struct imf__meanflow_input *in, int B);
+
 double imf__meanflow_flops(const struct imf__meanflow *m); /* of one sample */
 
 #endif

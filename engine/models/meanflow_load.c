@@ -313,6 +313,7 @@ static imf_status load_all(struct imf__meanflow *m, struct imf__loader *ld)
     IMF_TRY(load_ends(m, ld));
     IMF_TRY(load_class_table(m, ld));
     IMF_TRY(load_scalar_embedders(m, ld));
+    IMF_TRY(imf__loader_fail(ld, imf__scalars_load(m), "the scalar embedders"));
     for (int i = 0; i < m->depth; i++)
         IMF_TRY(load_block(m, ld, i));
     IMF_TRY(load_final(m, ld));
@@ -347,6 +348,7 @@ void imf__meanflow_unload(struct imf__meanflow *m)
         ops->free(m->dev, b->k_norm);
     }
     free(m->blocks);
+    free(m->known);
     ops->free(m->dev, m->tokens);
     ops->free(m->dev, m->class_table);
     ops->free(m->dev, m->rope);
