@@ -82,6 +82,7 @@ struct imf__device {
     int decode_batch;             /* preferred pictures per decoder pass */
     int feature_multiple; /* widths that models may pad with zeros like to be multiples of it;
                              0 and 1: the device has no preference */
+    bool attends_pictures; /* attention_picture is there, and better than attention_single */
     bool dry;
     bool immediate; /* operations have computed when they return, in memory that the host reads */
     bool eager; /* graph_run runs the function and replays nothing: what a graph is compared with */
@@ -189,6 +190,11 @@ struct imf__device_ops {
     /* dst (n, T, C) = softmax(q k^T / sqrt(C)) v: one head, q, k, v (n, T, C) each, all f32. */
     imf_status (*attention_single)(struct imf__device *d, float *dst, const float *q,
                                    const float *k, const float *v, int n, int T, int C);
+    /* dst (n, h, w, C) = softmax(q k^T) v over the pixels of each picture: one head, whose q, k and v
+     * are channels [0, C), [C, 2 C) and [2 C, 3 C) of qkv, C a multiple of 32. For devices that
+     * attend pictures; else NULL or IMF_EUNSUPPORTED. */
+    imf_status (*attention_picture)(struct imf__device *d, struct imf__image *dst,
+                                    const struct imf__image *qkv);
 
     /* Pictures. image_bytes: memory that an image of this size (data is ignored) needs. */
     size_t (*image_bytes)(const struct imf__device *d, const struct imf__image *img);

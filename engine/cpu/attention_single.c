@@ -7,6 +7,7 @@
  * matrix product would not promise that. */
 #include "cpu/attention.h"
 #include "cpu/attention_tiles.h"
+#include "cpu/gemm/gemm.h"
 
 #define BLOCK 48 /* a multiple of TILE_R; so many rows share a strip while it is cached */
 #define STRIP (VALUE_V * NATIVE)
@@ -86,4 +87,14 @@ static void attend(float *dst, const float *q, void *packed, int T, int C, int b
     weigh(&s, dst + t0 * s.C, e, inv, rows);
 }
 
-const struct imf__single_attention IMF__ISA_NAME(imf__single_attention) = {sizes, pack, attend};
+static void probabilities(uint16_t *dst, float *scores, int rows, int T, size_t keys)
+{
+    float inv[GEMM_PANEL];
+    exponentials(scores, inv, rows, T, keys);
+    for (size_t i = 0; i < (size_t)rows; i++)
+        for (size_t t = 0; t < keys; t += LANES)
+            store_bf16(dst + gemm_place(i, t, keys / 32), load_f32(scores + i * keys + t) * inv[i]);
+}
+
+const struct imf__single_attention IMF__ISA_NAME(imf__single_attention) = {sizes, pack, attend,
+                                                                           probabilities};

@@ -222,6 +222,7 @@ static const struct imf__device_ops cpu_ops = {
     .assemble = cpu_assemble,
     .euler = cpu_euler,
     .attention_single = cpu_attention_single,
+    .attention_picture = cpu_attention_picture,
     .image_bytes = cpu_image_bytes,
     .image_from_latent = cpu_image_from_latent,
     .conv2d = cpu_conv2d,
@@ -371,6 +372,7 @@ imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_eng
     }
     if (cpu_bf16(cpu))
         cpu->gemm = choose_products();
+    cpu->base.attends_pictures = cpu->gemm != NULL;
     cpu->row_invariant = cpu_matmul_is_row_invariant(cpu);
     if (!cpu->row_invariant)
         cpu->base.feature_multiple = 8; /* of the widths that jit_1x1 has (matmul.c) */

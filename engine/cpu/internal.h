@@ -108,6 +108,8 @@ imf_status cpu_swiglu(struct imf__device *d, void *dst, const void *src,
                       const struct imf__swiglu *w, int rows);
 imf_status cpu_attention_single(struct imf__device *d, float *dst, const float *q, const float *k,
                                 const float *v, int n, int T, int C);
+imf_status cpu_attention_picture(struct imf__device *d, struct imf__image *dst,
+                                 const struct imf__image *qkv);
 imf_status cpu_matmul_rate(struct imf__device *d, double *flops_per_second);
 imf_status cpu_peak_rate(struct imf__device *d, double *flops_per_second);
 void cpu_matmuls_free(struct cpu_device *cpu);

@@ -23,6 +23,9 @@ struct imf__single_attention {
     void (*pack)(void *packed, const float *k, const float *v, int T, int C, int strip);
     /* The block's rows of dst = softmax(q k^T / sqrt(C)) v. */
     void (*attend)(float *dst, const float *q, void *packed, int T, int C, int block, void *work);
+    /* Softmax of `rows` rows of scores (rows, keys), of which T are there, as a panel of A; the
+     * scores are lost. keys: a multiple of 32. */
+    void (*probabilities)(uint16_t *dst, float *scores, int rows, int T, size_t keys);
 };
 
 struct imf__cpu_kernels {

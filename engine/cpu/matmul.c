@@ -262,7 +262,7 @@ imf_status cpu_matmul_rate(struct imf__device *d, double *flops_per_second)
     double t[RUNS];
     for (int i = -1; i < RUNS && status == IMF_OK; i++) { /* the first is a warm-up */
         double start = imf__seconds();
-        status = cpu_linear(d, dst, IMF__ACT, src, w, M, IMF__STORE);
+        status = cpu_linear(d, dst, IMF__ROWS, src, w, M, IMF__STORE);
         if (i >= 0)
             t[i] = imf__seconds() - start;
     }

@@ -18,19 +18,11 @@ const char *imf__decoder_name(enum imf__decoder_kind kind)
     return names[kind];
 }
 
-imf_status imf__decoder_conv(struct imf__decoder *dec, struct imf__loader *ld,
-                             struct imf__conv **out, const struct imf__conv_desc *desc, bool bias,
-                             const char *name)
+imf_status imf__decoder_conv_of(struct imf__decoder *dec, struct imf__loader *ld,
+                                struct imf__conv **out, const struct imf__conv_desc *desc,
+                                const float *w, const float *b, const char *name)
 {
-    float *w = NULL, *b = NULL;
-    imf_status status = imf__loader_read(
-        ld, &w, IMF__SHAPE(desc->out, desc->in, desc->kh, desc->kw), "%s.weight", name);
-    if (status == IMF_OK && bias)
-        status = imf__loader_read(ld, &b, IMF__SHAPE(desc->out), "%s.bias", name);
-    if (status == IMF_OK)
-        status = imf__loader_fail(ld, dec->dev->ops->conv_load(dec->dev, out, desc, w, b), name);
-    free(w);
-    free(b);
+    IMF_TRY(imf__loader_fail(ld, dec->dev->ops->conv_load(dec->dev, out, desc, w, b), name));
     int up = desc->upsample2x ? 2 : 1;
     const struct imf__image images[] = {
         {.n = 1, .h = desc->in_h, .w = desc->in_w, .c = desc->in},
@@ -42,6 +34,22 @@ imf_status imf__decoder_conv(struct imf__decoder *dec, struct imf__loader *ld,
     }
     dec->flops += 2.0 * desc->in * desc->out * desc->kh * desc->kw * (double)images[1].h *
                   (double)images[1].w;
+    return IMF_OK;
+}
+
+imf_status imf__decoder_conv(struct imf__decoder *dec, struct imf__loader *ld,
+                             struct imf__conv **out, const struct imf__conv_desc *desc, bool bias,
+                             const char *name)
+{
+    float *w = NULL, *b = NULL;
+    imf_status status = imf__loader_read(
+        ld, &w, IMF__SHAPE(desc->out, desc->in, desc->kh, desc->kw), "%s.weight", name);
+    if (status == IMF_OK && bias)
+        status = imf__loader_read(ld, &b, IMF__SHAPE(desc->out), "%s.bias", name);
+    if (status == IMF_OK)
+        status = imf__decoder_conv_of(dec, ld, out, desc, w, b, name);
+    free(w);
+    free(b);
     return status;
 }
 

@@ -45,6 +45,11 @@ imf_status imf__decoder_conv(struct imf__decoder *dec, struct imf__loader *ld,
                              struct imf__conv **out, const struct imf__conv_desc *desc, bool bias,
                              const char *name);
 
+/* The same with weights from anywhere; name: for messages. */
+imf_status imf__decoder_conv_of(struct imf__decoder *dec, struct imf__loader *ld,
+                                struct imf__conv **out, const struct imf__conv_desc *desc,
+                                const float *w, const float *b, const char *name);
+
 imf_status imf__sd_vae_load(struct imf__decoder *dec, struct imf__loader *ld);
 void imf__sd_vae_unload(struct imf__decoder *dec);
 imf_status imf__sd_vae_forward(struct imf__decoder *dec, struct imf__activations *arena,

@@ -8,6 +8,7 @@
 #include "common/json.h"
 #include "files/file.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #define MAX_STAGES 8
 #define MAX_RESNETS 8
 #define NORM_EPS 1e-6f
+#define ATTENTION "decoder.mid_block.attentions.0"
 
 struct norm {
     float *gamma, *beta; /* (channels) on the device */
@@ -30,7 +32,8 @@ struct resnet {
 
 struct attention {
     struct norm norm;
-    struct imf__linear *q, *k, *v, *proj; /* (C, C) float32 */
+    struct imf__linear *q, *k, *v, *proj; /* (C, C) float32; or, where the device attends pictures: */
+    struct imf__conv *qkv, *out;          /* 1x1: C to 3 C channels, and C to C */
 };
 
 struct stage {
@@ -166,12 +169,11 @@ static imf_status load_resnet(struct imf__decoder *dec, struct imf__loader *ld, 
 static imf_status load_projection(struct imf__decoder *dec, struct imf__loader *ld,
                                   struct imf__linear **out, const char *name)
 {
-    static const char at[] = "decoder.mid_block.attentions.0";
     int C = dec->sd_vae->channels;
     float *w = NULL, *b = NULL;
-    imf_status status = imf__loader_read(ld, &w, IMF__SHAPE(C, C), "%s.%s.weight", at, name);
+    imf_status status = imf__loader_read(ld, &w, IMF__SHAPE(C, C), ATTENTION ".%s.weight", name);
     if (status == IMF_OK)
-        status = imf__loader_read(ld, &b, IMF__SHAPE(C), "%s.%s.bias", at, name);
+        status = imf__loader_read(ld, &b, IMF__SHAPE(C), ATTENTION ".%s.bias", name);
     if (status == IMF_OK)
         status = imf__loader_fail(
             ld, dec->dev->ops->linear_load(dec->dev, out, IMF__F32, w, b, C, C), name);
@@ -180,19 +182,75 @@ static imf_status load_projection(struct imf__decoder *dec, struct imf__loader *
     return status;
 }
 
-static imf_status load_middle(struct imf__decoder *dec, struct imf__loader *ld)
+/* The same as 1x1 convolutions; q already divided by sqrt(C). */
+static imf_status load_attention_picture(struct imf__decoder *dec, struct imf__loader *ld)
+{
+    static const char *const names[] = {"query", "key", "value"};
+    struct imf__sd_vae *v = dec->sd_vae;
+    const int C = v->channels;
+    const size_t width = (size_t)C, size = width * width;
+    struct imf__conv_desc qkv = conv_desc(C, 3 * C, 1, dec->size);
+    struct imf__conv_desc out = conv_desc(C, C, 1, dec->size);
+    out.residual = true;
+    out.norm_groups = v->groups;
+    float *w = malloc(3 * size * sizeof(*w)), *b = malloc(3 * width * sizeof(*b));
+    float *proj = NULL, *bias = NULL;
+    imf_status status = w && b ? IMF_OK : IMF_ENOMEM;
+    for (size_t i = 0; i < 3 && status == IMF_OK; i++) {
+        float *weight = NULL, *added = NULL;
+        status = imf__loader_read(ld, &weight, IMF__SHAPE(C, C), ATTENTION ".%s.weight", names[i]);
+        if (status == IMF_OK)
+            status = imf__loader_read(ld, &added, IMF__SHAPE(C), ATTENTION ".%s.bias", names[i]);
+        if (status == IMF_OK) {
+            memcpy(w + i * size, weight, size * sizeof(*w));
+            memcpy(b + i * width, added, width * sizeof(*b));
+        }
+        free(weight);
+        free(added);
+    }
+    const float scale = 1.0f / sqrtf((float)C);
+    for (size_t i = 0; i < size && status == IMF_OK; i++)
+        w[i] *= scale;
+    for (size_t i = 0; i < width && status == IMF_OK; i++)
+        b[i] *= scale;
+    if (status == IMF_OK)
+        status = imf__decoder_conv_of(dec, ld, &v->attention.qkv, &qkv, w, b, ATTENTION);
+    if (status == IMF_OK)
+        status = imf__loader_read(ld, &proj, IMF__SHAPE(C, C), ATTENTION ".proj_attn.weight");
+    if (status == IMF_OK)
+        status = imf__loader_read(ld, &bias, IMF__SHAPE(C), ATTENTION ".proj_attn.bias");
+    if (status == IMF_OK)
+        status = imf__decoder_conv_of(dec, ld, &v->attention.out, &out, proj, bias, ATTENTION);
+    free(w);
+    free(b);
+    free(proj);
+    free(bias);
+    return status;
+}
+
+static imf_status load_attention(struct imf__decoder *dec, struct imf__loader *ld)
 {
     struct imf__sd_vae *v = dec->sd_vae;
     struct attention *a = &v->attention;
     double T = (double)dec->size * dec->size, C = v->channels;
-    IMF_TRY(
-        load_resnet(dec, ld, &v->middle[0], "decoder.mid_block.resnets.0", v->channels, dec->size));
-    IMF_TRY(load_norm(v, ld, &a->norm, "decoder.mid_block.attentions.0.group_norm", v->channels));
+    IMF_TRY(load_norm(v, ld, &a->norm, ATTENTION ".group_norm", v->channels));
+    dec->flops += 4 * T * T * C;
+    if (dec->dev->attends_pictures && v->channels % 32 == 0)
+        return load_attention_picture(dec, ld);
     IMF_TRY(load_projection(dec, ld, &a->q, "query"));
     IMF_TRY(load_projection(dec, ld, &a->k, "key"));
     IMF_TRY(load_projection(dec, ld, &a->v, "value"));
     IMF_TRY(load_projection(dec, ld, &a->proj, "proj_attn"));
-    dec->flops += 2 * T * 4 * C * C + 4 * T * T * C;
+    dec->flops += 2 * T * 4 * C * C;
+    return IMF_OK;
+}
+
+static imf_status load_middle(struct imf__decoder *dec, struct imf__loader *ld)
+{
+    struct imf__sd_vae *v = dec->sd_vae;
+    IMF_TRY(
+        load_resnet(dec, ld, &v->middle[0], "decoder.mid_block.resnets.0", v->channels, dec->size));
+    IMF_TRY(load_attention(dec, ld));
     IMF_TRY(load_resnet(dec, ld, &v->middle[1], "decoder.mid_block.resnets.1", v->middle[0].out,
                         dec->size));
     if (v->middle[0].out != v->channels || v->middle[1].out != v->channels)
@@ -268,7 +326,7 @@ imf_status imf__sd_vae_load(struct imf__decoder *dec, struct imf__loader *ld)
     out.f32_out = true;
     IMF_TRY(imf__decoder_conv(dec, ld, &v->conv_out, &out, true, "decoder.conv_out"));
     dec->height = dec->width = size;
-    if (dec->slot_bytes < TOKEN_MATRICES * token_bytes(dec))
+    if (!v->attention.qkv && dec->slot_bytes < TOKEN_MATRICES * token_bytes(dec))
         dec->slot_bytes = TOKEN_MATRICES * token_bytes(dec);
     return imf__loader_finish(ld, skipped);
 }
@@ -305,6 +363,8 @@ void imf__sd_vae_unload(struct imf__decoder *dec)
     dev->ops->linear_free(dev, v->attention.k);
     dev->ops->linear_free(dev, v->attention.v);
     dev->ops->linear_free(dev, v->attention.proj);
+    dev->ops->conv_free(dev, v->attention.qkv);
+    dev->ops->conv_free(dev, v->attention.out);
     for (int i = 0; i < v->stages; i++) {
         for (int k = 0; k < v->stage[i].resnets; k++)
             unload_resnet(dev, &v->stage[i].resnet[k]);
@@ -367,6 +427,12 @@ static imf_status attention(struct imf__decoder *dec, struct images *im)
     float *x = im->b.data, *q = x + each, *k = q + each, *v = k + each; /* each (n, T, C) */
     shape_like(&im->a, &im->x, C);
     IMF_TRY(norm_silu(dec, &im->a, &im->x, &w->norm, false));
+    if (w->qkv) {
+        shape_like(&im->b, &im->x, 3 * C);
+        IMF_TRY(ops->conv2d(dec->dev, &im->b, &im->a, w->qkv, NULL));
+        IMF_TRY(ops->attention_picture(dec->dev, &im->a, &im->b));
+        return ops->conv2d(dec->dev, &im->x, &im->a, w->out, &im->x);
+    }
     IMF_TRY(ops->image_to_tokens(dec->dev, x, &im->a));
     IMF_TRY(ops->linear(dec->dev, q, IMF__F32, x, w->q, rows, IMF__STORE));
     IMF_TRY(ops->linear(dec->dev, k, IMF__F32, x, w->k, rows, IMF__STORE));

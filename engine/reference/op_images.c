@@ -218,6 +218,19 @@ static imf_status run_concat(struct imf__op_run *r, const int *p)
     return imf__op_image_take(r, &dst);
 }
 
+/* q, k and v as channels of one picture. */
+static imf_status run_attention_picture(struct imf__op_run *r, const int *p)
+{
+    struct imf__device *d = r->d;
+    struct imf__image qkv, dst = {.n = r->B, .h = p[0], .w = p[1], .c = p[2]};
+    if (!d->ops->attention_picture)
+        return IMF_EUNSUPPORTED;
+    IMF_TRY(seeded_image(r, &qkv, 0, p[0], p[1], 3 * p[2]));
+    IMF_TRY(imf__op_image(r, &dst));
+    OP_CALL(r, d->ops->attention_picture(d, &dst, &qkv));
+    return imf__op_image_take(r, &dst);
+}
+
 static imf_status run_tokens(struct imf__op_run *r, const int *p)
 {
     int h = p[0], w = p[1], c = p[2];
@@ -316,6 +329,8 @@ static const struct imf__op conv_to_rgb = {"conv2d+to_rgb8", "in h w", run_conv_
 static const struct imf__op group_norm = {"group_norm", "h w c groups silu", run_group_norm, false};
 static const struct imf__op pool2d = {"pool2d", "h w c avg k stride pad", run_pool2d, false};
 static const struct imf__op concat = {"concat", "h w c0 c1 c2", run_concat, false};
+static const struct imf__op attention_picture = {"attention_picture", "h w c",
+                                                 run_attention_picture, false};
 static const struct imf__op tokens = {"image_tokens", "h w c add", run_tokens, false};
 static const struct imf__op global_mean = {"global_mean", "h w c", run_global_mean, false};
 static const struct imf__op from_latent = {"image_from_latent", "C S clamp3", run_from_latent,
@@ -380,6 +395,10 @@ const struct imf__op_case imf__op_image_cases[] = {
     CASE(concat, 9, 9, 64, 32, 96),
     RARE(concat, 5, 7, 24, 40, 8),
     RARE(concat, 5, 7, 20, 12, 5),
+    RARE(attention_picture, 8, 8, 64), /* not every device attends pictures */
+    RARE(attention_picture, 7, 5, 32),
+    RARE(attention_picture, 3, 37, 96),
+    RARE(attention_picture, 16, 16, 128),
     CASE(global_mean, 8, 8, 96),
     CASE(global_mean, 5, 3, 20),
     CASE(resize, 32, 32, 39, 39),

@@ -257,6 +257,37 @@ static imf_status tokens_to_image(struct imf__device *d, struct imf__image *dst,
     return IMF_OK;
 }
 
+static imf_status attention_picture(struct imf__device *d, struct imf__image *dst,
+                                    const struct imf__image *qkv)
+{
+    const int C = dst->c, w = dst->w, T = dst->h * w;
+    if (d->dry)
+        return IMF_OK;
+    double *p = malloc((size_t)T * sizeof(*p));
+    if (!p)
+        return IMF_ENOMEM;
+    for (int i = 0; i < dst->n * T; i++) {
+        const int n = i / T, y = i % T / w, x = i % w;
+        double most = -INFINITY, sum = 0;
+        for (int s = 0; s < T; s++) {
+            p[s] = 0;
+            for (int c = 0; c < C; c++)
+                p[s] += (double)get(d, qkv, n, y, x, c) * get(d, qkv, n, s / w, s % w, C + c);
+            most = fmax(most, p[s]);
+        }
+        for (int s = 0; s < T; s++)
+            sum += p[s] = exp(p[s] - most);
+        for (int c = 0; c < C; c++) {
+            double value = 0;
+            for (int s = 0; s < T; s++)
+                value += p[s] * get(d, qkv, n, s / w, s % w, 2 * C + c);
+            set(d, dst, n, y, x, c, value / sum);
+        }
+    }
+    free(p);
+    return IMF_OK;
+}
+
 static imf_status resize_rgb8(struct imf__device *d, struct imf__image *dst, const uint8_t *rgb,
                               int n, int H, int W)
 {
@@ -303,6 +334,7 @@ void imf__plain_fill_images(struct imf__device_ops *ops)
     ops->pool2d = pool2d;
     ops->concat = concat;
     ops->image_to_tokens = image_to_tokens;
+    ops->attention_picture = attention_picture;
     ops->tokens_to_image = tokens_to_image;
     ops->global_mean = global_mean;
     ops->resize_rgb8 = resize_rgb8;

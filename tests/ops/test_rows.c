@@ -228,6 +228,48 @@ START_TEST(test_attention)
 }
 END_TEST
 
+/* The same over a picture's pixels, whose runs are shared out differently for each number. */
+START_TEST(test_attention_picture)
+{
+    static const int sizes[][3] = {{32, 32, 512}, {9, 40, 64}, {7, 5, 32}};
+    const int h = sizes[_i][0], w = sizes[_i][1], C = sizes[_i][2];
+    const size_t n = (size_t)(h * w * C);
+    float *first = malloc(2 * n * sizeof(float)), *got = calloc(2 * n, sizeof(float));
+    float *host = random_floats(2 * 3 * n, 1);
+    ck_assert(first && got);
+    memcpy(host + 3 * n, host, 3 * n * sizeof(float)); /* the second sample is the first again */
+    for (int threads = 1; threads <= 5; threads++) {
+        struct bench b;
+        if (!bench_open(&b, &products[PRODUCTS - 1], IMF_PRECISION_BF16, threads))
+            break; /* no AVX-512 */
+        struct imf__image qkv = {.n = 2, .h = h, .w = w, .c = 3 * C}, dst = qkv;
+        dst.c = C;
+        qkv.data = allocate(b.d, b.d->ops->image_bytes(b.d, &qkv));
+        dst.data = allocate(b.d, b.d->ops->image_bytes(b.d, &dst));
+        float *x = on_device(b.d, host, 2 * 3 * n), *y = on_device(b.d, got, 2 * n);
+        ck_assert_int_eq(b.d->ops->tokens_to_image(b.d, &qkv, x, false), IMF_OK);
+        for (int dry = 1; dry >= 0 && b.d->attends_pictures; dry--) {
+            b.d->dry = dry;
+            ck_assert_int_eq(b.d->ops->attention_picture(b.d, &dst, &qkv), IMF_OK);
+        }
+        ck_assert_int_eq(b.d->ops->image_to_tokens(b.d, y, &dst), IMF_OK);
+        ck_assert_int_eq(b.d->ops->download(b.d, got, y, 2 * n * sizeof(float)), IMF_OK);
+        ck_assert_mem_eq(got, got + n, n * sizeof(float));
+        if (threads == 1)
+            memcpy(first, got, 2 * n * sizeof(float));
+        ck_assert_msg(memcmp(got, first, n * sizeof(float)) == 0, "%d threads", threads);
+        b.d->ops->free(b.d, x);
+        b.d->ops->free(b.d, y);
+        b.d->ops->free(b.d, qkv.data);
+        b.d->ops->free(b.d, dst.data);
+        bench_close(&b);
+    }
+    free(first);
+    free(got);
+    free(host);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("rows");
@@ -235,6 +277,7 @@ int main(void)
     tcase_set_timeout(tc, 300);
     tcase_add_loop_test(tc, test_rows, 0, 2 * PRODUCTS);
     tcase_add_loop_test(tc, test_attention, 0, 3);
+    tcase_add_loop_test(tc, test_attention_picture, 0, 3);
     suite_add_tcase(s, tc);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);
