@@ -80,7 +80,7 @@ struct imf__device {
     enum imf_precision precision; /* FP32 or BF16 */
     size_t act_size;              /* bytes of one act element: 4 or 2 */
     int decode_batch;             /* preferred pictures per decoder pass */
-    int feature_multiple; /* widths that models may pad with zeros like to be multiples of it;
+    int feature_multiple;  /* widths that models may pad with zeros like to be multiples of it;
                              0 and 1: the device has no preference */
     bool attends_pictures; /* attention_picture is there, and better than attention_single */
     bool dry;

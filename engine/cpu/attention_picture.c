@@ -12,7 +12,7 @@
 #define KEPT 16       /* steps of A that stay in the first-level cache */
 
 struct plan {
-    struct layout l; /* of queries, keys and values; the result's planes are as large */
+    struct layout l;     /* of queries, keys and values; the result's planes are as large */
     size_t pixels, keys; /* keys: pixels, padded to whole panels */
     size_t blocks;       /* of channels of each of the three */
     int row_strips, strips, each; /* strips of a row, in all and of a task */

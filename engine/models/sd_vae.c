@@ -32,8 +32,9 @@ struct resnet {
 
 struct attention {
     struct norm norm;
-    struct imf__linear *q, *k, *v, *proj; /* (C, C) float32; or, where the device attends pictures: */
-    struct imf__conv *qkv, *out;          /* 1x1: C to 3 C channels, and C to C */
+    struct imf__linear *q, *k, *v,
+        *proj;                   /* (C, C) float32; or, where the device attends pictures: */
+    struct imf__conv *qkv, *out; /* 1x1: C to 3 C channels, and C to C */
 };
 
 struct stage {

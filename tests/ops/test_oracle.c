@@ -35,8 +35,7 @@ static int failures(struct imf__device *d, const char *op)
 static const char *const quick_ops[] = {
     "rms_norm", "scalar_embed", "patchify",       "assemble",         "euler",
     "pool2d",   "concat",       "image_tokens",   "global_mean",      "image_from_latent",
-    "to_rgb8",  "resize_rgb8",  "conv2d+to_rgb8", "attention_single",
-    "attention_picture",
+    "to_rgb8",  "resize_rgb8",  "conv2d+to_rgb8", "attention_single", "attention_picture",
 };
 
 START_TEST(test_agrees_with_itself)
