@@ -3,7 +3,7 @@
  * No picture is rearranged (gemm_multiply.h). A task is a band of rows, and of columns as many panels
  * as keep all threads busy. Where a GroupNorm waits to be done, a task does it to the pixels that its
  * rows see, into a buffer that stays in the second-level cache: to those of its first row at once,
- * to the others while the tiles work on the rows before. */
+ * unless the band above has left them there, to the others while the tiles work on the rows before. */
 #ifndef IMF__CPU_GEMM_CONV_H
 #define IMF__CPU_GEMM_CONV_H
 

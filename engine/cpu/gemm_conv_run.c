@@ -68,12 +68,26 @@ static void normalise_row(const struct run *r, const struct gemm_feed *f)
                                BLOCK, f->silu);
 }
 
+/* Rows that this thread's task before, the band above, has left: they move to the top. */
+static int keep_rows(const struct run *r, uint16_t *band, const struct task *t,
+                     const struct task *before)
+{
+    const struct gemm_conv *w = r->w;
+    const size_t row = w->src_row, kept = (size_t)w->desc.kh - 1;
+    if (before->panels == 0 || before->n != t->n || before->y1 != t->y0 || kept == 0)
+        return 0;
+    for (size_t plane = 0; plane < blocks_of(w->desc.in); plane++, band += w->band_plane)
+        memmove(band, band + (size_t)(before->y1 - before->y0) * row, kept * row * sizeof(*band));
+    return (int)kept;
+}
+
 /* The normalised pixels that a task's first row sees, and zeros around the picture. */
-static void begin_band(const struct run *r, uint16_t *band, const struct task *t)
+static void begin_band(const struct run *r, uint16_t *band, const struct task *t,
+                       const struct task *before)
 {
     const struct gemm_conv *w = r->w;
     const size_t edge = GEMM_BORDER * BLOCK, row = w->src_row;
-    for (int i = 0; i < t->y1 - t->y0 - 1 + w->desc.kh; i++) {
+    for (int i = keep_rows(r, band, t, before); i < t->y1 - t->y0 - 1 + w->desc.kh; i++) {
         const bool there = has_row(r, t, i);
         for (size_t plane = 0; plane < blocks_of(w->desc.in); plane++) {
             uint16_t *to = band + plane * w->band_plane + (size_t)i * row;
@@ -192,7 +206,7 @@ static void run_phase(const struct run *r, const struct task *t, int phase, uint
     }
 }
 
-static void run_task(const struct run *r, const struct task *t)
+static void run_task(const struct run *r, const struct task *t, const struct task *before)
 {
     uint16_t *band = NULL;
     if (!r->w->desc.f32_out)
@@ -200,7 +214,7 @@ static void run_task(const struct run *r, const struct task *t)
     if (r->raw) {
         band = (uint16_t *)((char *)cpu_scratch(r->cpu, CPU_SCRATCH_THREADS) +
                             (size_t)omp_get_thread_num() * r->buffer_bytes);
-        begin_band(r, band, t);
+        begin_band(r, band, t, before);
     }
     for (int phase = 0; phase < r->w->phases; phase++)
         run_phase(r, t, phase, band);
@@ -214,6 +228,7 @@ static void run_tasks(const struct run *r)
 #pragma omp parallel num_threads(r->cpu->threads)
     {
         struct cpu_turn turn = cpu_turn_of(&r->cpu->tasks, r->dst->n * columns * bands);
+        struct task before = {.panels = 0};
         while (cpu_next(&turn)) {
             const int i = turn.task;
             struct task t = {.n = i / (columns * bands),
@@ -221,7 +236,8 @@ static void run_tasks(const struct run *r)
                              .panel = i / bands % columns * w->task_panels};
             t.y1 = t.y0 + w->band < w->out_h ? t.y0 + w->band : w->out_h;
             t.panels = w->panels - t.panel < w->task_panels ? w->panels - t.panel : w->task_panels;
-            run_task(r, &t);
+            run_task(r, &t, &before);
+            before = t;
         }
     }
 }
