@@ -3,7 +3,7 @@
  *     k: B panels of 32 keys over the head size; v: tiles of 32 keys x 16 features, by key;
  *     q, and the exponentials in bfloat16: A panels of 32 rows.
  * What the vectors have to do is done between the tiles' instructions: a block's exponentials while
- * the next 32 keys are scored, the next rows' q and finished rows while values are summed.
+ * the scores of the next 32 keys are stored, the next rows' q while values are summed.
  * Keys are padded with zeros to a multiple of 32, whose probabilities are zero. */
 #include "cpu/gemm/tiles_attention.h"
 #include "cpu/gemm/gemm.h"
@@ -332,13 +332,17 @@ INLINE void scores(const struct layout *l, int T, size_t rows, float *s, const u
         r->sum[i] = splat(0);
     for (size_t t = 0; t < l->keys; t += 32, k += l->steps * GEMM_STEP, p += GEMM_STEP) {
         ZERO();
-        for (size_t i = 0; i < l->steps; i++) {
+        for (size_t i = 0; i < l->steps; i++)
             DOTS(q + i * GEMM_STEP, k + i * GEMM_STEP);
-            exponentials(&e, r, 32 / l->steps, true, shifted);
-        }
-        exponentials(&e, r, 32, true, shifted);
         float *to = s + t / 32 % 2 * BLOCK;
-        STORE(to);
+        TILE_STORE(0, to, 128);
+        exponentials(&e, r, 8, true, shifted);
+        TILE_STORE(1, to + 16, 128);
+        exponentials(&e, r, 8, true, shifted);
+        TILE_STORE(2, to + 512, 128);
+        exponentials(&e, r, 8, true, shifted);
+        TILE_STORE(3, to + 528, 128);
+        exponentials(&e, r, 8, true, shifted);
         e = (struct scored){.s = to, .p = p, .rows = rows, .columns = T - (int)t};
     }
     exponentials(&e, r, 32, false, shifted);
