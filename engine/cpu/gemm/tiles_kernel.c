@@ -42,9 +42,10 @@ static inline __attribute__((always_inline)) void fetch(struct fetch *f)
         __builtin_prefetch(f->at, 0, 2);
 }
 
-/* `both`: the strip has more than 16 rows. `keep`: A's tiles are to stay in the first-level cache. */
-static inline __attribute__((always_inline)) void step(struct walk *w, bool both, bool keep,
-                                                       struct fetch *f)
+/* `both`: the strip has more than 16 rows. `right`: the panel has more than 16 columns. `keep`: A's
+ * tiles are to stay in the first-level cache. */
+static inline __attribute__((always_inline)) void step(struct walk *w, bool both, bool right,
+                                                       bool keep, struct fetch *f)
 {
     const uint16_t *a = w->a + *w->offset++;
     TILE_STREAM(6, w->b, 64);
@@ -60,9 +61,11 @@ static inline __attribute__((always_inline)) void step(struct walk *w, bool both
             TILE_STREAM(5, a + 8 * w->row, w->row);
         TILE_DOT(2, 5, 6);
     }
-    TILE_STREAM(7, w->b + GEMM_TILE, 64);
-    TILE_DOT(1, 4, 7);
-    if (both)
+    if (right)
+        TILE_STREAM(7, w->b + GEMM_TILE, 64);
+    if (right)
+        TILE_DOT(1, 4, 7);
+    if (right && both)
         TILE_DOT(3, 5, 7);
     fetch(f);
     w->b += GEMM_STEP;
@@ -70,39 +73,49 @@ static inline __attribute__((always_inline)) void step(struct walk *w, bool both
 }
 
 /* A block of sums, while the rows of the one before it are finished. */
-static inline __attribute__((always_inline)) void multiply(float *sums, struct walk w, bool both,
-                                                           struct fetch *f, struct feeding *fed,
-                                                           const float *finished, struct place *p,
-                                                           enum gemm_epilogue e, bool bf16)
+static inline __attribute__((always_inline)) void
+multiply(float *sums, struct walk w, bool both, bool right, struct fetch *f, struct feeding *fed,
+         const float *finished, struct place *p, enum gemm_epilogue e, bool bf16)
 {
+    const bool few = w.left < 16; /* steps: more rows with each */
     TILE_ZERO(0);
-    TILE_ZERO(1);
-    if (both) {
+    if (right)
+        TILE_ZERO(1);
+    if (both)
         TILE_ZERO(2);
+    if (both && right)
         TILE_ZERO(3);
+    while (few && w.left > w.past && p->done + 3 < p->rows) {
+        step(&w, both, right, true, f);
+        feed(fed, fed->f.step);
+        finish_row(finished, p, e, bf16);
+        finish_row(finished, p, e, bf16);
+        finish_row(finished, p, e, bf16);
+        finish_row(finished, p, e, bf16);
     }
     while (w.left > w.past && p->done + 1 < p->rows) {
-        step(&w, both, true, f);
+        step(&w, both, right, true, f);
         feed(fed, fed->f.step);
         finish_row(finished, p, e, bf16);
         finish_row(finished, p, e, bf16);
     }
     while (w.left > w.past) {
-        step(&w, both, true, f);
+        step(&w, both, right, true, f);
         feed(fed, fed->f.step);
     }
     while (w.left > 0) {
-        step(&w, both, false, f);
+        step(&w, both, right, false, f);
         feed(fed, fed->f.step);
     }
     while (p->done < p->rows)
         finish_row(finished, p, e, bf16);
     TILE_STORE(0, sums, 64);
-    TILE_STORE(1, sums + 256, 64);
-    if (both) {
+    if (right)
+        TILE_STORE(1, sums + 256, 64);
+    if (both)
         TILE_STORE(2, sums + 512, 64);
+    if (both && right)
         TILE_STORE(3, sums + 768, 64);
-    }
 }
 
 static inline struct walk walk_of(const struct gemm_job *job, const struct gemm_strip *s, int panel)
@@ -124,6 +137,7 @@ static inline __attribute__((always_inline)) void run_as(const struct gemm_job *
     struct place before = {.rows = 0};
     struct fetch f = fetch_of(job);
     struct feeding fed = feeding_of(job);
+    const bool narrow = e == GEMM_STORE && !bf16; /* the last layers' kind: few columns */
     int now = 0, rows = 0;
     for (int i = 0; i < job->n_strips; i++) {
         const struct gemm_strip *s = &job->strips[i];
@@ -131,10 +145,13 @@ static inline __attribute__((always_inline)) void run_as(const struct gemm_job *
             tiles_begin(rows = s->rows);
         for (int p = 0; p < job->panels; p++, now ^= 1) {
             const struct walk w = walk_of(job, s, p);
-            if (rows > 16)
-                multiply(sums[now], w, true, &f, &fed, sums[now ^ 1], &before, e, bf16);
+            const bool right = !narrow || job->out->columns - (job->panel + p) * GEMM_PANEL > 16;
+            if (!right && rows > 16)
+                multiply(sums[now], w, true, false, &f, &fed, sums[now ^ 1], &before, e, bf16);
+            else if (rows > 16)
+                multiply(sums[now], w, true, true, &f, &fed, sums[now ^ 1], &before, e, bf16);
             else
-                multiply(sums[now], w, false, &f, &fed, sums[now ^ 1], &before, e, bf16);
+                multiply(sums[now], w, false, true, &f, &fed, sums[now ^ 1], &before, e, bf16);
             before = place_of(job->out, s, job->panel + p);
         }
     }
