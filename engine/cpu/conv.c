@@ -317,7 +317,7 @@ void cpu_conv_free(struct imf__device *d, struct imf__conv *w)
         dnnl_memory_destroy(p->weights);
         dnnl_memory_destroy(p->bias);
         dnnl_memory_destroy(p->scratchpad);
-        free(p->data);
+        cpu_weights_free(p->data);
     }
     imf__gemm_conv_free(w->ours);
     free(w->bias);

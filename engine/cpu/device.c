@@ -11,39 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
-
-#define HUGE_PAGE ((size_t)2 << 20)
-/* Left to the libraries: oneDNN (for its kernels) and OpenMP (for its threads' stacks) do not survive
- * an allocation that fails. */
-#define LIBRARIES_BYTES ((size_t)96 << 20)
-
-/* What may be allocated under the resource limits. */
-static struct imf__memory_room room_under_limits(void)
-{
-    struct imf__memory_room room = imf__memory_room_limits();
-    if (room.bytes != SIZE_MAX)
-        room.bytes = room.bytes > LIBRARIES_BYTES ? room.bytes - LIBRARIES_BYTES : 0;
-    return room;
-}
-
-void *cpu_memory_alloc(size_t bytes)
-{
-    if (bytes > room_under_limits().bytes)
-        return NULL;
-    size_t align = bytes >= 2 * HUGE_PAGE ? HUGE_PAGE : 4096;
-    size_t size = cpu_round_up(bytes ? bytes : 1, 4096);
-    if (size < bytes)
-        return NULL;
-    void *p = NULL;
-    if (posix_memalign(&p, align, size) != 0)
-        return NULL;
-    if (align == HUGE_PAGE)
-        madvise(p, size, MADV_HUGEPAGE); /* a hint: fewer TLB misses when streaming weights */
-    memset(p, 0, size);
-    return p;
-}
 
 imf_status cpu_scratch_reserve(struct cpu_device *cpu, enum cpu_scratch which, size_t bytes)
 {
@@ -90,7 +58,7 @@ imf_status cpu_pack(struct cpu_device *cpu, dnnl_memory_t *out, void **data,
     dnnl_primitive_desc_t pd = NULL;
     dnnl_primitive_t reorder = NULL;
     size_t size = dnnl_memory_desc_get_size(packed);
-    void *p = cpu_memory_alloc(size);
+    void *p = cpu_weights_alloc(size);
     if (!p)
         goto out;
     status = IMF_EDEVICE;
@@ -119,7 +87,7 @@ out:
     dnnl_primitive_desc_destroy(pd);
     dnnl_memory_destroy(from);
     dnnl_memory_destroy(to);
-    free(p);
+    cpu_weights_free(p);
     return status;
 }
 
@@ -139,7 +107,7 @@ static imf_status cpu_alloc(struct imf__device *d, void **out, size_t bytes, boo
 
 static imf_status cpu_memory_free(struct imf__device *d, size_t *bytes)
 {
-    size_t most = room_under_limits().bytes;
+    size_t most = cpu_memory_limit();
     (void)d;
     *bytes = imf__memory_room().bytes;
     if (*bytes > most)
@@ -331,12 +299,12 @@ imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_eng
     if (p->threads < 0 || p->threads > 1024)
         return imf__fail(err, IMF_EINVAL, "threads must be 0 (all processors) to 1024, not %d",
                          p->threads);
-    struct imf__memory_room room = room_under_limits();
-    if (room.bytes == 0)
+    const struct imf__memory_room room = imf__memory_room_limits();
+    if (cpu_memory_limit() == 0)
         return imf__fail(
             err, IMF_ENOMEM,
             "the CPU device needs %zu MB for its libraries alone, but %s leaves %zu MB",
-            LIBRARIES_BYTES >> 20, room.limit, imf__memory_room_limits().bytes >> 20);
+            CPU_LIBRARIES_BYTES >> 20, room.limit, room.bytes >> 20);
     struct cpu_device *cpu = calloc(1, sizeof(*cpu));
     if (!cpu)
         return imf__fail(err, IMF_ENOMEM, "no memory for the CPU device");

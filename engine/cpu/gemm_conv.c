@@ -20,7 +20,7 @@ void imf__gemm_conv_free(struct gemm_conv *w)
     if (!w)
         return;
     for (int i = 0; i < w->phases; i++) {
-        free(w->phase[i].data);
+        cpu_weights_free(w->phase[i].data);
         free(w->phase[i].offsets);
     }
     free(w->strips);
@@ -79,7 +79,7 @@ static imf_status pack_phase(struct cpu_device *cpu, struct gemm_conv *w, int in
     const int taps = win.kh * win.kw, K = w->steps * BLOCK;
     const size_t in = (size_t)w->desc.in * (size_t)w->desc.kh * (size_t)w->desc.kw;
     const size_t size = gemm_packed(1, K), bytes = size * (size_t)w->panels * sizeof(*p->data);
-    p->data = cpu_memory_alloc(bytes);
+    p->data = cpu_weights_alloc(bytes);
     p->offsets = calloc(2 * (size_t)w->steps, sizeof(*p->offsets));
     p->band_offsets = p->offsets + w->steps;
     float *rows = malloc((size_t)GEMM_PANEL * (size_t)K * sizeof(*rows));

@@ -40,7 +40,7 @@ struct gemm_matrix *imf__gemm_matrix_create(struct cpu_device *cpu, const float 
     m->panels = other ? 2 * gemm_panels(N) : gemm_panels(N);
     size_t bytes = gemm_packed(m->panels, K) * sizeof(*m->data);
     size_t bias_bytes = m->panels * GEMM_PANEL * sizeof(float);
-    m->data = cpu_memory_alloc(bytes);
+    m->data = cpu_weights_alloc(bytes);
     if (bias)
         m->bias = cpu_memory_alloc(bias_bytes);
     if (!m->data || (bias && !m->bias)) {
@@ -58,7 +58,7 @@ void imf__gemm_matrix_free(struct gemm_matrix *m)
 {
     if (!m)
         return;
-    free(m->data);
+    cpu_weights_free(m->data);
     free(m->bias);
     free(m);
 }
@@ -66,8 +66,8 @@ void imf__gemm_matrix_free(struct gemm_matrix *m)
 /* ---- Sharing out ---- */
 
 /* Blocks of A and B that stay in the second-level cache together with B's next. */
-#define A_BYTES (1200 << 10)
-#define B_BYTES (160 << 10)
+#define A_BYTES (800 << 10)
+#define B_BYTES (200 << 10)
 #define TASKS_A_THREAD 6
 
 static int ceil_div(int n, int by)

@@ -61,8 +61,18 @@ static inline size_t cpu_round_up(size_t n, size_t to)
     return (n + to - 1) / to * to;
 }
 
-/* Zeroed memory on whole pages, huge ones where the kernel has them; NULL when there is none. */
+/* Left to the libraries: oneDNN (for its kernels) and OpenMP (for its threads' stacks) do not survive
+ * an allocation that fails. */
+#define CPU_LIBRARIES_BYTES ((size_t)96 << 20)
+
+/* memory.c. Zeroed memory on whole pages, huge ones where the kernel has them and it is long enough;
+ * NULL when there is none. free() takes it. */
 void *cpu_memory_alloc(size_t bytes);
+/* The same for matrices that stay, which share huge pages; from any thread. */
+void *cpu_weights_alloc(size_t bytes);
+void cpu_weights_free(void *p); /* NULL is fine */
+/* What may be allocated under the resource limits; SIZE_MAX: any number of bytes. */
+size_t cpu_memory_limit(void);
 
 /* Makes the block at least `bytes` long; what it held is lost when it grows. */
 imf_status cpu_scratch_reserve(struct cpu_device *cpu, enum cpu_scratch which, size_t bytes);

@@ -42,7 +42,7 @@ void cpu_linear_free(struct imf__device *d, struct imf__linear *w)
         return;
     imf__gemm_matrix_free(w->ours);
     dnnl_memory_destroy(w->weights);
-    free(w->data);
+    cpu_weights_free(w->data);
     free(w->bias);
     free(w);
 }

@@ -42,12 +42,6 @@ static inline struct place place_of(const struct gemm_out *o, const struct gemm_
         p.squares = o->squares;
         p.goes_on = o->add_sums || strip->goes_on;
     }
-    if (o->epilogue == GEMM_ADD) {
-        for (int i = 0; i < p.rows; i++) {
-            __builtin_prefetch(p.row + (size_t)i * p.stride, 1);
-            __builtin_prefetch(p.row + (size_t)i * p.stride + 64, 1);
-        }
-    }
     return p;
 }
 

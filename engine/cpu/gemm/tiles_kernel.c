@@ -5,7 +5,7 @@
 #include "cpu/gemm/tiles.h"
 #include "cpu/gemm/tiles_attention.h"
 
-#define MOST_LINES 4 /* more would be in the way of the tiles' own */
+#define MOST_LINES 6 /* more would be in the way of the tiles' own */
 
 /* Through K, of one strip and one panel. */
 struct walk {
@@ -72,10 +72,42 @@ static inline __attribute__((always_inline)) void step(struct walk *w, bool both
     w->left--;
 }
 
-/* A block of sums, while the rows of the one before it are finished. */
+/* What goes on beside a block's tiles. */
+struct beside {
+    struct fetch next;
+    struct feeding fed;
+    struct place here; /* where the block will go */
+    int expected;      /* rows of it */
+};
+
+/* Two rows of where the block will go, on their way into the second-level cache: all at once they
+ * would hold up the tiles. */
+static inline __attribute__((always_inline)) void expect(struct beside *s, enum gemm_epilogue e)
+{
+    if (e == GEMM_CONV || s->expected >= s->here.rows)
+        return;
+    const char *at = s->here.row + (size_t)s->expected * s->here.stride;
+    for (int i = 0; i < 2; i++, at += s->here.stride) {
+        __builtin_prefetch(at, 1, 2);
+        if (e == GEMM_ADD)
+            __builtin_prefetch(at + 64, 1, 2);
+    }
+    s->expected += 2;
+}
+
 static inline __attribute__((always_inline)) void
-multiply(float *sums, struct walk w, bool both, bool right, struct fetch *f, struct feeding *fed,
-         const float *finished, struct place *p, enum gemm_epilogue e, bool bf16)
+advance(struct walk *w, bool both, bool right, bool keep, struct beside *s, enum gemm_epilogue e)
+{
+    step(w, both, right, keep, &s->next);
+    expect(s, e);
+    feed(&s->fed, s->fed.f.step);
+}
+
+/* A block of sums, while the rows of the one before it are finished. */
+static inline __attribute__((always_inline)) void multiply(float *sums, struct walk w, bool both,
+                                                           bool right, struct beside *s,
+                                                           const float *finished, struct place *p,
+                                                           enum gemm_epilogue e, bool bf16)
 {
     const bool few = w.left < 16; /* steps: more rows with each */
     TILE_ZERO(0);
@@ -86,27 +118,21 @@ multiply(float *sums, struct walk w, bool both, bool right, struct fetch *f, str
     if (both && right)
         TILE_ZERO(3);
     while (few && w.left > w.past && p->done + 3 < p->rows) {
-        step(&w, both, right, true, f);
-        feed(fed, fed->f.step);
+        advance(&w, both, right, true, s, e);
         finish_row(finished, p, e, bf16);
         finish_row(finished, p, e, bf16);
         finish_row(finished, p, e, bf16);
         finish_row(finished, p, e, bf16);
     }
     while (w.left > w.past && p->done + 1 < p->rows) {
-        step(&w, both, right, true, f);
-        feed(fed, fed->f.step);
+        advance(&w, both, right, true, s, e);
         finish_row(finished, p, e, bf16);
         finish_row(finished, p, e, bf16);
     }
-    while (w.left > w.past) {
-        step(&w, both, right, true, f);
-        feed(fed, fed->f.step);
-    }
-    while (w.left > 0) {
-        step(&w, both, right, false, f);
-        feed(fed, fed->f.step);
-    }
+    while (w.left > w.past)
+        advance(&w, both, right, true, s, e);
+    while (w.left > 0)
+        advance(&w, both, right, false, s, e);
     while (p->done < p->rows)
         finish_row(finished, p, e, bf16);
     TILE_STORE(0, sums, 64);
@@ -135,8 +161,7 @@ static inline __attribute__((always_inline)) void run_as(const struct gemm_job *
 {
     float sums[2][SUMS] __attribute__((aligned(64)));
     struct place before = {.rows = 0};
-    struct fetch f = fetch_of(job);
-    struct feeding fed = feeding_of(job);
+    struct beside beside = {.next = fetch_of(job), .fed = feeding_of(job)};
     const bool narrow = e == GEMM_STORE && !bf16; /* the last layers' kind: few columns */
     int now = 0, rows = 0;
     for (int i = 0; i < job->n_strips; i++) {
@@ -145,20 +170,22 @@ static inline __attribute__((always_inline)) void run_as(const struct gemm_job *
             tiles_begin(rows = s->rows);
         for (int p = 0; p < job->panels; p++, now ^= 1) {
             const struct walk w = walk_of(job, s, p);
+            beside.here = place_of(job->out, s, job->panel + p);
+            beside.expected = 0;
             const bool right = !narrow || job->out->columns - (job->panel + p) * GEMM_PANEL > 16;
             if (!right && rows > 16)
-                multiply(sums[now], w, true, false, &f, &fed, sums[now ^ 1], &before, e, bf16);
+                multiply(sums[now], w, true, false, &beside, sums[now ^ 1], &before, e, bf16);
             else if (rows > 16)
-                multiply(sums[now], w, true, true, &f, &fed, sums[now ^ 1], &before, e, bf16);
+                multiply(sums[now], w, true, true, &beside, sums[now ^ 1], &before, e, bf16);
             else
-                multiply(sums[now], w, false, true, &f, &fed, sums[now ^ 1], &before, e, bf16);
-            before = place_of(job->out, s, job->panel + p);
+                multiply(sums[now], w, false, true, &beside, sums[now ^ 1], &before, e, bf16);
+            before = beside.here;
         }
     }
     while (before.done < before.rows)
         finish_row(sums[now ^ 1], &before, e, bf16);
     tiles_end();
-    feed_rest(&fed);
+    feed_rest(&beside.fed);
 }
 
 static void run(const struct gemm_job *job)
