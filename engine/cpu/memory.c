@@ -21,8 +21,8 @@ size_t cpu_memory_limit(void)
 /* On whole pages, not zeroed: memory that is not touched is not there. */
 static void *pages(size_t bytes)
 {
-    const size_t page = bytes >= HUGE_PAGE / 2 ? HUGE_PAGE : 4096;
-    const size_t size = cpu_round_up(bytes ? bytes : 1, page);
+    const size_t page = bytes >= HUGE_PAGE ? HUGE_PAGE : 4096;
+    const size_t size = cpu_round_up(bytes ? bytes : 1, 4096);
     void *p = NULL;
     if (size < bytes || bytes > cpu_memory_limit() || posix_memalign(&p, page, size) != 0)
         return NULL;
@@ -39,7 +39,7 @@ void *cpu_memory_alloc(size_t bytes)
 
 /* ---- Weights ---- */
 
-#define BLOCK ((size_t)32 << 20)
+#define BLOCK ((size_t)64 << 20)
 
 /* Matrices one behind the other. A block goes when its last one does. */
 struct block {
@@ -78,7 +78,7 @@ void *cpu_weights_alloc(size_t bytes)
 {
     const size_t size = cpu_round_up(bytes ? bytes : 1, 4096);
     void *p = NULL;
-    if (size >= bytes && size <= BLOCK / 4) {
+    if (size >= bytes && size <= BLOCK / 2) {
         pthread_mutex_lock(&lock);
         p = cut(size);
         pthread_mutex_unlock(&lock);
