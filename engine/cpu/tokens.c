@@ -146,8 +146,8 @@ imf_status cpu_assemble(struct imf__device *d, float *x, const float *tokens, co
                         const float *positions, int B, int P, int D)
 {
     /* Whose embedding a token of the prefix gets: the class's, or that of a scalar. */
-    static const int8_t owners[20] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
-                                      0,  0,  1,  1,  2,  2,  3,  3,  3, 3};
+    static const int owners[20] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0,
+                                   0,  0,  1,  1,  2,  2,  3,  3,  3, 3};
     if (d->dry)
         return IMF_OK;
     const struct cpu_device *cpu = cpu_of(d);
