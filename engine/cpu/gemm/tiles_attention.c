@@ -284,6 +284,10 @@ INLINE void exponentials(struct scored *e, struct rows *r, size_t n, bool whole,
             x = max_lanewise(splat(-125.0f), x - r->most[i]);
             y = max_lanewise(splat(-125.0f), y - r->most[i]);
         }
+        if (shifted && !whole) { /* keys that are not there may be above the largest score */
+            x = min_lanewise(splat(0), x);
+            y = min_lanewise(splat(0), y);
+        }
         x = exp2_coarse(x);
         y = exp2_coarse(y);
         if (!whole) {
