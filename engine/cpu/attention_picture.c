@@ -115,6 +115,7 @@ static void attend(const struct cpu_device *cpu, const struct share *s, int task
         .offsets = s->of_blocks,
         .row = 32,
         .b = s->packed,
+        .panel_size = p->blocks * GEMM_STEP,
         .steps = (int)p->blocks,
         .keep = KEPT,
         .panels = (int)(p->keys / GEMM_PANEL),
@@ -134,6 +135,7 @@ static void attend(const struct cpu_device *cpu, const struct share *s, int task
     job.a = weights;
     job.offsets = s->of_keys;
     job.b = s->packed + p->values;
+    job.panel_size = panel;
     job.steps = (int)(p->keys / 32);
     job.panels = (int)p->blocks;
     cpu->gemm->run(&job);

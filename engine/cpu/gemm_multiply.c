@@ -69,6 +69,9 @@ void imf__gemm_matrix_free(struct gemm_matrix *m)
 #define A_BYTES (800 << 10)
 #define B_BYTES (200 << 10)
 #define TASKS_A_THREAD 6
+/* Of K at once, where results are added anyway: with more, few rows stay in the cache, and B comes
+ * from memory again for each few. */
+#define MOST_STEPS 64
 
 static int ceil_div(int n, int by)
 {
@@ -102,11 +105,10 @@ struct gemm_tasks imf__gemm_tasks(int panels, int strips, size_t panel_bytes, in
 /* Job number `task` of all. Neighbours have the same rows. */
 static struct gemm_job job_of(const struct gemm_job *all, const struct gemm_tasks *t, int task)
 {
-    const size_t size = (size_t)all->steps * GEMM_STEP;
     const int column = task % t->column_tasks * t->columns;
     const int strip = task / t->column_tasks * t->rows;
     struct gemm_job job = *all;
-    job.b += (size_t)column * size;
+    job.b += (size_t)column * all->panel_size;
     job.panel += column;
     job.panels = within(t->columns, all->panels - column);
     job.strips += strip;
@@ -130,7 +132,7 @@ static void share(struct cpu_device *cpu, const struct gemm_job *all)
         if (turn.task + 1 < turn.end) {
             struct gemm_job next = job_of(all, &t, turn.task + 1);
             job.next = next.b != job.b ? next.b : NULL;
-            job.next_size = (size_t)next.panels * size;
+            job.next_size = all->panel_size == size ? (size_t)next.panels * size : size;
         }
         cpu->gemm->run(&job);
     }
@@ -185,7 +187,7 @@ imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, enum imf__dtype
         .bias = m->bias,
         .epilogue = epilogue,
     };
-    const struct gemm_job job = {
+    struct gemm_job job = {
         .out = &out,
         .strips = strips,
         .n_strips = (int)gemm_panels(rows),
@@ -193,12 +195,20 @@ imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, enum imf__dtype
         .offsets = offsets,
         .row = 32,
         .b = m->data,
-        .steps = (int)gemm_steps(m->K),
+        .panel_size = gemm_packed(1, m->K),
         .keep = KEPT,
         .panels = (int)m->panels,
     };
     lay(strips, offsets, m, rows, packed);
+    const int steps = (int)gemm_steps(m->K);
+    const int each = epilogue == GEMM_ADD && !m->bias ? MOST_STEPS : steps;
+    for (int done = 0; done < steps; done += job.steps) {
+        const int parts = ceil_div(steps - done, each);
+        job.steps = ceil_div(steps - done, parts);
+        job.offsets = offsets + done;
+        job.b = m->data + (size_t)done * GEMM_STEP;
 #pragma omp parallel num_threads(cpu->threads)
-    share(cpu, &job);
+        share(cpu, &job);
+    }
     return IMF_OK;
 }

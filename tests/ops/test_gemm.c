@@ -139,6 +139,7 @@ static char *multiply(const struct inputs *in, const struct gemm_kernel *k, bool
                                    .offsets = offsets,
                                    .row = 32,
                                    .b = in->b + (size_t)p * panel,
+                                   .panel_size = panel,
                                    .steps = steps,
                                    .keep = steps / 2,
                                    .panel = p,

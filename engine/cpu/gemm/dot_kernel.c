@@ -64,12 +64,11 @@ static inline __attribute__((always_inline)) void run_as(const struct gemm_job *
                                                          enum gemm_epilogue e, bool bf16)
 {
     float sums[SUMS] __attribute__((aligned(64)));
-    const size_t size = (size_t)job->steps * GEMM_STEP;
     for (int i = 0; i < job->n_strips; i++) {
         for (int p = 0; p < job->panels; p++) {
             struct place place = place_of(job->out, &job->strips[i], job->panel + p);
-            multiply_strip(sums, job, job->a + job->strips[i].a, job->b + (size_t)p * size,
-                           (size_t)place.rows);
+            multiply_strip(sums, job, job->a + job->strips[i].a,
+                           job->b + (size_t)p * job->panel_size, (size_t)place.rows);
             while (place.done < place.rows)
                 finish_row(sums, &place, e, bf16);
         }

@@ -73,6 +73,7 @@ struct gemm_job {
     size_t row;                   /* elements between a tile's rows in A: 32, or more where some are
                             * skipped; the second tile is 16 such rows further */
     const uint16_t *b;            /* the first panel */
+    size_t panel_size;            /* elements from one to the next */
     int steps;                    /* K / 32 */
     int keep;                     /* so many of them leave A in the first-level cache, for the next
                                    * panel; B, and the rest of A, pass it by */

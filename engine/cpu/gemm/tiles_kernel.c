@@ -148,7 +148,7 @@ static inline struct walk walk_of(const struct gemm_job *job, const struct gemm_
 {
     return (struct walk){
         .a = job->a + s->a,
-        .b = job->b + (size_t)panel * (size_t)job->steps * GEMM_STEP,
+        .b = job->b + (size_t)panel * job->panel_size,
         .offset = job->offsets,
         .row = job->row * sizeof(uint16_t),
         .left = job->steps,
