@@ -9,7 +9,6 @@
 #include <string.h>
 
 #define MOST_STRIPS 4 /* that share keys and values while they are cached */
-#define KEPT 16       /* steps of A that stay in the first-level cache */
 
 struct plan {
     struct layout l;     /* of queries, keys and values; the result's planes are as large */
@@ -117,7 +116,7 @@ static void attend(const struct cpu_device *cpu, const struct share *s, int task
         .b = s->packed,
         .panel_size = p->blocks * GEMM_STEP,
         .steps = (int)p->blocks,
-        .keep = KEPT,
+        .keep = GEMM_KEPT,
         .panels = (int)(p->keys / GEMM_PANEL),
     };
     cpu->gemm->run(&job);

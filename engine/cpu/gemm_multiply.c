@@ -116,9 +116,6 @@ static struct gemm_job job_of(const struct gemm_job *all, const struct gemm_task
     return job;
 }
 
-/* Steps of A that stay in a first-level cache of 48 KB beside the sums and what streams through. */
-#define KEPT 16
-
 /* Inside a parallel region, once: all of a product, shared out to the threads; no barrier behind it.
  */
 static void share(struct cpu_device *cpu, const struct gemm_job *all)
@@ -196,7 +193,7 @@ imf_status imf__gemm_multiply(struct cpu_device *cpu, void *dst, enum imf__dtype
         .row = 32,
         .b = m->data,
         .panel_size = gemm_packed(1, m->K),
-        .keep = KEPT,
+        .keep = GEMM_KEPT,
         .panels = (int)m->panels,
     };
     lay(strips, offsets, m, rows, packed);

@@ -196,7 +196,8 @@ static imf_status load_attention_picture(struct imf__decoder *dec, struct imf__l
     out.norm_groups = v->groups;
     float *w = malloc(3 * size * sizeof(*w)), *b = malloc(3 * width * sizeof(*b));
     float *proj = NULL, *bias = NULL;
-    imf_status status = w && b ? IMF_OK : IMF_ENOMEM;
+    imf_status status =
+        w && b ? IMF_OK : imf__fail(ld->err, IMF_ENOMEM, "no memory to load " ATTENTION);
     for (size_t i = 0; i < 3 && status == IMF_OK; i++) {
         float *weight = NULL, *added = NULL;
         status = imf__loader_read(ld, &weight, IMF__SHAPE(C, C), ATTENTION ".%s.weight", names[i]);

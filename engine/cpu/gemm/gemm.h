@@ -17,6 +17,8 @@
 #define GEMM_TILE 512  /* elements */
 #define GEMM_PANEL 32  /* rows or columns */
 #define GEMM_STEP 1024 /* elements of a panel for 32 of K */
+/* Steps of A that stay in a first-level cache of 48 KB beside the sums and what streams through. */
+#define GEMM_KEPT 16
 
 enum gemm_epilogue {
     GEMM_STORE,  /* x + bias */

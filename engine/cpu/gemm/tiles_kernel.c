@@ -61,12 +61,12 @@ static inline __attribute__((always_inline)) void step(struct walk *w, bool both
             TILE_STREAM(5, a + 8 * w->row, w->row);
         TILE_DOT(2, 5, 6);
     }
-    if (right)
+    if (right) {
         TILE_STREAM(7, w->b + GEMM_TILE, 64);
-    if (right)
         TILE_DOT(1, 4, 7);
-    if (right && both)
-        TILE_DOT(3, 5, 7);
+        if (both)
+            TILE_DOT(3, 5, 7);
+    }
     fetch(f);
     w->b += GEMM_STEP;
     w->left--;
