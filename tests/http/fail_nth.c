@@ -80,21 +80,24 @@ __attribute__((constructor)) static void start(void)
 /* Whether the allocation asked for by this code fails. */
 static bool fails(const void *caller)
 {
-    if (!ready || control->nth == 0)
+    if (!ready || control->nth <= 0)
         return false;
     for (int m = 0; m < MODULES; m++) {
         uintptr_t at = (uintptr_t)caller;
         if (at < text[m].from || at >= text[m].to)
             continue;
-        int64_t left = --control->nth;
-        if (left > 0 || (left < 0 && !control->on))
+        /* The test may switch it off at any moment, and then it is off. */
+        int64_t left = control->nth;
+        do {
+            if (left <= 0)
+                return false;
+        } while (!atomic_compare_exchange_weak(&control->nth, &left,
+                                               left > 1 ? left - 1 : control->on));
+        if (left > 1)
             return false;
-        if (left == 0) {
+        if (atomic_fetch_add(&control->failed, 1) == 0)
             snprintf(control->where, sizeof(control->where), "%s+0x%lx", modules[m],
                      (unsigned long)(at - text[m].base));
-            control->nth = control->on ? 1 : INT64_MIN / 2; /* the next one too, or none */
-        }
-        control->failed++;
         errno = ENOMEM;
         return true;
     }

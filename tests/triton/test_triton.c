@@ -407,7 +407,7 @@ START_TEST(test_decoupled)
     ck_assert(r[0].released && r[1].released);
     ck_assert_int_eq(r[1].n_responses, 1);
     ck_assert_ptr_nonnull(strstr(r[1].response[0].error, "5000"));
-    /* The same pictures as in one response, each once, in the order in which they are ready. */
+    /* The same pictures as in one response, each once; in which order depends on the encoders. */
     start();
     ck_assert_ptr_null(execute(&instance, one, 1));
     ck_assert_int_eq(whole.n_responses, 1);
@@ -426,9 +426,6 @@ START_TEST(test_decoupled)
         seen |= 1u << index;
     }
     ck_assert_uint_eq(seen, 7);
-    int64_t last;
-    memcpy(&last, r[0].response[2].output[3].data, 8);
-    ck_assert_int_eq(last, 0); /* three steps */
     ck_assert_ptr_null(execute(&streaming, broken, 1));
     ck_assert(r[2].released && r[2].finished);
     ck_assert_ptr_nonnull(strstr(r[2].response[r[2].n_responses - 1].error, "imfd"));
