@@ -49,7 +49,7 @@ class Start(unittest.TestCase):
         path = os.path.join(self.folder, "%d.%d" % (nth, on))
         process = subprocess.Popen(
             [IMFD, "serve", "--device", "fake:size=16", "--listen", "unix:" + path, "--api-keys-file",
-             failing.keys.name, "--rate-limit", "100000", "--drain-timeout", "1"], stdin=subprocess.DEVNULL,
+             failing.keys.name, "--rate-limit", "100000", "--drain-timeout", "20"], stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             env=clean_environment(**failing.environment))
         ready = self.wait_ready(process, path, failing)
