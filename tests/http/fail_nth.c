@@ -91,8 +91,8 @@ static bool fails(const void *caller)
         do {
             if (left <= 0)
                 return false;
-        } while (!atomic_compare_exchange_weak(&control->nth, &left,
-                                               left > 1 ? left - 1 : control->on));
+        } while (
+            !atomic_compare_exchange_weak(&control->nth, &left, left > 1 ? left - 1 : control->on));
         if (left > 1)
             return false;
         if (atomic_fetch_add(&control->failed, 1) == 0)
