@@ -174,18 +174,22 @@ static void to_rgb8(uint8_t *dst, const float *src, size_t n, float scale, float
     }
 }
 
+#if defined(__x86_64__)
+#define OPAQUE(x) __asm__ volatile("" : "+v"(x))
+#else
+#define OPAQUE(x) __asm__ volatile("" : "+w"(x))
+#endif
+
 static double peak(int times)
 {
     enum { SUMS = 12 };
-    vn sums[SUMS] = {{0}}, x = {0};
+    vn sums[SUMS] = {{0}}, x = (vn){0} + 0.5f, y = (vn){0} + 1;
+    OPAQUE(x);
+    OPAQUE(y);
     for (int t = 0; t < times; t++) {
         for (int i = 0; i < SUMS; i++) {
-            sums[i] += x * x;
-#if defined(__x86_64__)
-            __asm__ volatile("" : "+v"(sums[i]));
-#else
-            __asm__ volatile("" : "+w"(sums[i]));
-#endif
+            sums[i] = sums[i] * x + y;
+            OPAQUE(sums[i]);
         }
     }
     return (double)times * SUMS * NATIVE * 2;

@@ -84,14 +84,15 @@ static void run(const struct gemm_job *job)
 
 static double peak(int times)
 {
-    enum { SUMS_HELD = 16 };
-    __m512 sums[SUMS_HELD];
+    enum { SUMS_HELD = 12 };
+    vf sums[SUMS_HELD] = {{0}};
     __m512i x = _mm512_set1_epi32(0x3F803F80);
-    for (int i = 0; i < SUMS_HELD; i++)
-        sums[i] = _mm512_setzero_ps();
+    __asm__ volatile("" : "+v"(x));
     for (int t = 0; t < times; t++) {
-        for (int i = 0; i < SUMS_HELD; i++)
-            __asm__ volatile("vdpbf16ps %1, %1, %0" : "+v"(sums[i]) : "v"(x));
+        for (int i = 0; i < SUMS_HELD; i++) {
+            sums[i] = (vf)_mm512_dpbf16_ps((__m512)sums[i], (__m512bh)x, (__m512bh)x);
+            __asm__ volatile("" : "+v"(sums[i]));
+        }
     }
     return (double)times * SUMS_HELD * 64;
 }
