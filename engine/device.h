@@ -5,8 +5,8 @@
  * Conventions
  *   - dst first, as in memcpy. `B` samples, `T` tokens each, `C` features; row-major, dense.
  *   - `act` is the running precision (float32, or bfloat16 stored as uint16_t); f32 is float32.
- *   - Rows that products read are act in the layout that the device's products like best, told by
- *     IMF__ACT: act_bytes is their size, and no one else looks inside. IMF__ROWS is act row by row.
+ *   - Rows that products and attention read are act in the layout that the device's products like best, told by
+ *     IMF__ACT: act_bytes is their size, and no one else looks inside.
  *   - Token tensors are plain device memory (void *). Picture activations are struct imf__image:
  *     their layout belongs to the device, and the model never looks inside.
  *   - Operations enqueue; only download, sync and transfer_end wait. The caller orders nothing
@@ -21,7 +21,7 @@
 
 #include "imf.h"
 
-enum imf__dtype { IMF__F32, IMF__ACT, IMF__ROWS };
+enum imf__dtype { IMF__F32, IMF__ACT };
 
 /* Head sizes that attention has: X(HS). */
 #define IMF__HEAD_SIZES(X) X(64) X(80)
@@ -163,8 +163,8 @@ struct imf__device_ops {
     imf_status (*rms_norm)(struct imf__device *d, void *dst, enum imf__dtype dst_type,
                            const float *src, const float *weight, int B, int T, int t0, int C,
                            float eps);
-    /* dst (B T, NH HS) IMF__ACT = softmax(rope(norm(q)) . rope(norm(k)) / sqrt(HS)) v, of qkv (B,
-     * T, 3, NH, HS) IMF__ROWS, HS one of IMF__HEAD_SIZES; RMSNorm over HS with q_norm, k_norm (HS) f32, eps 1e-6;
+    /* dst (B T, NH HS) IMF__ACT = softmax(rope(norm(q)) . rope(norm(k)) / sqrt(HS)) v, of qkv (B
+     * T, 3 NH HS) IMF__ACT, HS one of IMF__HEAD_SIZES; RMSNorm over HS with q_norm, k_norm (HS) f32, eps 1e-6;
      * rope (2, T, HS / 2) f32 holds cos then sin of each token's pairs of adjacent elements, so
      * that rotations in one or two dimensions, or of some tokens only, differ in the table alone.
      */
@@ -245,7 +245,7 @@ static inline size_t imf__act_bytes(const struct imf__device *d, size_t rows, si
 
 /* Devices. The CUDA one lives in a module, libimf_cuda.so, whose one exported symbol is
  * imf__cuda_device_create with this signature and IMF__DEVICE_ABI checked first. */
-#define IMF__DEVICE_ABI 6
+#define IMF__DEVICE_ABI 7
 imf_status imf__cpu_device_create(struct imf__device **out, const struct imf_engine_params *p,
                                   struct imf_error *err);
 typedef imf_status (*imf__cuda_device_create_fn)(struct imf__device **out, int abi, int ordinal,

@@ -45,48 +45,62 @@ size_t IMF__ISA_NAME(imf__attention_work)(int T, int HS, bool bf16)
     return attention_layout(T, HS, bf16 && DOT_BF16).total;
 }
 
-/* y (HS) = rope(rms_norm(x)) * scale. rope row t: HS / 2 cosines at cosine, as many sines at sine.
- */
-INLINE void norm_rope(float *y, const void *x, int HS, bool bf16, const float *norm,
-                      const float *cosine, const float *sine, float scale)
-{
-    vf a[MAX_HS / LANES], sum = splat(0);
-    for (int i = 0; i < HS / LANES; i++) {
-        a[i] = load(x, (size_t)i * LANES, bf16);
-        sum += a[i] * a[i];
-    }
-    float r = 1.0f / sqrtf(sum_lanes(sum) / (float)HS + 1e-6f) * scale;
-    float t[MAX_HS];
-    for (int i = 0; i < HS / LANES; i++)
-        store_f32(t + i * LANES, a[i] * r * load_f32(norm + i * LANES));
-    for (int i = 0; i < HS / 2; i++) {
-        y[2 * i] = t[2 * i] * cosine[i] - t[2 * i + 1] * sine[i];
-        y[2 * i + 1] = t[2 * i] * sine[i] + t[2 * i + 1] * cosine[i];
-    }
-}
-
 struct head {
-    const char *q, *k, *v; /* first row of this head's q, k, v */
-    size_t stride;         /* bytes between rows */
+    const char *in;           /* q, k and v of all heads, side by side */
+    size_t in_width, q, k, v; /* elements: of a row; this head's first columns */
     size_t T, Tp;
     const float *q_norm, *k_norm, *cosine, *sine; /* rope (T, HS / 2) each */
     float scale;                                  /* 1 / sqrt(HS) */
     void *out;
-    size_t first, steps;  /* of out's rows; 0 steps: row by row */
     size_t width, column; /* of out, and this head's first */
+    size_t first;         /* row of in and out */
+    bool packed;          /* they lie in panels; else row by row */
 };
+
+/* Where a column of row t lies, in elements. */
+INLINE size_t place_of(const struct head *h, size_t t, size_t column, size_t width)
+{
+    const size_t row = h->first + t;
+    return h->packed ? gemm_place(row, column, (width + 31) / 32) : row * width + column;
+}
+
+/* Sixteen elements of in from d on, behind column `first`. */
+INLINE vf load_in(const struct head *h, size_t t, size_t first, size_t d, bool bf16)
+{
+    return load(h->in, place_of(h, t, first + d, h->in_width), bf16);
+}
+
+/* y (HS) = rope(rms_norm(x)) * scale, x row t of in from column `first` on. */
+INLINE void norm_rope(float *y, const struct head *h, size_t t, size_t first, int HS, bool bf16,
+                      const float *norm, float scale)
+{
+    const float *cosine = h->cosine + t * (size_t)(HS / 2);
+    const float *sine = h->sine + t * (size_t)(HS / 2);
+    vf a[MAX_HS / LANES], sum = splat(0);
+    for (int i = 0; i < HS / LANES; i++) {
+        a[i] = load_in(h, t, first, (size_t)i * LANES, bf16);
+        sum += a[i] * a[i];
+    }
+    float r = 1.0f / sqrtf(sum_lanes(sum) / (float)HS + 1e-6f) * scale;
+    float x[MAX_HS];
+    for (int i = 0; i < HS / LANES; i++)
+        store_f32(x + i * LANES, a[i] * r * load_f32(norm + i * LANES));
+    for (int i = 0; i < HS / 2; i++) {
+        y[2 * i] = x[2 * i] * cosine[i] - x[2 * i + 1] * sine[i];
+        y[2 * i + 1] = x[2 * i] * sine[i] + x[2 * i + 1] * cosine[i];
+    }
+}
 
 /* Where element d of the head's row t goes, in elements. */
 INLINE size_t place(const struct head *h, size_t t, size_t d)
 {
-    const size_t row = h->first + t, column = h->column + d;
-    return h->steps ? gemm_place(row, column, h->steps) : row * h->width + column;
+    return place_of(h, t, h->column + d, h->width);
 }
 
 /* Zeros behind the last head's columns where they fill no whole step. */
 INLINE void fill(const struct head *h, size_t HS, bool bf16)
 {
-    if (h->steps == 0 || h->column + HS < h->width || h->width % 32 == 0)
+    if (!h->packed || h->column + HS < h->width || h->width % 32 == 0)
         return;
     for (size_t t = 0; t < h->T; t++)
         store(h->out, place(h, t, HS), splat(0), bf16);
@@ -102,16 +116,17 @@ INLINE void pack_bf16(const struct head *h, int head_size, uint16_t *kp, uint16_
     for (size_t t = 0; t < h->T; t++) {
         float y[MAX_HS];
         uint16_t b[MAX_HS];
-        norm_rope(y, h->k + t * h->stride, head_size, true, h->k_norm, h->cosine + t * HS / 2,
-                  h->sine + t * HS / 2, 1.0f);
+        norm_rope(y, h, t, h->k, head_size, true, h->k_norm, 1.0f);
         for (size_t i = 0; i < HS; i += LANES)
             store_bf16(b + i, load_f32(y + i));
         for (size_t d = 0; d < HS / 2; d++)
             memcpy(kp + (d * h->Tp + t) * 2, b + 2 * d, 4);
-        const uint16_t *v = (const uint16_t *)(h->v + t * h->stride);
         uint16_t *vt = vp + (t / 2) * HS * 2 + (t & 1);
-        for (size_t d = 0; d < HS; d++)
-            vt[2 * d] = v[d];
+        for (size_t d = 0; d < HS; d += LANES) {
+            const uint16_t *v = (const uint16_t *)h->in + place_of(h, t, h->v + d, h->in_width);
+            for (size_t i = 0; i < LANES; i++)
+                vt[2 * (d + i)] = v[i];
+        }
     }
 }
 
@@ -181,9 +196,7 @@ INLINE void attention_bf16(const struct head *h, int head_size, char *work)
         size_t rows = h->T - t0 < ROWS ? h->T - t0 : ROWS;
         for (size_t i = 0; i < rows; i++) {
             float y[MAX_HS];
-            size_t t = t0 + i;
-            norm_rope(y, h->q + t * h->stride, head_size, true, h->q_norm, h->cosine + t * HS / 2,
-                      h->sine + t * HS / 2, h->scale);
+            norm_rope(y, h, t0 + i, h->q, head_size, true, h->q_norm, h->scale);
             for (size_t d = 0; d < HS; d += LANES)
                 store_bf16(q + i * HS + d, load_f32(y + d));
         }
@@ -237,21 +250,17 @@ INLINE void attention_f32(const struct head *h, int head_size, bool bf16, char *
     memset(vp, 0, HS * Tp * sizeof(float));
     for (size_t t = 0; t < h->T; t++) {
         float y[MAX_HS];
-        norm_rope(y, h->k + t * h->stride, head_size, bf16, h->k_norm, h->cosine + t * HS / 2,
-                  h->sine + t * HS / 2, 1.0f);
+        norm_rope(y, h, t, h->k, head_size, bf16, h->k_norm, 1.0f);
         for (size_t d = 0; d < HS; d++)
             kp[d * Tp + t] = y[d];
         for (size_t d = 0; d < HS; d += LANES)
-            store_f32(vp + t * HS + d, load(h->v + t * h->stride, d, bf16));
+            store_f32(vp + t * HS + d, load_in(h, t, h->v, d, bf16));
     }
     for (size_t t0 = 0; t0 < h->T; t0 += ROWS) {
         size_t rows = h->T - t0 < ROWS ? h->T - t0 : ROWS;
         memset(q, 0, ROWS * HS * sizeof(float));
-        for (size_t i = 0; i < rows; i++) {
-            size_t t = t0 + i;
-            norm_rope(q + i * HS, h->q + t * h->stride, head_size, bf16, h->q_norm,
-                      h->cosine + t * HS / 2, h->sine + t * HS / 2, h->scale);
-        }
+        for (size_t i = 0; i < rows; i++)
+            norm_rope(q + i * HS, h, t0 + i, h->q, head_size, bf16, h->q_norm, h->scale);
         for (size_t i = 0; i < ROWS; i += TILE_R) {
             size_t j = 0;
             for (; j + SCORE_V * NATIVE <= Tp; j += SCORE_V * NATIVE)
@@ -279,15 +288,18 @@ INLINE void attention_of(const struct head *h, int HS, bool bf16, char *work)
     attention_f32(h, HS, bf16, work);
 }
 
-void IMF__ISA_NAME(imf__attention_head)(void *dst, size_t first, size_t steps, const void *qkv,
+void IMF__ISA_NAME(imf__attention_head)(void *dst, const void *qkv, size_t first, bool packed,
                                         bool bf16, const float *q_norm, const float *k_norm,
                                         const float *rope, int T, int NH, int HS, int head,
                                         void *work)
 {
-    size_t e = bf16 ? 2 : 4, size = (size_t)HS, width = (size_t)NH * size;
-    struct head h = {
-        .q = (const char *)qkv + (size_t)head * size * e,
-        .stride = 3 * width * e,
+    const size_t size = (size_t)HS, width = (size_t)NH * size, column = (size_t)head * size;
+    const struct head h = {
+        .in = qkv,
+        .in_width = 3 * width,
+        .q = column,
+        .k = width + column,
+        .v = 2 * width + column,
         .T = (size_t)T,
         .Tp = round_up((size_t)T, LANES),
         .q_norm = q_norm,
@@ -296,13 +308,11 @@ void IMF__ISA_NAME(imf__attention_head)(void *dst, size_t first, size_t steps, c
         .sine = rope + (size_t)T * (size / 2),
         .scale = 1.0f / sqrtf((float)HS),
         .out = dst,
-        .first = first,
-        .steps = steps,
         .width = width,
-        .column = (size_t)head * size,
+        .column = column,
+        .first = first,
+        .packed = packed,
     };
-    h.k = h.q + width * e;
-    h.v = h.k + width * e;
     switch (HS) {
 #define ATTENTION_OF(size)                                                                         \
     case size:                                                                                     \

@@ -5,7 +5,7 @@
 #include "cpu/kernels.h"
 #include "common/vector.h"
 
-void IMF__ISA_NAME(imf__attention_head)(void *dst, size_t first, size_t steps, const void *qkv,
+void IMF__ISA_NAME(imf__attention_head)(void *dst, const void *qkv, size_t first, bool packed,
                                         bool bf16, const float *q_norm, const float *k_norm,
                                         const float *rope, int T, int NH, int HS, int head,
                                         void *work);

@@ -35,10 +35,9 @@ struct imf__cpu_kernels {
      * lie `step` behind those before; where that is more than 32, zeros fill the last ones. */
     void (*rms_norm)(void *dst, size_t step, bool dst_bf16, const float *src, const float *weight,
                      int C, float eps);
-    /* One head of one sample, rows [first, first + T) of dst: in panels of `steps` steps
-     * (cpu/gemm/gemm.h), or 0: row by row. qkv points at the sample's first row, its rows are 3 *
-     * NH * HS elements. work: attention_work(T, HS, bf16) bytes, 64-byte aligned. */
-    void (*attention_head)(void *dst, size_t first, size_t steps, const void *qkv, bool bf16,
+    /* One head of one sample, rows [first, first + T) of dst and of qkv, which lie in panels
+     * (cpu/gemm/gemm.h) or row by row. work: attention_work(T, HS, bf16) bytes, 64-byte aligned. */
+    void (*attention_head)(void *dst, const void *qkv, size_t first, bool packed, bool bf16,
                            const float *q_norm, const float *k_norm, const float *rope, int T,
                            int NH, int HS, int head, void *work);
     size_t (*attention_work)(int T, int HS, bool bf16);

@@ -261,8 +261,11 @@ imf_status cpu_matmul_rate(struct imf__device *d, double *flops_per_second)
         status = linear_load(cpu, &w, IMF__ACT, weight, NULL, N, K, false);
     double t[RUNS];
     for (int i = -1; i < RUNS && status == IMF_OK; i++) { /* the first is a warm-up */
+        struct matmul_key key = {M,     N,          K,    IMF__ACT, IMF__ACT, MATMUL_STORE,
+                                 false, w->packing, false};
+        struct operands o = with_weights(dst, src, w);
         double start = imf__seconds();
-        status = cpu_linear(d, dst, IMF__ROWS, src, w, M, IMF__STORE);
+        status = cpu_product_multiply(cpu, &key, &w->packed, &o);
         if (i >= 0)
             t[i] = imf__seconds() - start;
     }

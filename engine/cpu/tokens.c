@@ -43,20 +43,16 @@ imf_status cpu_attention(struct imf__device *d, void *dst, const void *qkv, cons
     if (d->dry)
         return IMF_OK;
     char *work = cpu_scratch(cpu, CPU_SCRATCH_THREADS);
-    const size_t steps = cpu_packs(cpu) ? gemm_steps(NH * HS) : 0;
-    const size_t in = 3 * (size_t)T * (size_t)NH * (size_t)HS * d->act_size;
 #pragma omp parallel num_threads(cpu->threads)
     for (struct cpu_turn turn = cpu_turn_of(&cpu->tasks, B * NH); cpu_next(&turn);) {
         const int b = turn.task / NH, h = turn.task % NH;
         const size_t first = (size_t)b * (size_t)T;
-        const char *from = (const char *)qkv + (size_t)b * in;
         char *own = work + piece * (size_t)omp_get_thread_num();
         if (tiles)
-            tiles->attention_head(dst, first, (const uint16_t *)from, q_norm, k_norm, rope, T, NH,
-                                  HS, h, own);
+            tiles->attention_head(dst, qkv, first, q_norm, k_norm, rope, T, NH, HS, h, own);
         else
-            cpu->k->attention_head(dst, first, steps, from, bf16, q_norm, k_norm, rope, T, NH, HS,
-                                   h, own);
+            cpu->k->attention_head(dst, qkv, first, cpu_packs(cpu), bf16, q_norm, k_norm, rope, T,
+                                   NH, HS, h, own);
     }
     return IMF_OK;
 }

@@ -61,7 +61,7 @@ static imf_status embed(struct imf__meanflow *m, struct imf__activations *a,
 
 struct workspace {
     void *normed; /* (B T, D) IMF__ACT; float32 at the end */
-    void *wide;   /* (B, T, 3, D) IMF__ROWS or (B T, Mp) IMF__ACT */
+    void *wide;   /* (B T, 3 D) or (B T, Mp) IMF__ACT */
     void *mixed;  /* (B T, D) IMF__ACT */
 };
 
@@ -72,7 +72,7 @@ static imf_status block(struct imf__meanflow *m, int layer, float *x, const stru
     const struct imf__meanflow_block *w = &m->blocks[layer];
     int rows = B * m->T;
     IMF_TRY(ops->rms_norm(m->dev, ws->normed, IMF__ACT, x, NULL, B, m->T, 0, m->D, NORM_EPS));
-    IMF_TRY(ops->linear(m->dev, ws->wide, IMF__ROWS, ws->normed, w->qkv, rows, IMF__STORE));
+    IMF_TRY(ops->linear(m->dev, ws->wide, IMF__ACT, ws->normed, w->qkv, rows, IMF__STORE));
     IMF_TRY(ops->attention(m->dev, ws->mixed, ws->wide, w->q_norm, w->k_norm, m->rope, B, m->T,
                            m->NH, m->HS));
     IMF_TRY(ops->linear(m->dev, x, IMF__F32, ws->mixed, w->out, rows, IMF__ADD));
@@ -87,8 +87,9 @@ imf_status imf__meanflow_forward(struct imf__meanflow *m, struct imf__activation
                                  const struct imf__meanflow_input *in, int B)
 {
     const struct imf__device_ops *ops = m->dev->ops;
-    size_t rows = (size_t)B * (size_t)m->T, D = (size_t)m->D, act = m->dev->act_size;
-    size_t qkv = rows * 3 * D * act, hidden = imf__act_bytes(m->dev, rows, (size_t)m->Mp);
+    size_t rows = (size_t)B * (size_t)m->T, D = (size_t)m->D;
+    size_t qkv = imf__act_bytes(m->dev, rows, 3 * D);
+    size_t hidden = imf__act_bytes(m->dev, rows, (size_t)m->Mp);
     size_t mixed = imf__act_bytes(m->dev, rows, D), full = rows * D * sizeof(float);
     size_t outputs = (size_t)m->patch * m->patch * m->channels;
     size_t mark = imf__activations_mark(arena);

@@ -95,8 +95,8 @@ static imf_status run_attention(struct imf__op_run *r, const int *p)
     struct imf__device *d = r->d;
     float *x, *qn, *kn, *angles;
     void *qkv, *q_norm, *k_norm, *rope, *dst;
-    size_t count = N(r->B) * N(T) * N(NH) * N(HS);
-    IMF_TRY(imf__op_samples(r, &x, 0, N(T) * N(3 * NH) * N(HS), 1, true));
+    const size_t rows = N(r->B) * N(T), width = N(NH) * N(HS);
+    IMF_TRY(imf__op_samples(r, &x, 0, N(T) * 3 * width, 1, true));
     IMF_TRY(imf__op_values(r, &qn, WEIGHT_SEED, 1, N(HS), 0.5f, false));
     IMF_TRY(imf__op_values(r, &kn, WEIGHT_SEED, 2, N(HS), 0.5f, false));
     for (int i = 0; i < HS; i++) {
@@ -111,13 +111,13 @@ static imf_status run_attention(struct imf__op_run *r, const int *p)
             angles[(T + t) * (HS / 2) + i] = (float)sin(angle);
         }
     }
-    IMF_TRY(imf__op_upload(r, &qkv, x, 3 * count, IMF__ROWS));
+    IMF_TRY(imf__op_upload_rows(r, &qkv, x, rows, 3 * width, IMF__ACT));
     IMF_TRY(imf__op_upload(r, &q_norm, qn, N(HS), IMF__F32));
     IMF_TRY(imf__op_upload(r, &k_norm, kn, N(HS), IMF__F32));
     IMF_TRY(imf__op_upload(r, &rope, angles, N(T) * N(HS), IMF__F32));
-    IMF_TRY(imf__op_output_rows(r, &dst, N(r->B) * N(T), N(NH) * N(HS), IMF__ACT));
+    IMF_TRY(imf__op_output_rows(r, &dst, rows, width, IMF__ACT));
     OP_CALL(r, d->ops->attention(d, dst, qkv, q_norm, k_norm, rope, r->B, T, NH, HS));
-    return imf__op_take_rows(r, dst, N(r->B) * N(T), N(NH) * N(HS), IMF__ACT);
+    return imf__op_take_rows(r, dst, rows, width, IMF__ACT);
 }
 
 static imf_status run_attention_single(struct imf__op_run *r, const int *p)
@@ -239,7 +239,7 @@ static const struct imf__op euler = {"euler", "C S patch x", run_euler, false};
 
 const struct imf__op_case imf__op_token_cases[] = {
     /* The four matrices of a block, then every epilogue and type the models use. */
-    CASE(linear, 276, 384, 128, 1, 2, IMF__STORE, 0), /* type 1: for products, 2: row by row */
+    CASE(linear, 276, 384, 128, 1, 1, IMF__STORE, 0),
     CASE(linear, 276, 128, 128, 1, 0, IMF__ADD, 0),
     CASE(linear, 276, 128, 344, 1, 0, IMF__ADD, 0),
     CASE(linear, 256, 16, 128, 1, 0, IMF__STORE, 1),
@@ -251,8 +251,6 @@ const struct imf__op_case imf__op_token_cases[] = {
     CASE(linear, 4, 192, 256, 0, 0, IMF__SILU, 1),
     CASE(linear, 1, 768, 768, 1, 1, IMF__SILU, 1),
     CASE(linear, 37, 72, 40, 1, 1, IMF__STORE, 1),
-    CASE(linear, 37, 72, 40, 1, 2, IMF__STORE, 1),
-    CASE(linear, 1, 768, 768, 1, 2, IMF__SILU, 1),
     CASE(linear, 37, 72, 40, 1, 0, IMF__ADD, 1),
     CASE(linear, 33, 64, 64, 0, 0, IMF__ADD, 1),
     CASE(linear, 40, 1024, 1024, 1, 0, IMF__ADD, 0),

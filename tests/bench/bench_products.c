@@ -81,7 +81,7 @@ static void measure(struct imf__device *d, const struct product *p, int rows)
         if (p->swiglu)
             check(d->ops->swiglu(d, dst, src, swiglu, rows));
         else
-            check(d->ops->linear(d, dst, p->add ? IMF__F32 : IMF__ROWS, src, linear, rows,
+            check(d->ops->linear(d, dst, p->add ? IMF__F32 : IMF__ACT, src, linear, rows,
                                  p->add ? IMF__ADD : IMF__STORE));
         t = seconds(d->info.threads) - t;
         if (i >= 0) {

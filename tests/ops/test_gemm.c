@@ -301,22 +301,29 @@ static void drop_attention(struct attention *a)
     free(a->rope);
 }
 
-/* All heads, from row 9 of their panels on, then row by row; the work memory holds NaN at first. */
+/* All heads, from row 9 of their panels on, then row by row; the work memory holds NaN at first, as
+ * do rows of others. */
 static uint16_t *attend(const struct attention *a, const struct gemm_kernel *k)
 {
     enum { FIRST = 9 };
     const struct heads *s = a->s;
     const size_t width = (size_t)(s->NH * s->HS), T = (size_t)s->T, steps = gemm_steps((int)width);
-    const size_t packed_bytes = gemm_packed(gemm_panels(s->T + FIRST), (int)width) * 2;
+    const size_t panels = gemm_panels(s->T + FIRST), in_steps = gemm_steps((int)(3 * width));
+    const size_t in_bytes = gemm_packed(panels, (int)(3 * width)) * 2;
+    const size_t packed_bytes = gemm_packed(panels, (int)width) * 2;
     size_t bytes = T * width * 2, work_bytes = k->attention_work(s->T, s->HS);
-    uint16_t *packed = allocate(packed_bytes), *dst = allocate(bytes);
+    uint16_t *qkv = allocate(in_bytes), *packed = allocate(packed_bytes), *dst = allocate(bytes);
+    memset(qkv, 0xFF, in_bytes);
+    for (size_t i = 0; i < T * 3 * width; i++)
+        qkv[gemm_place(FIRST + i / (3 * width), i % (3 * width), in_steps)] = a->qkv[i];
     memset(packed, 0xFF, packed_bytes);
     char *work = allocate(work_bytes);
     memset(work, 0xFF, work_bytes);
     for (int h = 0; h < s->NH; h++)
-        k->attention_head(packed, FIRST, a->qkv, a->q_norm, a->k_norm, a->rope, s->T, s->NH, s->HS,
-                          h, work);
+        k->attention_head(packed, qkv, FIRST, a->q_norm, a->k_norm, a->rope, s->T, s->NH, s->HS, h,
+                          work);
     free(work);
+    free(qkv);
     for (size_t t = 0; t < T; t++) {
         for (size_t c = 0; c < width; c++)
             dst[t * width + c] = packed[gemm_place(FIRST + t, c, steps)];

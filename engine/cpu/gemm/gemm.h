@@ -88,8 +88,8 @@ struct gemm_job {
 struct gemm_kernel {
     const char *name;
     void (*run)(const struct gemm_job *job);
-    /* As imf__cpu_kernels', of bfloat16, into panels; NULL: theirs. */
-    void (*attention_head)(uint16_t *dst, size_t first, const uint16_t *qkv, const float *q_norm,
+    /* As imf__cpu_kernels', of bfloat16, in panels; NULL: theirs. */
+    void (*attention_head)(uint16_t *dst, const uint16_t *qkv, size_t first, const float *q_norm,
                            const float *k_norm, const float *rope, int T, int NH, int HS, int head,
                            void *work);
     size_t (*attention_work)(int T, int HS);

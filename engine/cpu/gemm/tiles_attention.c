@@ -44,13 +44,21 @@ struct weights {
 };
 
 struct head {
-    const uint16_t *q, *k, *v; /* first rows; `stride` elements apart */
-    size_t stride;
+    const uint16_t *in; /* q, k and v of all heads, side by side, in panels */
+    size_t in_steps;
+    size_t q, k, v; /* this head's first columns of them */
     int T;
     const float *q_norm, *k_norm, *cosine, *sine; /* rope (T, HS / 2) each */
     uint16_t *out;
-    size_t first, width, column; /* of out: the sample's first row, and this head's columns */
+    size_t first;         /* the sample's first row, of in and out */
+    size_t width, column; /* of out: this head's columns */
 };
+
+/* Of the head's position t: column `first`, which is its q, k or v, and d more, a multiple of 16. */
+INLINE const uint16_t *at(const struct head *h, size_t first, size_t t, int d)
+{
+    return h->in + gemm_place(h->first + t, first + (size_t)d, h->in_steps);
+}
 
 /* 32 numbers in bfloat16. */
 INLINE void store_two(uint16_t *to, vf x, vf y)
@@ -75,6 +83,29 @@ INLINE vu load_some(const void *p, int n)
 #endif
 }
 
+/* Elements d .. d + 31 of position t, or the last 16 and zeros. */
+INLINE vu load_pairs(const struct head *h, size_t first, size_t t, int d, int HS)
+{
+    vu x = {0};
+    const uint16_t *left = at(h, first, t, d);
+    if (HS % 32 == 0) { /* every head begins with a step */
+        memcpy(&x, left, 64);
+        return x;
+    }
+#if defined(__AVX512F__)
+    __m512i both = _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)left));
+    if (HS - d > 16)
+        both = _mm512_inserti64x4(both,
+                                  _mm256_loadu_si256((const __m256i *)at(h, first, t, d + 16)), 1);
+    return (vu)both;
+#else
+    memcpy(&x, left, 32);
+    if (HS - d > 16)
+        memcpy((char *)&x + 32, at(h, first, t, d + 16), 32);
+    return x;
+#endif
+}
+
 static void separate(struct weights *w, const float *norm, int HS, float scale)
 {
     memset(w, 0, sizeof(*w));
@@ -84,17 +115,17 @@ static void separate(struct weights *w, const float *norm, int HS, float scale)
     }
 }
 
-/* rope(rms_norm(x)) of position t, in pieces of 32 elements that lie `step` apart: of 16 pairs of
- * neighbours, all the first ones before the second ones. That is an order like any other to the
- * scores, since q and k have the same. */
-INLINE void norm_rope(uint16_t *y, size_t step, const uint16_t *x, int HS, const struct weights *w,
+/* rope(rms_norm(x)) of position t, x the columns from `first` on, in pieces of 32 elements that lie
+ * `step` apart: of 16 pairs of neighbours, all the first ones before the second ones. That is an
+ * order like any other to the scores, since q and k have the same. */
+INLINE void norm_rope(uint16_t *y, size_t step, size_t first, int HS, const struct weights *w,
                       const struct head *h, size_t t)
 {
     const float *cosine = h->cosine + t * (size_t)(HS / 2);
     const float *sine = h->sine + t * (size_t)(HS / 2);
     vf even[MAX_PAIRS / LANES], odd[MAX_PAIRS / LANES], sum = splat(0);
     for (int i = 0; i < HS / 2; i += LANES) {
-        vu pairs = load_some(x + (ptrdiff_t)2 * i, HS / 2 - i);
+        vu pairs = load_pairs(h, first, t, 2 * i, HS);
         vf a = (vf)(pairs << 16), b = (vf)(pairs & 0xFFFF0000);
         sum += a * a;
         sum += b * b;
@@ -140,15 +171,6 @@ INLINE void transpose(uint16_t *to, const uint16_t *from, size_t stride)
         memcpy(to + i * 32, &r[i], 64);
 }
 
-/* Positions [t, t + n) of q, k or v, on their way into the cache: lines of a head lie too far apart
- * for the processor to see it coming. */
-INLINE void fetch(const struct head *h, const uint16_t *x, size_t t, size_t n, int HS)
-{
-    for (; n > 0 && t < (size_t)h->T; t++, n--)
-        for (int d = 0; d < HS; d += 32)
-            __builtin_prefetch(x + t * h->stride + d);
-}
-
 INLINE void pack_keys(const struct head *h, const struct layout *l, int HS, uint16_t *k)
 {
     uint16_t y[16][2 * MAX_PAIRS] __attribute__((aligned(64)));
@@ -157,9 +179,8 @@ INLINE void pack_keys(const struct head *h, const struct layout *l, int HS, uint
     for (size_t t = 0; t < l->keys; t += 16) {
         if (t + 16 > (size_t)h->T)
             memset(y, 0, sizeof(y));
-        fetch(h, h->k, t + 32, 16, HS);
         for (size_t i = 0; i < 16 && t + i < (size_t)h->T; i++)
-            norm_rope(y[i], 32, h->k + (t + i) * h->stride, HS, &w, h, t + i);
+            norm_rope(y[i], 32, h->k, HS, &w, h, t + i);
         uint16_t *to = k + t / 32 * l->steps * GEMM_STEP + t % 32 / 16 * GEMM_TILE;
         for (size_t s = 0; s < l->steps; s++)
             transpose(to + s * GEMM_STEP, &y[0][s * 32], 2 * MAX_PAIRS);
@@ -169,15 +190,13 @@ INLINE void pack_keys(const struct head *h, const struct layout *l, int HS, uint
 INLINE void pack_values(const struct head *h, const struct layout *l, int HS, uint16_t *v)
 {
     for (size_t t = 0; t < l->keys; t += 2) {
-        fetch(h, h->v, t + 32, 2, HS);
         uint16_t *to = v + t / 32 * (size_t)(HS / 16) * GEMM_TILE + t % 32 / 2 * 32;
-        const uint16_t *even = h->v + t * h->stride, *odd = even + h->stride;
         for (int d = 0; d < HS; d += LANES, to += GEMM_TILE) {
             vu x = {0}, y = {0};
             if (t < (size_t)h->T)
-                x = __builtin_convertvector(*(const vh_u *)(even + d), vu);
+                x = __builtin_convertvector(*(const vh_u *)at(h, h->v, t, d), vu);
             if (t + 1 < (size_t)h->T)
-                y = __builtin_convertvector(*(const vh_u *)(odd + d), vu);
+                y = __builtin_convertvector(*(const vh_u *)at(h, h->v, t + 1, d), vu);
             x |= y << 16;
             memcpy(to, &x, 64);
         }
@@ -204,9 +223,8 @@ INLINE void begin_queries(struct queries *q, size_t t)
 INLINE void pack_queries(struct queries *q, int HS, size_t n)
 {
     for (; n > 0 && q->done < q->rows; n--, q->done++)
-        norm_rope(q->to + q->done / 16 * GEMM_TILE + q->done % 16 * 32, GEMM_STEP,
-                  q->h->q + (q->first + q->done) * q->h->stride, HS, q->w, q->h,
-                  q->first + q->done);
+        norm_rope(q->to + q->done / 16 * GEMM_TILE + q->done % 16 * 32, GEMM_STEP, q->h->q, HS,
+                  q->w, q->h, q->first + q->done);
 }
 
 #define DOTS(a, b)                                                                                 \
@@ -405,9 +423,7 @@ INLINE void attend(const struct head *h, int HS, char *work, bool shifted)
     struct rows r;
     struct weights w;
     size_t rows = 0; /* that the tiles have */
-    fetch(h, h->k, 0, 32, HS);
     pack_keys(h, &l, HS, k);
-    fetch(h, h->v, 0, 32, HS);
     pack_values(h, &l, HS, v);
     struct queries next = {.to = q, .h = h, .w = &w};
     separate(&w, h->q_norm, HS, 1.44269504f / sqrtf((float)HS)); /* exponentials are of 2 */
@@ -416,7 +432,6 @@ INLINE void attend(const struct head *h, int HS, char *work, bool shifted)
     for (size_t t = 0; t < (size_t)h->T; t += 32) {
         if (rows != next.rows)
             tiles_begin((int)(rows = next.rows));
-        fetch(h, h->q, t + 32, 32, HS);
         scores(&l, h->T, rows, s, q, k, p, &r, shifted);
         begin_queries(&next, t + 32);
         for (size_t i = 0; i < rows; i++)
@@ -443,15 +458,18 @@ static float bound(const struct head *h, int HS)
     return most * sqrtf((float)HS) * 1.5f;
 }
 
-void IMF__TILES_NAME(imf__tiles_attention_head)(uint16_t *dst, size_t first, const uint16_t *qkv,
+void IMF__TILES_NAME(imf__tiles_attention_head)(uint16_t *dst, const uint16_t *qkv, size_t first,
                                                 const float *q_norm, const float *k_norm,
                                                 const float *rope, int T, int NH, int HS, int head,
                                                 void *work)
 {
-    const size_t width = (size_t)NH * (size_t)HS, at = (size_t)head * (size_t)HS;
-    struct head h = {
-        .q = qkv + at,
-        .stride = 3 * width,
+    const size_t width = (size_t)NH * (size_t)HS, column = (size_t)head * (size_t)HS;
+    const struct head h = {
+        .in = qkv,
+        .in_steps = gemm_steps(3 * NH * HS),
+        .q = column,
+        .k = width + column,
+        .v = 2 * width + column,
         .T = T,
         .q_norm = q_norm,
         .k_norm = k_norm,
@@ -460,10 +478,8 @@ void IMF__TILES_NAME(imf__tiles_attention_head)(uint16_t *dst, size_t first, con
         .out = dst,
         .first = first,
         .width = width,
-        .column = at,
+        .column = column,
     };
-    h.k = h.q + width;
-    h.v = h.k + width;
     /* Beyond, a row's largest score is subtracted from all: no exponential is too large, nor are all
      * of them too small, for a float32 sum. */
     const bool shifted = !(bound(&h, HS) <= 64);

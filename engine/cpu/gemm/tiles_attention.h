@@ -13,8 +13,8 @@
 #define IMF__TILES_NAME(name) name
 #endif
 
-/* As imf__cpu_kernels' attention_head, into panels, and attention_work. */
-void IMF__TILES_NAME(imf__tiles_attention_head)(uint16_t *dst, size_t first, const uint16_t *qkv,
+/* As imf__cpu_kernels' attention_head, in panels, and attention_work. */
+void IMF__TILES_NAME(imf__tiles_attention_head)(uint16_t *dst, const uint16_t *qkv, size_t first,
                                                 const float *q_norm, const float *k_norm,
                                                 const float *rope, int T, int NH, int HS, int head,
                                                 void *work);
