@@ -75,6 +75,17 @@ static inline void store_bf16(uint16_t *p, vf x)
 #endif
 }
 
+/* Both, one behind the other: as dear as one. */
+static inline void store_bf16_two(uint16_t *p, vf x, vf y)
+{
+#if defined(__AVX512BF16__)
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh((__m512)y, (__m512)x));
+#else
+    store_bf16(p, x);
+    store_bf16(p + LANES, y);
+#endif
+}
+
 static inline vf load(const void *p, size_t i, bool bf16)
 {
     return bf16 ? load_bf16((const uint16_t *)p + i) : load_f32((const float *)p + i);

@@ -123,7 +123,9 @@ static inline __attribute__((always_inline)) void finish_row(const float *sums, 
         x = max_lanewise(x, splat(0));
         y = max_lanewise(y, splat(0));
     }
-    if (whole) {
+    if (whole && bf16 && width > LANES) {
+        store_bf16_two((uint16_t *)row, x, y);
+    } else if (whole) {
         store(row, 0, x, bf16);
         if (width > LANES)
             store(row, LANES, y, bf16);

@@ -32,8 +32,7 @@ static inline __attribute__((always_inline)) void feed(struct feeding *s, int pi
             x = silu_rough(x);
             y = silu_rough(y);
         }
-        store_bf16(s->f.dst, x);
-        store_bf16(s->f.dst + LANES, y);
+        store_bf16_two(s->f.dst, x, y);
         s->f.src += GEMM_PANEL;
         s->f.dst += GEMM_PANEL;
         if (--s->left == 0) {

@@ -3,7 +3,7 @@
  *     k: B panels of 32 keys over the head size; v: tiles of 32 keys x 16 features, by key;
  *     q, and the exponentials in bfloat16: A panels of 32 rows.
  * What the vectors have to do is done between the tiles' instructions: a block's exponentials while
- * the scores of the next 32 keys are stored, the next rows' q while values are summed.
+ * the next 32 keys are multiplied, the next rows' q while values are summed.
  * Keys are padded with zeros to a multiple of 32, whose probabilities are zero. */
 #include "cpu/gemm/tiles_attention.h"
 #include "cpu/gemm/gemm.h"
@@ -58,17 +58,6 @@ struct head {
 INLINE const uint16_t *at(const struct head *h, size_t first, size_t t, int d)
 {
     return h->in + gemm_place(h->first + t, first + (size_t)d, h->in_steps);
-}
-
-/* 32 numbers in bfloat16. */
-INLINE void store_two(uint16_t *to, vf x, vf y)
-{
-#if defined(__AVX512BF16__)
-    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh((__m512)y, (__m512)x));
-#else
-    store_bf16(to, x);
-    store_bf16(to + LANES, y);
-#endif
 }
 
 /* The first `n` (8 or 16) of sixteen numbers of four bytes; zeros in place of the others. */
@@ -137,7 +126,7 @@ INLINE void norm_rope(uint16_t *y, size_t step, size_t first, int HS, const stru
         vf c = (vf)load_some(cosine + i, HS / 2 - i) * r,
            s = (vf)load_some(sine + i, HS / 2 - i) * r;
         vf a = even[i / LANES], b = odd[i / LANES];
-        store_two(y, a * c - b * s, b * c + a * s);
+        store_bf16_two(y, a * c - b * s, b * c + a * s);
     }
 }
 
@@ -227,17 +216,23 @@ INLINE void pack_queries(struct queries *q, int HS, size_t n)
                   q->w, q->h, q->first + q->done);
 }
 
-#define DOTS(a, b)                                                                                 \
+/* 2 x 2 tiles; `beside` is done behind each of their products. */
+#define DOTS_BESIDE(a, b, beside)                                                                  \
     do {                                                                                           \
         TILE_LOAD(4, a, 64);                                                                       \
         TILE_STREAM(6, b, 64);                                                                     \
         TILE_DOT(0, 4, 6);                                                                         \
+        beside;                                                                                    \
         TILE_STREAM(7, (b) + GEMM_TILE, 64);                                                       \
         TILE_DOT(1, 4, 7);                                                                         \
+        beside;                                                                                    \
         TILE_LOAD(5, (a) + GEMM_TILE, 64);                                                         \
         TILE_DOT(2, 5, 6);                                                                         \
+        beside;                                                                                    \
         TILE_DOT(3, 5, 7);                                                                         \
+        beside;                                                                                    \
     } while (0)
+#define DOTS(a, b) DOTS_BESIDE(a, b, (void)0)
 
 #define DOTS_OF_ONE(a, b)                                                                          \
     do {                                                                                           \
@@ -313,7 +308,7 @@ INLINE void exponentials(struct scored *e, struct rows *r, size_t n, bool whole,
             y = (vf)((vi)y & (lane < e->columns - LANES));
         }
         r->sum[i] += x + y;
-        store_two(e->p + i / 16 * GEMM_TILE + i % 16 * 32, x, y);
+        store_bf16_two(e->p + i / 16 * GEMM_TILE + i % 16 * 32, x, y);
     }
 }
 
@@ -355,16 +350,17 @@ INLINE void scores(const struct layout *l, int T, size_t rows, float *s, const u
     for (size_t t = 0; t < l->keys; t += 32, k += l->steps * GEMM_STEP, p += GEMM_STEP) {
         ZERO();
         for (size_t i = 0; i < l->steps; i++)
-            DOTS(q + i * GEMM_STEP, k + i * GEMM_STEP);
+            DOTS_BESIDE(q + i * GEMM_STEP, k + i * GEMM_STEP,
+                        exponentials(&e, r, 2, true, shifted));
         float *to = s + t / 32 % 2 * BLOCK;
         TILE_STORE(0, to, 128);
-        exponentials(&e, r, 8, true, shifted);
+        exponentials(&e, r, 4, true, shifted);
         TILE_STORE(1, to + 16, 128);
-        exponentials(&e, r, 8, true, shifted);
+        exponentials(&e, r, 4, true, shifted);
         TILE_STORE(2, to + 512, 128);
-        exponentials(&e, r, 8, true, shifted);
+        exponentials(&e, r, 4, true, shifted);
         TILE_STORE(3, to + 528, 128);
-        exponentials(&e, r, 8, true, shifted);
+        exponentials(&e, r, 32, true, shifted);
         e = (struct scored){.s = to, .p = p, .rows = rows, .columns = T - (int)t};
     }
     exponentials(&e, r, 32, false, shifted);
@@ -389,7 +385,7 @@ INLINE void finish(const struct head *h, int HS, const float *o, const float *in
         const size_t column = h->column + (size_t)d, steps = (h->width + 31) / 32;
         vf x = load_f32(o + i * 32) * inv[i], y = load_f32(o + i * 32 + 16) * inv[i];
         if (HS % 32 == 0) { /* every head begins with a step */
-            store_two(h->out + gemm_place(h->first + first + i, column, steps), x, y);
+            store_bf16_two(h->out + gemm_place(h->first + first + i, column, steps), x, y);
             continue;
         }
         put(h, first + i, (size_t)d, x);
@@ -406,10 +402,9 @@ INLINE void values(const struct layout *l, int HS, float *o, const uint16_t *p, 
     ZERO();
     for (size_t i = 0; i < l->keys / 32; i++) {
         if (HS - d >= 32)
-            DOTS(p + i * GEMM_STEP, v + i * step);
+            DOTS_BESIDE(p + i * GEMM_STEP, v + i * step, pack_queries(next, HS, 1));
         else
             DOTS_OF_ONE(p + i * GEMM_STEP, v + i * step);
-        pack_queries(next, HS, 2);
     }
     STORE(o);
 }
