@@ -9,6 +9,7 @@
 
 #define BAND_BYTES (832 << 10) /* of a band's pixels, as they are read */
 #define BAND_ROWS 8
+#define RING_BYTES (640 << 10) /* of B that is read again with each row of output */
 
 static int ceil_div(int n, int by)
 {
@@ -80,7 +81,8 @@ static imf_status pack_phase(struct cpu_device *cpu, struct gemm_conv *w, int in
     const size_t in = (size_t)w->desc.in * (size_t)w->desc.kh * (size_t)w->desc.kw;
     const size_t size = gemm_packed(1, K), bytes = size * (size_t)w->panels * sizeof(*p->data);
     p->data = cpu_weights_alloc(bytes);
-    p->offsets = calloc(2 * (size_t)w->steps, sizeof(*p->offsets));
+    const int firsts = w->ring ? w->ring : 1;
+    p->offsets = calloc((size_t)w->steps * (size_t)(1 + firsts), sizeof(*p->offsets));
     p->band_offsets = p->offsets + w->steps;
     float *rows = malloc((size_t)GEMM_PANEL * (size_t)K * sizeof(*rows));
     if (!p->data || !p->offsets || !rows) {
@@ -98,12 +100,14 @@ static imf_status pack_phase(struct cpu_device *cpu, struct gemm_conv *w, int in
         imf__gemm_pack_b(p->data + (size_t)panel * size, from, K);
     }
     free(rows);
-    size_t blocks = blocks_of(w->desc.in), step = 0;
-    for (size_t b = 0; b < blocks; b++) {
-        for (int t = 0; t < taps; t++, step++) {
-            size_t at = (size_t)(t / win.kw) * w->src_row + (size_t)(t % win.kw) * BLOCK;
-            p->offsets[step] = b * w->src_plane + at;
-            p->band_offsets[step] = b * w->band_plane + at;
+    for (int step = 0; step < w->steps; step++) {
+        const size_t block = (size_t)(step / taps), x = (size_t)(step % taps % win.kw) * BLOCK;
+        const int y = step % taps / win.kw;
+        p->offsets[step] = block * w->src_plane + (size_t)y * w->src_row + x;
+        for (int first = 0; first < firsts; first++) {
+            const int row = w->ring ? (first + y) % w->ring : y;
+            p->band_offsets[first * w->steps + step] =
+                block * w->band_plane + (size_t)row * w->src_row + x;
         }
     }
     p->first =
@@ -158,7 +162,10 @@ static void lay_bands(const struct cpu_device *cpu, struct gemm_conv *w)
         else
             break;
     }
-    w->band_rows = (w->band - 1) * d->stride + d->kh;
+    if (w->phases == 1 && d->stride == 1 && d->kh > 1 &&
+        gemm_packed((size_t)w->panels, w->steps * BLOCK) * sizeof(uint16_t) <= RING_BYTES)
+        w->ring = d->kh + 1;
+    w->band_rows = w->ring ? w->ring : (w->band - 1) * d->stride + d->kh;
     w->band_plane = w->src_row * (size_t)w->band_rows;
 }
 

@@ -6,7 +6,7 @@
 #include <omp.h>
 #include <string.h>
 
-#define GROUP_BYTES (800 << 10) /* of B at a time: they stay in the second-level cache */
+#define GROUP_BYTES (300 << 10) /* of B at a time: they stay in the second-level cache */
 #define FEED_MOST 3             /* pixels a step: more would take longer than the step itself */
 
 struct run {
@@ -23,6 +23,7 @@ struct run {
 
 struct task {
     int n, y0, y1, panel, panels;
+    bool goes_on; /* the next one is the band below, most likely */
 };
 
 static size_t band_bytes(const struct gemm_conv *w)
@@ -38,6 +39,13 @@ static bool has_row(const struct run *r, const struct task *t, int i)
     return y >= 0 && y < r->w->desc.in_h;
 }
 
+/* Where in its buffer a band's row `i` lies. */
+static uint16_t *band_row(const struct run *r, uint16_t *band, const struct task *t, int i)
+{
+    const int row = r->w->ring ? (t->y0 + i) % r->w->ring : i;
+    return band + (size_t)row * r->w->src_row;
+}
+
 /* The normalising of a band's row `i`, which the picture has. */
 static struct gemm_feed feed_of(const struct run *r, uint16_t *band, const struct task *t, int i)
 {
@@ -47,7 +55,7 @@ static struct gemm_feed feed_of(const struct run *r, uint16_t *band, const struc
     const size_t run = (size_t)w->desc.in_w * BLOCK, edge = GEMM_BORDER * BLOCK;
     struct gemm_feed f = {
         .src = (const uint16_t *)r->raw + (size_t)t->n * w->src_picture + y * w->src_row + edge,
-        .dst = band + (size_t)i * w->src_row + edge,
+        .dst = band_row(r, band, t, i) + edge,
         .a = r->scales + (size_t)t->n * r->scales_sample,
         .planes = (int)blocks_of(w->desc.in),
         .pixels = w->desc.in_w,
@@ -68,13 +76,26 @@ static void normalise_row(const struct run *r, const struct gemm_feed *f)
                                BLOCK, f->silu);
 }
 
+/* Zeros for a row that no picture has. */
+static void clear_row(const struct run *r, uint16_t *row)
+{
+    const struct gemm_conv *w = r->w;
+    for (size_t plane = 0; plane < blocks_of(w->desc.in); plane++, row += w->band_plane)
+        memset(row, 0, w->src_row * sizeof(*row));
+}
+
+static bool follows(const struct task *t, const struct task *before)
+{
+    return before->panels > 0 && before->n == t->n && before->y1 == t->y0;
+}
+
 /* Rows that this thread's task before, the band above, has left: they move to the top. */
 static int keep_rows(const struct run *r, uint16_t *band, const struct task *t,
                      const struct task *before)
 {
     const struct gemm_conv *w = r->w;
     const size_t row = w->src_row, kept = (size_t)w->desc.kh - 1;
-    if (before->panels == 0 || before->n != t->n || before->y1 != t->y0 || kept == 0)
+    if (!follows(t, before) || kept == 0)
         return 0;
     for (size_t plane = 0; plane < blocks_of(w->desc.in); plane++, band += w->band_plane)
         memmove(band, band + (size_t)(before->y1 - before->y0) * row, kept * row * sizeof(*band));
@@ -87,12 +108,17 @@ static void begin_band(const struct run *r, uint16_t *band, const struct task *t
 {
     const struct gemm_conv *w = r->w;
     const size_t edge = GEMM_BORDER * BLOCK, row = w->src_row;
-    for (int i = keep_rows(r, band, t, before); i < t->y1 - t->y0 - 1 + w->desc.kh; i++) {
+    const int rows = w->ring ? w->ring : t->y1 - t->y0 - 1 + w->desc.kh;
+    if (w->ring && before->goes_on && follows(t, before))
+        return;
+    for (int i = w->ring ? 0 : keep_rows(r, band, t, before); i < rows; i++) {
         const bool there = has_row(r, t, i);
-        for (size_t plane = 0; plane < blocks_of(w->desc.in); plane++) {
-            uint16_t *to = band + plane * w->band_plane + (size_t)i * row;
-            memset(to, 0, (there ? edge : row) * sizeof(*to));
-            memset(to + row - edge, 0, edge * sizeof(*to));
+        uint16_t *to = band_row(r, band, t, i);
+        if (!there)
+            clear_row(r, to);
+        for (size_t plane = 0; there && plane < blocks_of(w->desc.in); plane++) {
+            memset(to + plane * w->band_plane, 0, edge * sizeof(*to));
+            memset(to + plane * w->band_plane + row - edge, 0, edge * sizeof(*to));
         }
         if (there && i < w->desc.kh) {
             const struct gemm_feed f = feed_of(r, band, t, i);
@@ -101,27 +127,57 @@ static void begin_band(const struct run *r, uint16_t *band, const struct task *t
     }
 }
 
-/* A task's rows one by one: each one's product normalises what the next one will see too. */
+/* The product of a band's row `y` normalises what the next row will see too. */
+static void run_row(const struct run *r, const struct task *t, struct gemm_job job, uint16_t *band,
+                    int y)
+{
+    const struct gemm_conv *w = r->w;
+    const int next = y + w->desc.kh, steps = w->row_strips * job.panels * job.steps;
+    struct gemm_feed f;
+    if ((y + 1 < t->y1 - t->y0 || (w->ring && t->goes_on)) && has_row(r, t, next)) {
+        f = feed_of(r, band, t, next);
+        f.step = (f.planes * f.pixels + steps - 1) / steps;
+        f.step = f.step < FEED_MOST ? f.step : FEED_MOST;
+        job.feed = &f;
+    } else if (w->ring) {
+        clear_row(r, band_row(r, band, t, next));
+    }
+    r->cpu->gemm->run(&job);
+}
+
+/* A band over a ring: the rows of A that a row's steps see lie where they did for another one. */
+static void run_ring(const struct run *r, const struct task *t, struct gemm_job job, uint16_t *band)
+{
+    const struct gemm_conv *w = r->w;
+    const size_t *offsets = job.offsets;
+    struct gemm_out out = *job.out;
+    const size_t row = w->desc.f32_out ? (size_t)w->out_w * (size_t)w->desc.out * sizeof(float)
+                                       : w->dst_row * sizeof(uint16_t);
+    job.out = &out;
+    job.n_strips = w->row_strips;
+    for (int y = 0; y < t->y1 - t->y0; y++) {
+        job.offsets = offsets + (t->y0 + y) % w->ring * w->steps;
+        run_row(r, t, job, band, y);
+        out.dst = (char *)out.dst + row;
+        if (out.residual)
+            out.residual += w->dst_row;
+        if (out.sums)
+            out.sums += w->sums_row;
+    }
+}
+
+/* A band's rows one by one, with the first panels. */
 static void run_rows(const struct run *r, const struct task *t, struct gemm_job job, uint16_t *band)
 {
     const struct gemm_conv *w = r->w;
-    const int rows = t->y1 - t->y0, steps = w->row_strips * job.panels * job.steps;
+    const int rows = t->y1 - t->y0;
     const uint16_t *next_b = job.next;
     const size_t part = job.next_size / (size_t)rows; /* of the next panels, with each row */
     job.n_strips = w->row_strips;
     job.next_size = part;
     for (int y = 0; y < rows; y++, job.strips += w->row_strips) {
-        const int next = y + w->desc.kh;
-        struct gemm_feed f;
-        job.feed = NULL;
         job.next = next_b ? next_b + (size_t)y * part : NULL;
-        if (y + 1 < rows && has_row(r, t, next)) {
-            f = feed_of(r, band, t, next);
-            f.step = (f.planes * f.pixels + steps - 1) / steps;
-            f.step = f.step < FEED_MOST ? f.step : FEED_MOST;
-            job.feed = &f;
-        }
-        r->cpu->gemm->run(&job);
+        run_row(r, t, job, band, y);
     }
 }
 
@@ -191,6 +247,13 @@ static void run_phase(const struct run *r, const struct task *t, int phase, uint
         job.a = (const uint16_t *)r->src->data + (size_t)t->n * w->src_picture + p->first +
                 (size_t)(t->y0 * w->desc.stride) * w->src_row;
     }
+    if (r->raw && w->ring) {
+        job.panel = t->panel;
+        job.panels = t->panels;
+        job.b = p->data + (size_t)t->panel * size;
+        run_ring(r, t, job, band);
+        return;
+    }
     int group = (int)(GROUP_BYTES / (size * sizeof(uint16_t)));
     group = group < 1 ? 1 : group;
     for (int done = 0; done < t->panels; done += group) {
@@ -236,6 +299,7 @@ static void run_tasks(const struct run *r)
                              .y0 = i % bands * w->band,
                              .panel = i / bands % columns * w->task_panels};
             t.y1 = t.y0 + w->band < w->out_h ? t.y0 + w->band : w->out_h;
+            t.goes_on = i + 1 < turn.end && t.y1 < w->out_h;
             t.panels = w->panels - t.panel < w->task_panels ? w->panels - t.panel : w->task_panels;
             run_task(r, &t, &before);
             before = t;

@@ -103,38 +103,44 @@ advance(struct walk *w, bool both, bool right, bool keep, struct beside *s, enum
     feed(&s->fed, s->fed.f.step);
 }
 
-/* A block of sums, while the rows of the one before it are finished. */
-static inline __attribute__((always_inline)) void multiply(float *sums, struct walk w, bool both,
-                                                           bool right, struct beside *s,
-                                                           const float *finished, struct place *p,
-                                                           enum gemm_epilogue e, bool bf16)
+/* The first step of a block: as each tile is wanted, it gives up the sums of the block before, so
+ * that the multiplications do not wait for all of them. `sums` NULL: there are none. */
+static inline __attribute__((always_inline)) void begin(struct walk *w, bool both, bool right,
+                                                        float *sums)
 {
-    const bool few = w.left < 16; /* steps: more rows with each */
+    const uint16_t *a = w->a + *w->offset++;
+    TILE_STREAM(6, w->b, 64);
+    TILE_LOAD(4, a, w->row);
+    if (sums)
+        TILE_STORE(0, sums, 64);
     TILE_ZERO(0);
-    if (right)
-        TILE_ZERO(1);
-    if (both)
+    TILE_DOT(0, 4, 6);
+    if (both) {
+        TILE_LOAD(5, a + 8 * w->row, w->row);
+        if (sums)
+            TILE_STORE(2, sums + 512, 64);
         TILE_ZERO(2);
-    if (both && right)
-        TILE_ZERO(3);
-    while (few && w.left > w.past && p->done + 3 < p->rows) {
-        advance(&w, both, right, true, s, e);
-        finish_row(finished, p, e, bf16);
-        finish_row(finished, p, e, bf16);
-        finish_row(finished, p, e, bf16);
-        finish_row(finished, p, e, bf16);
+        TILE_DOT(2, 5, 6);
     }
-    while (w.left > w.past && p->done + 1 < p->rows) {
-        advance(&w, both, right, true, s, e);
-        finish_row(finished, p, e, bf16);
-        finish_row(finished, p, e, bf16);
+    if (right) {
+        TILE_STREAM(7, w->b + GEMM_TILE, 64);
+        if (sums)
+            TILE_STORE(1, sums + 256, 64);
+        TILE_ZERO(1);
+        TILE_DOT(1, 4, 7);
+        if (both) {
+            if (sums)
+                TILE_STORE(3, sums + 768, 64);
+            TILE_ZERO(3);
+            TILE_DOT(3, 5, 7);
+        }
     }
-    while (w.left > w.past)
-        advance(&w, both, right, true, s, e);
-    while (w.left > 0)
-        advance(&w, both, right, false, s, e);
-    while (p->done < p->rows)
-        finish_row(finished, p, e, bf16);
+    w->b += GEMM_STEP;
+    w->left--;
+}
+
+static void put_tiles(float *sums, bool both, bool right)
+{
     TILE_STORE(0, sums, 64);
     if (right)
         TILE_STORE(1, sums + 256, 64);
@@ -142,6 +148,35 @@ static inline __attribute__((always_inline)) void multiply(float *sums, struct w
         TILE_STORE(2, sums + 512, 64);
     if (both && right)
         TILE_STORE(3, sums + 768, 64);
+}
+
+/* A block of sums, which stay in the tiles, while the rows of the one before it are finished; `held`:
+ * the tiles have its sums still. */
+static inline __attribute__((always_inline)) void multiply(float *sums, bool held, struct walk w,
+                                                           bool both, bool right, struct beside *s,
+                                                           struct place *p, enum gemm_epilogue e,
+                                                           bool bf16)
+{
+    const bool few = w.left < 16; /* steps: more rows with each */
+    begin(&w, both, right, held ? sums : NULL);
+    while (few && w.left > w.past && p->done + 3 < p->rows) {
+        advance(&w, both, right, true, s, e);
+        finish_row(sums, p, e, bf16);
+        finish_row(sums, p, e, bf16);
+        finish_row(sums, p, e, bf16);
+        finish_row(sums, p, e, bf16);
+    }
+    while (w.left > w.past && p->done + 1 < p->rows) {
+        advance(&w, both, right, true, s, e);
+        finish_row(sums, p, e, bf16);
+        finish_row(sums, p, e, bf16);
+    }
+    while (w.left > w.past)
+        advance(&w, both, right, true, s, e);
+    while (w.left > 0)
+        advance(&w, both, right, false, s, e);
+    while (p->done < p->rows)
+        finish_row(sums, p, e, bf16);
 }
 
 static inline struct walk walk_of(const struct gemm_job *job, const struct gemm_strip *s, int panel)
@@ -159,31 +194,40 @@ static inline struct walk walk_of(const struct gemm_job *job, const struct gemm_
 static inline __attribute__((always_inline)) void run_as(const struct gemm_job *job,
                                                          enum gemm_epilogue e, bool bf16)
 {
-    float sums[2][SUMS] __attribute__((aligned(64)));
+    float sums[SUMS] __attribute__((aligned(64)));
     struct place before = {.rows = 0};
     struct beside beside = {.next = fetch_of(job), .fed = feeding_of(job)};
     const bool narrow = e == GEMM_STORE && !bf16; /* the last layers' kind: few columns */
-    int now = 0, rows = 0;
+    bool held = false, wide = true; /* the tiles have `before`'s sums, of 32 columns */
+    int rows = 0;
     for (int i = 0; i < job->n_strips; i++) {
         const struct gemm_strip *s = &job->strips[i];
-        if (s->rows != rows)
-            tiles_begin(rows = s->rows);
-        for (int p = 0; p < job->panels; p++, now ^= 1) {
+        for (int p = 0; p < job->panels; p++) {
             const struct walk w = walk_of(job, s, p);
+            const bool right = !narrow || job->out->columns - (job->panel + p) * GEMM_PANEL > 16;
+            if (held && (s->rows != rows || right != wide)) {
+                put_tiles(sums, rows > 16, wide);
+                held = false;
+            }
+            if (s->rows != rows)
+                tiles_begin(rows = s->rows);
             beside.here = place_of(job->out, s, job->panel + p);
             beside.expected = 0;
-            const bool right = !narrow || job->out->columns - (job->panel + p) * GEMM_PANEL > 16;
             if (!right && rows > 16)
-                multiply(sums[now], w, true, false, &beside, sums[now ^ 1], &before, e, bf16);
+                multiply(sums, held, w, true, false, &beside, &before, e, bf16);
             else if (rows > 16)
-                multiply(sums[now], w, true, true, &beside, sums[now ^ 1], &before, e, bf16);
+                multiply(sums, held, w, true, true, &beside, &before, e, bf16);
             else
-                multiply(sums[now], w, false, true, &beside, sums[now ^ 1], &before, e, bf16);
+                multiply(sums, held, w, false, true, &beside, &before, e, bf16);
             before = beside.here;
+            held = true;
+            wide = right || rows <= 16;
         }
     }
+    if (held)
+        put_tiles(sums, rows > 16, wide);
     while (before.done < before.rows)
-        finish_row(sums[now ^ 1], &before, e, bf16);
+        finish_row(sums, &before, e, bf16);
     tiles_end();
     feed_rest(&beside.fed);
 }
