@@ -162,10 +162,11 @@ static void lay_bands(const struct cpu_device *cpu, struct gemm_conv *w)
         else
             break;
     }
-    if (w->phases == 1 && d->stride == 1 && d->kh > 1 &&
+    w->ahead = w->phases == 1 && d->stride == 1 && d->kh > 1;
+    if (w->ahead &&
         gemm_packed((size_t)w->panels, w->steps * BLOCK) * sizeof(uint16_t) <= RING_BYTES)
         w->ring = d->kh + 1;
-    w->band_rows = w->ring ? w->ring : (w->band - 1) * d->stride + d->kh;
+    w->band_rows = w->ring ? w->ring : (w->band - 1) * d->stride + d->kh + w->ahead;
     w->band_plane = w->src_row * (size_t)w->band_rows;
 }
 

@@ -31,6 +31,7 @@ struct gemm_conv {
     size_t sums_row;       /* floats that a GroupNorm wants of one row of the result */
     int band, task_panels; /* output rows and panels of a task */
     int ring;              /* rows of the buffer, used in turn; 0: it has all rows of a band */
+    bool ahead;            /* bands normalise a row for the one below */
     int band_rows;         /* that the buffer has */
     size_t band_plane;     /* elements */
     struct phase phase[4];

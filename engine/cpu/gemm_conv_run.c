@@ -23,7 +23,7 @@ struct run {
 
 struct task {
     int n, y0, y1, panel, panels;
-    bool goes_on; /* the next one is the band below, most likely */
+    bool ahead; /* the next one is most likely the band below: a row is normalised for it */
 };
 
 static size_t band_bytes(const struct gemm_conv *w)
@@ -46,8 +46,9 @@ static uint16_t *band_row(const struct run *r, uint16_t *band, const struct task
     return band + (size_t)row * r->w->src_row;
 }
 
-/* The normalising of a band's row `i`, which the picture has. */
-static struct gemm_feed feed_of(const struct run *r, uint16_t *band, const struct task *t, int i)
+/* The normalising of a band's row `i`, which the picture has, over so many steps. */
+static struct gemm_feed feed_of(const struct run *r, uint16_t *band, const struct task *t, int i,
+                                int steps)
 {
     const struct gemm_conv *w = r->w;
     const int row = t->y0 - w->desc.pad_h + i + GEMM_BORDER;
@@ -64,6 +65,8 @@ static struct gemm_feed feed_of(const struct run *r, uint16_t *band, const struc
         .silu = r->src->unnormed_silu,
     };
     f.b = f.a + r->scales_sample / 2;
+    f.step = (f.planes * f.pixels + steps - 1) / steps;
+    f.step = f.step < FEED_MOST ? f.step : FEED_MOST;
     return f;
 }
 
@@ -89,14 +92,23 @@ static bool follows(const struct task *t, const struct task *before)
     return before->panels > 0 && before->n == t->n && before->y1 == t->y0;
 }
 
+/* Panels that go together. */
+static int group_of(const struct gemm_conv *w)
+{
+    const size_t size = (size_t)w->steps * GEMM_STEP * sizeof(uint16_t);
+    return size < GROUP_BYTES ? (int)(GROUP_BYTES / size) : 1;
+}
+
 /* Rows that this thread's task before, the band above, has left: they move to the top. */
 static int keep_rows(const struct run *r, uint16_t *band, const struct task *t,
                      const struct task *before)
 {
     const struct gemm_conv *w = r->w;
-    const size_t row = w->src_row, kept = (size_t)w->desc.kh - 1;
+    const size_t row = w->src_row;
+    size_t kept = (size_t)w->desc.kh - 1;
     if (!follows(t, before) || kept == 0)
         return 0;
+    kept += before->ahead && has_row(r, t, w->desc.kh - 1);
     for (size_t plane = 0; plane < blocks_of(w->desc.in); plane++, band += w->band_plane)
         memmove(band, band + (size_t)(before->y1 - before->y0) * row, kept * row * sizeof(*band));
     return (int)kept;
@@ -108,8 +120,8 @@ static void begin_band(const struct run *r, uint16_t *band, const struct task *t
 {
     const struct gemm_conv *w = r->w;
     const size_t edge = GEMM_BORDER * BLOCK, row = w->src_row;
-    const int rows = w->ring ? w->ring : t->y1 - t->y0 - 1 + w->desc.kh;
-    if (w->ring && before->goes_on && follows(t, before))
+    const int rows = w->ring ? w->ring : t->y1 - t->y0 - 1 + w->desc.kh + w->ahead;
+    if (w->ring && before->ahead && follows(t, before))
         return;
     for (int i = w->ring ? 0 : keep_rows(r, band, t, before); i < rows; i++) {
         const bool there = has_row(r, t, i);
@@ -121,7 +133,7 @@ static void begin_band(const struct run *r, uint16_t *band, const struct task *t
             memset(to + plane * w->band_plane + row - edge, 0, edge * sizeof(*to));
         }
         if (there && i < w->desc.kh) {
-            const struct gemm_feed f = feed_of(r, band, t, i);
+            const struct gemm_feed f = feed_of(r, band, t, i, 1);
             normalise_row(r, &f);
         }
     }
@@ -134,10 +146,8 @@ static void run_row(const struct run *r, const struct task *t, struct gemm_job j
     const struct gemm_conv *w = r->w;
     const int next = y + w->desc.kh, steps = w->row_strips * job.panels * job.steps;
     struct gemm_feed f;
-    if ((y + 1 < t->y1 - t->y0 || (w->ring && t->goes_on)) && has_row(r, t, next)) {
-        f = feed_of(r, band, t, next);
-        f.step = (f.planes * f.pixels + steps - 1) / steps;
-        f.step = f.step < FEED_MOST ? f.step : FEED_MOST;
+    if ((y + 1 < t->y1 - t->y0 || (w->ring && t->ahead)) && has_row(r, t, next)) {
+        f = feed_of(r, band, t, next, steps);
         job.feed = &f;
     } else if (w->ring) {
         clear_row(r, band_row(r, band, t, next));
@@ -254,8 +264,7 @@ static void run_phase(const struct run *r, const struct task *t, int phase, uint
         run_ring(r, t, job, band);
         return;
     }
-    int group = (int)(GROUP_BYTES / (size * sizeof(uint16_t)));
-    group = group < 1 ? 1 : group;
+    const int group = group_of(w), rows = t->y1 - t->y0, below = rows - 1 + w->desc.kh;
     for (int done = 0; done < t->panels; done += group) {
         job.panel = t->panel + done;
         job.panels = t->panels - done < group ? t->panels - done : group;
@@ -263,6 +272,12 @@ static void run_phase(const struct run *r, const struct task *t, int phase, uint
         const int left = t->panels - done - job.panels;
         job.next = left > 0 ? job.b + (size_t)job.panels * size : NULL;
         job.next_size = (size_t)(left < group ? left : group) * size;
+        struct gemm_feed f;
+        job.feed = NULL;
+        if (r->raw && t->ahead && left == 0 && has_row(r, t, below)) {
+            f = feed_of(r, band, t, below, job.n_strips * job.panels * job.steps);
+            job.feed = &f;
+        }
         if (r->raw && done == 0)
             run_rows(r, t, job, band);
         else
@@ -299,8 +314,9 @@ static void run_tasks(const struct run *r)
                              .y0 = i % bands * w->band,
                              .panel = i / bands % columns * w->task_panels};
             t.y1 = t.y0 + w->band < w->out_h ? t.y0 + w->band : w->out_h;
-            t.goes_on = i + 1 < turn.end && t.y1 < w->out_h;
             t.panels = w->panels - t.panel < w->task_panels ? w->panels - t.panel : w->task_panels;
+            t.ahead = w->ahead && i + 1 < turn.end && t.y1 < w->out_h &&
+                      (w->ring || t.panels > group_of(w));
             run_task(r, &t, &before);
             before = t;
         }

@@ -387,6 +387,7 @@ const struct imf__op_case imf__op_image_cases[] = {
     CASE(norm_conv, 128, 64, 3, 1, 24, 40, 32, 0, 1),
     CASE(norm_conv, 64, 32, 1, 1, 9, 11, 16, 0, 0),
     CASE(norm_conv, 64, 64, 3, 1, 9, 16, 16, 1, 0),
+    CASE(norm_conv, 256, 192, 3, 1, 26, 5, 32, 0, 0),
     RARE(norm_conv, 40, 24, 3, 2, 11, 13, 8, 0, 0),
     CASE(pool2d, 15, 15, 64, IMF__POOL_MAX, 3, 2, 0),
     CASE(pool2d, 9, 9, 40, IMF__POOL_MAX, 3, 1, 1),
