@@ -76,30 +76,12 @@ static inline __attribute__((always_inline)) void step(struct walk *w, bool both
 struct beside {
     struct fetch next;
     struct feeding fed;
-    struct place here; /* where the block will go */
-    int expected;      /* rows of it */
 };
 
-/* Two rows of where the block will go, on their way into the second-level cache: all at once they
- * would hold up the tiles. */
-static inline __attribute__((always_inline)) void expect(struct beside *s, enum gemm_epilogue e)
-{
-    if (e == GEMM_CONV || s->expected >= s->here.rows)
-        return;
-    const char *at = s->here.row + (size_t)s->expected * s->here.stride;
-    for (int i = 0; i < 2; i++, at += s->here.stride) {
-        __builtin_prefetch(at, 1, 2);
-        if (e == GEMM_ADD)
-            __builtin_prefetch(at + 64, 1, 2);
-    }
-    s->expected += 2;
-}
-
 static inline __attribute__((always_inline)) void
-advance(struct walk *w, bool both, bool right, bool keep, struct beside *s, enum gemm_epilogue e)
+advance(struct walk *w, bool both, bool right, bool keep, struct beside *s)
 {
     step(w, both, right, keep, &s->next);
-    expect(s, e);
     feed(&s->fed, s->fed.f.step);
 }
 
@@ -160,21 +142,21 @@ static inline __attribute__((always_inline)) void multiply(float *sums, bool hel
     const bool few = w.left < 16; /* steps: more rows with each */
     begin(&w, both, right, held ? sums : NULL);
     while (few && w.left > w.past && p->done + 3 < p->rows) {
-        advance(&w, both, right, true, s, e);
+        advance(&w, both, right, true, s);
         finish_row(sums, p, e, bf16);
         finish_row(sums, p, e, bf16);
         finish_row(sums, p, e, bf16);
         finish_row(sums, p, e, bf16);
     }
     while (w.left > w.past && p->done + 1 < p->rows) {
-        advance(&w, both, right, true, s, e);
+        advance(&w, both, right, true, s);
         finish_row(sums, p, e, bf16);
         finish_row(sums, p, e, bf16);
     }
     while (w.left > w.past)
-        advance(&w, both, right, true, s, e);
+        advance(&w, both, right, true, s);
     while (w.left > 0)
-        advance(&w, both, right, false, s, e);
+        advance(&w, both, right, false, s);
     while (p->done < p->rows)
         finish_row(sums, p, e, bf16);
 }
@@ -211,15 +193,13 @@ static inline __attribute__((always_inline)) void run_as(const struct gemm_job *
             }
             if (s->rows != rows)
                 tiles_begin(rows = s->rows);
-            beside.here = place_of(job->out, s, job->panel + p);
-            beside.expected = 0;
             if (!right && rows > 16)
                 multiply(sums, held, w, true, false, &beside, &before, e, bf16);
             else if (rows > 16)
                 multiply(sums, held, w, true, true, &beside, &before, e, bf16);
             else
                 multiply(sums, held, w, false, true, &beside, &before, e, bf16);
-            before = beside.here;
+            before = place_of(job->out, s, job->panel + p);
             held = true;
             wide = right || rows <= 16;
         }
