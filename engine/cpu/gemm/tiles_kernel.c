@@ -78,8 +78,8 @@ struct beside {
     struct feeding fed;
 };
 
-static inline __attribute__((always_inline)) void
-advance(struct walk *w, bool both, bool right, bool keep, struct beside *s)
+static inline __attribute__((always_inline)) void advance(struct walk *w, bool both, bool right,
+                                                          bool keep, struct beside *s)
 {
     step(w, both, right, keep, &s->next);
     feed(&s->fed, s->fed.f.step);
