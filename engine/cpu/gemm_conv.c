@@ -166,7 +166,11 @@ static void lay_bands(const struct cpu_device *cpu, struct gemm_conv *w)
     if (w->ahead &&
         gemm_packed((size_t)w->panels, w->steps * BLOCK) * sizeof(uint16_t) <= RING_BYTES)
         w->ring = d->kh + 1;
-    w->band_rows = w->ring ? w->ring : (w->band - 1) * d->stride + d->kh + w->ahead;
+    w->band_rows = w->ring ? w->ring : (w->band - 1) * d->stride + d->kh;
+    if (!w->ring) {
+        w->ahead = w->ahead && w->band_rows < rows; /* where there is room */
+        w->band_rows += w->ahead;
+    }
     w->band_plane = w->src_row * (size_t)w->band_rows;
 }
 

@@ -21,13 +21,12 @@ size_t cpu_memory_limit(void)
 /* On whole pages, not zeroed: memory that is not touched is not there. */
 static void *pages(size_t bytes)
 {
-    const bool huge = bytes >= HUGE_PAGE / 2;
-    const size_t page = huge ? HUGE_PAGE : 4096;
-    const size_t size = cpu_round_up(bytes ? bytes : 1, bytes < HUGE_PAGE ? page : 4096);
+    const size_t page = bytes >= HUGE_PAGE ? HUGE_PAGE : 4096;
+    const size_t size = cpu_round_up(bytes ? bytes : 1, 4096);
     void *p = NULL;
     if (size < bytes || bytes > cpu_memory_limit() || posix_memalign(&p, page, size) != 0)
         return NULL;
-    if (huge)
+    if (page == HUGE_PAGE)
         madvise(p, size, MADV_HUGEPAGE); /* a hint */
     return p;
 }
