@@ -236,7 +236,9 @@ static inline vf exp2_scaled(vf x)
 static inline vf silu_rough(vf x)
 {
 #if defined(__AVX512DQ__)
-    return x * (vf)_mm512_rcp14_ps((__m512)(1.0f + exp2_scaled(x * -1.44269504088896341f)));
+    /* Not so far below that it would be denormal, which is slow. */
+    vf power = max_lanewise(splat(-64.0f), x * -1.44269504088896341f);
+    return x * (vf)_mm512_rcp14_ps((__m512)(1.0f + exp2_scaled(power)));
 #else
     return x / (1.0f + exp2_rough(x * -1.44269504088896341f));
 #endif
