@@ -193,8 +193,10 @@ static inline vf exp_lanes(vf x)
     return p * (vf)e;
 }
 
+/* Below -86, where e^-x leaves the range, it stays at -4e-36; in truth it is nearer to 0 still. */
 static inline vf silu_lanes(vf x)
 {
+    x = max_lanewise(splat(-86.0f), x);
     return x / (1.0f + exp_lanes(-x));
 }
 
@@ -212,11 +214,6 @@ static inline vf exp2_below(vf x)
     p = p * r + 6.9314718e-1f;
     p = p * r + 1.0f;
     return (vf)((vi)p + ((vi)n << 23)); /* n's low bits are the integer */
-}
-
-static inline vf exp2_rough(vf x)
-{
-    return exp2_below(min_lanewise(splat(125.0f), x));
 }
 
 #if defined(__AVX512DQ__)
@@ -240,7 +237,8 @@ static inline vf silu_rough(vf x)
     vf power = max_lanewise(splat(-64.0f), x * -1.44269504088896341f);
     return x * (vf)_mm512_rcp14_ps((__m512)(1.0f + exp2_scaled(power)));
 #else
-    return x / (1.0f + exp2_rough(x * -1.44269504088896341f));
+    x = max_lanewise(splat(-86.0f), x);
+    return x / (1.0f + exp2_below(x * -1.44269504088896341f));
 #endif
 }
 

@@ -220,6 +220,42 @@ START_TEST(test_values)
 }
 END_TEST
 
+/* A sum of nothing and a bias, of any size. */
+static void check_silu(struct inputs *in, const struct gemm_kernel *k)
+{
+    static const double most[] = {3e38, 1e30, 1e4, 200, 100, 90, 88,   87,
+                                  70,   65,   64,  63,  20,  1,  1e-3, 1e-30};
+    enum { SIZES = sizeof(most) / sizeof(most[0]) };
+    for (int i = 0; i < in->s->N; i++)
+        in->bias[i] = (float)((i / SIZES % 2 ? -1 : 1) * most[i % SIZES]);
+    char *got = multiply(in, k, false);
+    for (int i = 0; i < in->s->N; i++) {
+        const double x = (double)in->bias[i], want = x / (1 + exp(-x));
+        const double y =
+            in->s->bf16 ? (double)imf__from_bf16(((uint16_t *)got)[i]) : (double)((float *)got)[i];
+        ck_assert_msg(fabs(y - want) <= (in->s->bf16 ? 4.2e-3 : 1e-5) * fabs(want) + 1e-30,
+                      "%s: silu(%g) is %g", k->name, x, y);
+    }
+    free(got);
+}
+
+START_TEST(test_silu)
+{
+    const struct shape s = {1, 32, 32, GEMM_SILU, _i == 1, true};
+    struct inputs in;
+    make(&in, &s);
+    memset(in.a, 0, gemm_packed(1, s.K) * sizeof(*in.a));
+    check_silu(&in, &imf__gemm_tiles_emulated);
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512bf16"))
+        check_silu(&in, &imf__gemm_dot);
+    if (has_tiles())
+        check_silu(&in, &imf__gemm_tiles);
+#endif
+    drop(&in);
+}
+END_TEST
+
 #if defined(__x86_64__)
 /* The real tiles, and the same kernels over tiles in plain C: every epilogue, every bit. */
 START_TEST(test_emulation)
@@ -426,6 +462,7 @@ int main(void)
     TCase *tc = tcase_create("kernels");
     tcase_set_timeout(tc, 300);
     tcase_add_loop_test(tc, test_values, 0, SHAPES);
+    tcase_add_loop_test(tc, test_silu, 0, 2);
     tcase_add_loop_test(tc, test_attention, 0, HEADS);
 #if defined(__x86_64__)
     tcase_add_loop_test(tc, test_emulation, 0, SHAPES);

@@ -40,7 +40,7 @@ static inline float tile_number(uint16_t h)
 
 /* Even and odd elements are summed apart, by fused multiply-adds in float32, to nearest even,
  * denormals flushed; then added to each other and to what the tile held. */
-static inline void tile_dot(int c, int a, int b)
+static __attribute__((noinline)) void tile_dot(int c, int a, int b)
 {
     for (size_t m = 0; m < tile_rows[c]; m++) {
         float sum[2][16] = {{0}}, held[16];
@@ -60,7 +60,7 @@ static inline void tile_dot(int c, int a, int b)
     }
 }
 
-static inline void tile_move(int t, void *p, size_t stride, int store)
+static __attribute__((noinline)) void tile_move(int t, void *p, size_t stride, int store)
 {
     for (size_t r = 0; r < tile_rows[t]; r++) {
         if (store)
