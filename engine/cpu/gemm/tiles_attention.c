@@ -259,21 +259,6 @@ INLINE void pack_queries(struct queries *q, int HS, size_t n)
         TILE_ZERO(3);                                                                              \
     } while (0)
 
-/* 2^x, |x| <= 125, to 1e-4: bfloat16 keeps far less. */
-INLINE vf exp2_coarse(vf x)
-{
-#if defined(__AVX512F__)
-    vf r = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    vf p = splat(7.8024523e-2f);
-    p = p * r + 2.2606716e-1f;
-    p = p * r + 6.9583354e-1f;
-    p = p * r + 9.9992522e-1f;
-    return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
-#else
-    return exp2_below(x);
-#endif
-}
-
 /* Scores of 32 rows and keys whose exponentials are still to be taken. */
 struct scored {
     const float *s;
