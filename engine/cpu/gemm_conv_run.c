@@ -246,7 +246,7 @@ static void run_phase(const struct run *r, const struct task *t, int phase, uint
         .n_strips = (t->y1 - t->y0) * w->row_strips,
         .offsets = p->offsets,
         .row = (size_t)w->desc.stride * BLOCK,
-        .panel_size = (size_t)w->steps * GEMM_STEP,
+        .panel_size = size,
         .steps = w->steps,
         .keep = w->steps, /* taps share pixels */
     };

@@ -42,10 +42,19 @@ static inline __attribute__((always_inline)) void fetch(struct fetch *f)
         __builtin_prefetch(f->at, 0, 2);
 }
 
+/* In a block's first step a tile of sums begins anew when it is wanted, so that the multiplications
+ * do not wait for all of them; what it has of the block before goes to `sums`, unless that is NULL. */
+#define RENEW(t, sums, at)                                                                         \
+    do {                                                                                           \
+        if (sums)                                                                                  \
+            TILE_STORE(t, (sums) + (at), 64);                                                      \
+        TILE_ZERO(t);                                                                              \
+    } while (0)
+
 /* `both`: the strip has more than 16 rows. `right`: the panel has more than 16 columns. `keep`: A's
- * tiles are to stay in the first-level cache. */
+ * tiles are to stay in the first-level cache. `first`: the sums begin anew. */
 static inline __attribute__((always_inline)) void step(struct walk *w, bool both, bool right,
-                                                       bool keep, struct fetch *f)
+                                                       bool keep, bool first, float *sums)
 {
     const uint16_t *a = w->a + *w->offset++;
     TILE_STREAM(6, w->b, 64);
@@ -53,21 +62,28 @@ static inline __attribute__((always_inline)) void step(struct walk *w, bool both
         TILE_LOAD(4, a, w->row);
     else
         TILE_STREAM(4, a, w->row);
+    if (first)
+        RENEW(0, sums, 0);
     TILE_DOT(0, 4, 6);
     if (both) {
         if (keep)
             TILE_LOAD(5, a + 8 * w->row, w->row);
         else
             TILE_STREAM(5, a + 8 * w->row, w->row);
+        if (first)
+            RENEW(2, sums, 512);
         TILE_DOT(2, 5, 6);
     }
     if (right) {
         TILE_STREAM(7, w->b + GEMM_TILE, 64);
+        if (first)
+            RENEW(1, sums, 256);
         TILE_DOT(1, 4, 7);
+        if (both && first)
+            RENEW(3, sums, 768);
         if (both)
             TILE_DOT(3, 5, 7);
     }
-    fetch(f);
     w->b += GEMM_STEP;
     w->left--;
 }
@@ -81,44 +97,9 @@ struct beside {
 static inline __attribute__((always_inline)) void advance(struct walk *w, bool both, bool right,
                                                           bool keep, struct beside *s)
 {
-    step(w, both, right, keep, &s->next);
+    step(w, both, right, keep, false, NULL);
+    fetch(&s->next);
     feed(&s->fed, s->fed.f.step);
-}
-
-/* The first step of a block: as each tile is wanted, it gives up the sums of the block before, so
- * that the multiplications do not wait for all of them. `sums` NULL: there are none. */
-static inline __attribute__((always_inline)) void begin(struct walk *w, bool both, bool right,
-                                                        float *sums)
-{
-    const uint16_t *a = w->a + *w->offset++;
-    TILE_STREAM(6, w->b, 64);
-    TILE_LOAD(4, a, w->row);
-    if (sums)
-        TILE_STORE(0, sums, 64);
-    TILE_ZERO(0);
-    TILE_DOT(0, 4, 6);
-    if (both) {
-        TILE_LOAD(5, a + 8 * w->row, w->row);
-        if (sums)
-            TILE_STORE(2, sums + 512, 64);
-        TILE_ZERO(2);
-        TILE_DOT(2, 5, 6);
-    }
-    if (right) {
-        TILE_STREAM(7, w->b + GEMM_TILE, 64);
-        if (sums)
-            TILE_STORE(1, sums + 256, 64);
-        TILE_ZERO(1);
-        TILE_DOT(1, 4, 7);
-        if (both) {
-            if (sums)
-                TILE_STORE(3, sums + 768, 64);
-            TILE_ZERO(3);
-            TILE_DOT(3, 5, 7);
-        }
-    }
-    w->b += GEMM_STEP;
-    w->left--;
 }
 
 static void put_tiles(float *sums, bool both, bool right)
@@ -140,7 +121,7 @@ static inline __attribute__((always_inline)) void multiply(float *sums, bool hel
                                                            bool bf16)
 {
     const bool few = w.left < 16; /* steps: more rows with each */
-    begin(&w, both, right, held ? sums : NULL);
+    step(&w, both, right, true, true, held ? sums : NULL);
     while (few && w.left > w.past && p->done + 3 < p->rows) {
         advance(&w, both, right, true, s);
         finish_row(sums, p, e, bf16);
