@@ -25,16 +25,7 @@ static void rms_norm(void *dst, size_t step, bool dst_bf16, const float *src, co
     for (; c < C; c++)
         sum += src[c] * src[c];
     float scale = 1.0f / sqrtf(sum / (float)C + eps);
-    c = 0;
-    for (; dst_bf16 && c + 2 * LANES <= C; c += 2 * LANES) {
-        vf x = load_f32(src + c) * scale, y = load_f32(src + c + LANES) * scale;
-        if (weight) {
-            x *= load_f32(weight + c);
-            y *= load_f32(weight + c + LANES);
-        }
-        store_bf16_two((uint16_t *)dst + (size_t)c / 32 * step, x, y);
-    }
-    for (; c + LANES <= C; c += LANES) {
+    for (c = 0; c + LANES <= C; c += LANES) {
         vf y = load_f32(src + c) * scale;
         store(dst, (size_t)c / 32 * step + (size_t)c % 32, weight ? y * load_f32(weight + c) : y,
               dst_bf16);
